@@ -33,12 +33,12 @@ def ensure_torchvision() -> str:
         raise ModuleNotFoundError("torchvision is not installed: pip install torchvision")
     for library in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
             return "compiled"
         except OSError:
             continue
-    fragment = torch.library.Library("torchvision", "FRAGMENT")
+    fragment = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
-        fragment.define(schema)
+        fragment.define(schema)  # type: ignore[no-untyped-call]
     _libraries.append(fragment)
     return "schemas only"

@@ -1,0 +1,8 @@
+"""Spectral optimizers on torch alone; the mathematics is in ``matrix_functions``."""
+
+from optimizers.matrix_functions import spectral_transfer
+from optimizers.muon import Muon
+from optimizers.scalar_spectral_adam import ScalarSpectralAdam
+from optimizers.spectral_newton import SpectralNewton
+
+__all__ = ["Muon", "ScalarSpectralAdam", "SpectralNewton", "spectral_transfer"]

@@ -1,0 +1,100 @@
+"""The measured directions: leading singular triplets of each layer's gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from analysis.objective import Batch, Loss, Objective, Precision
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Leading singular triplets of one layer's gradient matrix G = U diag(sigma) V^T, m x n.
+
+    Direction k is the unit matrix ``left[:, k] right[:, k]^T``.
+
+    Attributes:
+        sigma: singular values, descending, [k] float64.
+        left: left singular vectors u_k as columns, [m, k] float64.
+        right: right singular vectors v_k as columns, [n, k] float64.
+    """
+
+    sigma: Tensor
+    left: Tensor
+    right: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The matrix shape (m, n)."""
+        return len(self.left), len(self.right)
+
+    def __len__(self) -> int:
+        return len(self.sigma)
+
+
+def gradient_directions(
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    layers: Iterable[str],
+    k: int = 20,
+    *,
+    precision: Precision | None = None,
+) -> dict[str, Directions]:
+    """Return the top-k directions of each layer's gradient of the mean loss (Calvo 2026).
+
+    ``k`` is at most min(m, n) of the layer; the other arguments are those of
+    `analysis.objective.Objective`.
+
+    Raises:
+        ValueError: k < 1, or what `Objective` refuses.
+    """
+    gradients = layer_gradients(model, loss, batch, layers, precision)
+    return {layer: top_directions(gradient, k) for layer, gradient in gradients.items()}
+
+
+def layer_gradients(
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    layers: Iterable[str],
+    precision: Precision | None = None,
+) -> dict[str, Tensor]:
+    """Return G = dL/dW of each layer as its matrix, [m, n] float64 on the network's device.
+
+    A Linear weight is taken as stored, (out, in); a ConvNd weight as (out, in*kh*kw). Microbatches
+    are summed in float64. A layer that the loss does not see has a zero gradient.
+    """
+    objective = Objective(model, loss, batch, layers, precision)
+    weights = objective.weights
+    totals = {n: torch.zeros_like(w, dtype=torch.float64).flatten(1) for n, w in weights.items()}
+    for index in range(objective.microbatches):
+        with objective.loss(index) as share:
+            shares = torch.autograd.grad(share, list(weights.values()), materialize_grads=True)
+        for layer, gradient in zip(weights, shares, strict=True):
+            totals[layer] += gradient.flatten(1)
+    return totals
+
+
+def top_directions(gradient: Tensor, k: int) -> Directions:
+    """Return the top singular triplets of a matrix [m, n], at most min(m, n) of them.
+
+    Signs are fixed (the largest entry of each u_k is positive), so that the same gradient gives
+    the same directions on every machine, up to rounding.
+
+    Raises:
+        ValueError: k < 1, or the gradient is not finite.
+    """
+    if k < 1:
+        raise ValueError(f"the number of directions must be at least 1, got {k}")
+    if not bool(torch.isfinite(gradient).all()):
+        raise ValueError("the gradient is not finite: the loss has no curvature to measure here")
+    u, sigma, vh = torch.linalg.svd(gradient.double(), full_matrices=False)
+    left, right = u[:, :k], vh[:k].T
+    peak = left.gather(0, left.abs().argmax(dim=0, keepdim=True))
+    sign = torch.where(peak < 0, -1.0, 1.0).to(left)
+    return Directions(sigma[:k].clone(), left * sign, right * sign)

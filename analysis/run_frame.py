@@ -1,0 +1,158 @@
+"""What every source of runs becomes: `RunRecord`s, and from them one canonical DataFrame.
+
+The same run reaches us as our own JSON, as W&B's log or through W&B's server, and each spells
+values a little differently (2.0 as 2, NaN as text, tuples as lists, null as absent). Here the
+spellings are made one, so that the frame does not tell where it came from.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import pandas as pd
+
+FIXED = (
+    "id", "variant", "sweep", "state",
+    "dataset", "model", "optimizer", "schedule", "trainer", "seed",
+)  # fmt: skip
+GROUPS = ("dataset", "model", "optimizer", "schedule", "trainer")
+STATES = ("running", "done", "failed", "diverged", "unreadable")
+_NOT_FLATTENED = frozenset({"id", "variant", "sweep", "seed", "names", "provenance"})
+_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+
+
+class RunWarning(UserWarning):
+    """A run that could not be read whole; the message names its file."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: its id, its state (one of `STATES`), its resolved config and its summary."""
+
+    id: str
+    state: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """Return the canonical frame of ``records``: one row a run, however they were found.
+
+    Columns: those of `FIXED` (text as object, ``seed`` as Int64), then ``config.<dotted key>``,
+    then the summary's own names, both sorted. Numbers are float64 (whole ones too), flags bool,
+    lists JSON text; a value that a run lacks, or that is null, is NaN or None. A run that is
+    still running has no summary values: what it has so far is not its result. Rows are sorted
+    by dataset, model, optimizer, variant, seed and id.
+    """
+    ordered = sorted(records, key=_order)
+    rows = [_row(record) for record in ordered]
+    names = {name for row in rows for name, value in row.items() if value is not None}
+    config = sorted(name for name in names if name.startswith("config."))
+    summary = sorted(names.difference(config, FIXED))
+    columns: dict[str, pd.Series[Any]] = {}
+    for name in (*FIXED, *config, *summary):
+        values = [row.get(name) for row in rows]
+        columns[name] = _fixed(name, values) if name in FIXED else column(values)
+    return pd.DataFrame(columns)
+
+
+def column(values: Sequence[Any]) -> pd.Series[Any]:
+    """Return canonical values as a column: float64, bool, or object where they are mixed."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {float}:
+        return pd.Series([float("nan") if v is None else v for v in values], dtype="float64")
+    if kinds == {bool} and None not in values:
+        return pd.Series(values, dtype="bool")
+    return pd.Series(values, dtype="object")
+
+
+def canonical(value: Any) -> float | bool | str | None:
+    """Return a JSON value in its one spelling: number as float, list or object as JSON text."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, str):
+        return _NUMBERS.get(value, value)
+    return json.dumps(_whole(value), sort_keys=True, ensure_ascii=False)
+
+
+def warn(message: str) -> None:
+    """Give a `RunWarning`."""
+    warnings.warn(RunWarning(message), stacklevel=3)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return "; the nearest is '...'" for a misspelt name, nothing where none is near."""
+    close = get_close_matches(name, list(names), n=1)
+    return f"; the nearest is {close[0]!r}" if close else ""
+
+
+def _whole_seed(config: Mapping[str, Any]) -> int | None:
+    """Return the config's seed as an integer, None where there is none."""
+    seed = config.get("seed")
+    if isinstance(seed, int | float) and not isinstance(seed, bool) and seed == int(seed):
+        return int(seed)
+    return None
+
+
+def _order(record: RunRecord) -> tuple[Any, ...]:
+    names, seed = _names(record.config), _whole_seed(record.config)
+    keys = (names.get("dataset"), names.get("model"), names.get("optimizer"))
+    variant = record.config.get("variant")
+    return (*map(str, keys), str(variant), -1 if seed is None else seed, record.id)
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    """Return the run's cells by column name."""
+    row: dict[str, Any] = {}
+    if record.state != "running":
+        row = {str(k): canonical(v) for k, v in record.summary.items() if not k.startswith("_")}
+    for name, value in record.config.items():
+        if name not in _NOT_FLATTENED and not name.startswith("_"):
+            _flatten(f"config.{name}", value, row)
+    names = _names(record.config)
+    return row | {
+        "id": record.id,
+        "state": record.state,
+        "variant": record.config.get("variant"),
+        "sweep": record.config.get("sweep"),
+        "seed": _whole_seed(record.config),
+        **{group: names.get(group) for group in GROUPS},
+    }
+
+
+def _names(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    names = config.get("names")
+    return names if isinstance(names, Mapping) else {}
+
+
+def _flatten(name: str, value: Any, row: dict[str, Any]) -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _flatten(f"{name}.{key}", inner, row)
+    else:
+        row[name] = canonical(value)
+
+
+def _fixed(name: str, values: list[Any]) -> pd.Series[Any]:
+    if name == "seed":
+        return pd.Series(values, dtype="Int64")
+    texts = [None if value is None else str(value) for value in values]
+    return pd.Series(texts, dtype="object")
+
+
+def _whole(value: Any) -> Any:
+    """Return nested lists and objects with whole floats as integers: [1.0, 2] is [1, 2]."""
+    if isinstance(value, Mapping):
+        return {str(key): _whole(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

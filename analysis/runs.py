@@ -1,0 +1,88 @@
+"""Load runs, whatever holds them: run folders, offline W&B files, or a W&B server.
+
+    load_runs("runs")                        the run folders in runs/
+    load_runs("offline:runs")                the .wandb files anywhere under runs/
+    load_runs("wandb:<entity>/<project>")    a project on the W&B server
+
+The same runs give the same DataFrame from each (see `analysis.run_frame.frame`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import run_folders, wandb_runs
+from analysis.run_frame import RunWarning, canonical, column, frame
+
+__all__ = ["RunWarning", "load_history", "load_runs"]
+
+_OFFLINE, _SERVER = "offline:", "wandb:"
+
+
+def load_runs(source: str | Path) -> pd.DataFrame:
+    """Return one row a run: identity, state, ``config.<dotted key>`` and summary columns.
+
+    A run whose files cannot be read gives a `RunWarning` and a row of state "unreadable"; a run
+    without a final state is "running", also if its process was killed.
+
+    Args:
+        source: a folder of run folders, "offline:<folder>" or "wandb:<entity>/<project>".
+
+    Raises:
+        ValueError: there is no such folder, or the server cannot be asked; one line.
+    """
+    text = str(source)
+    if text.startswith(_SERVER):
+        return frame(wandb_runs.server_records(text.removeprefix(_SERVER)))
+    if text.startswith(_OFFLINE):
+        return frame(wandb_runs.offline_records(_folder(text.removeprefix(_OFFLINE))))
+    return frame(run_folders.records(_folder(text)))
+
+
+def load_history(source: str | Path, run_id: str) -> pd.DataFrame:
+    """Return every logged row of one run: step (int64), then epoch, then its metrics by name.
+
+    Metrics are float64 and NaN where a row lacks them. Rows of one step are merged; of several
+    attempts at one step the latest wins. Sorted by step.
+
+    Args:
+        source: a folder of run folders, or "offline:<folder>".
+        run_id: the run's id.
+
+    Raises:
+        ValueError: no such run, a damaged history, or a source that has no whole history.
+    """
+    text = str(source)
+    if text.startswith(_SERVER):
+        raise ValueError(f"{text}: histories are read from run folders or offline:<folder> only")
+    if text.startswith(_OFFLINE):
+        folder = _folder(text.removeprefix(_OFFLINE))
+        return _history_frame(wandb_runs.offline_history(folder, run_id))
+    return _history_frame(run_folders.history(_folder(text), run_id))
+
+
+def _folder(text: str) -> Path:
+    folder = Path(text)
+    if not folder.is_dir():
+        raise ValueError(
+            f"{text}: no such folder of runs; make runs with `python -m bench.train ...`"
+        )
+    return folder
+
+
+def _history_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    steps: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        step = int(row["step"] if "step" in row else row["_step"])
+        own = {name: canonical(v) for name, v in row.items() if not name.startswith("_")}
+        steps.setdefault(step, {}).update(own)
+    ordered = [steps[step] for step in sorted(steps)]
+    found = {name for row in ordered for name, value in row.items() if value is not None}
+    columns = {"step": pd.Series(sorted(steps), dtype="int64")}
+    for name in ("epoch", *sorted(found - {"step", "epoch"})):
+        columns[name] = column([row.get(name) for row in ordered])
+    return pd.DataFrame(columns)

@@ -1,0 +1,143 @@
+"""What a ``_target_`` accepts: unknown keys, wrong types and refused values, before any work.
+
+Nothing here knows an optimizer, a model or a dataset by name. Signatures say which keys exist and
+of what type; a trial construction on the meta device (no memory, no arithmetic) lets the component
+itself refuse what it cannot take.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import typing
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from hydra.errors import InstantiationException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from bench.errors import UserError, suggestion
+
+if TYPE_CHECKING:
+    from bench.config import RunConfig
+
+_T = TypeVar("_T")
+
+# Keys that Hydra's instantiate reads itself, and `params`, which build_optimizer reads.
+_RESERVED = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_", "params"})
+_OURS = ("bench", "optimizers", "analysis")
+_GROUPS = ("model", "dataset", "optimizer", "schedule", "tracker")
+
+
+def check(config: RunConfig) -> RunConfig:
+    """Return ``config`` with component values coerced and our own defaults written out.
+
+    Raises:
+        UserError: a component that does not exist, a key it does not know, a value it refuses.
+    """
+    updates = {group: _checked(getattr(config, group), group) for group in _GROUPS}
+    checked = config.model_copy(update=updates)
+    _try_out(checked)
+    return checked
+
+
+def _checked(component: Mapping[str, Any], where: str) -> dict[str, Any]:
+    target = _locate(component, where)
+    parameters = _parameters(target)
+    hints = _hints(target)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    out: dict[str, Any] = {}
+    for key, value in component.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            out[key] = _checked(value, f"{where}.{key}")
+        elif key in _RESERVED:
+            out[key] = value
+        elif key not in parameters and not open_ended:
+            names = [name for name, p in parameters.items() if p.default is not p.empty]
+            raise UserError(
+                f"{where}.{key}: {component['_target_']} has no such option; "
+                f"{suggestion(key, names)}"
+            )
+        else:
+            out[key] = _coerced(value, hints.get(key), f"{where}.{key}")
+    if str(component["_target_"]).split(".")[0] in _OURS:  # a changed default is another experiment
+        for name, parameter in parameters.items():
+            if name not in out and _is_plain(parameter.default):
+                out[name] = parameter.default
+    return out
+
+
+def _locate(component: Mapping[str, Any], where: str) -> Callable[..., Any]:
+    if "_target_" not in component:
+        raise UserError(f"{where}: a _target_ is missing; name the class or function to call")
+    try:
+        found = pkgutil.resolve_name(str(component["_target_"]))
+    except Exception as error:  # whatever the import raises, the name is what the user can mend
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{where}._target_: cannot import {component['_target_']!r} ({reason})"
+        ) from error
+    if not callable(found):
+        raise UserError(f"{where}._target_: {component['_target_']!r} cannot be called")
+    return typing.cast("Callable[..., Any]", found)
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(target).parameters)
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # annotations for type checkers only
+        return {}
+
+
+def _coerced(value: Any, hint: Any, where: str) -> Any:
+    if hint is None or isinstance(value, Mapping):
+        return value
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return value
+    try:
+        coerced = adapter.validate_python(value)
+    except ValidationError as error:
+        expected = error.errors()[0]["msg"].lower()
+        raise UserError(f"{where}: {expected}, not {value!r}") from error
+    return list(coerced) if isinstance(coerced, tuple) else coerced
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _try_out(config: RunConfig) -> None:
+    """Build model, optimizer and schedule once without memory, so that they can refuse values."""
+    from bench import experiment
+
+    shape = experiment.TRIAL_SHAPE
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        model = attempt("model", lambda: experiment.build_model(config.model, shape))
+        optimizer = attempt(
+            "optimizer", lambda: experiment.build_optimizer(config.optimizer, model)
+        )
+    attempt("schedule", lambda: experiment.build_schedule(config.schedule, optimizer, 100))
+
+
+def attempt(where: str, build: Callable[[], _T]) -> _T:
+    """Return ``build()``; what it refuses becomes a UserError that starts with ``where``."""
+    try:
+        return build()
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"{where}: {str(cause).strip().splitlines()[0]}") from error
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise UserError(f"{where}: {str(error).strip().splitlines()[0]}") from error

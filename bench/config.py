@@ -1,0 +1,159 @@
+"""The typed schema of one run, and the step from Hydra's composed config to it.
+
+Hydra composes; pydantic checks types and ranges; ``bench.components`` checks what each
+``_target_`` accepts. Everything wrong with a config is a UserError of one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bench import paths
+from bench.errors import UserError, suggestion
+
+# The groups of which a run is composed; each choice's name is kept for tables and run names.
+GROUPS = ("model", "dataset", "optimizer", "schedule", "trainer", "tracker")
+
+Component = Annotated[dict[str, Any], Field(description="a mapping with a _target_")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class TrainerConfig(_Strict):
+    """How a model is trained; the defaults live in conf/trainer/."""
+
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    eval_batch_size: int = Field(gt=0)
+    label_smoothing: float = Field(ge=0, lt=1)
+    grad_clip: float | None = Field(gt=0)
+    precision: Literal["auto", "float32", "bf16"]
+    channels_last: bool | Literal["auto"]
+    compile: bool
+    device: str
+    threads: int | None = Field(gt=0)
+    log_every: int = Field(gt=0)
+    checkpoint_every: int | None = Field(gt=0)
+    progress: Literal["auto", "bar", "lines", "none"]
+
+    @field_validator("device")
+    @classmethod
+    def _device_exists(cls, device: str) -> str:
+        if device == "auto":
+            return device
+        try:
+            parsed = torch.device(device)
+        except RuntimeError as error:
+            known = suggestion(device, ["auto", "cpu", "cuda", "cuda:0"])
+            raise ValueError(f"{device!r} is not a device; {known}") from error
+        if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise ValueError(f"{device!r} is not here ({count} CUDA devices); use auto or cpu")
+        if parsed.type not in ("cpu", "cuda"):
+            raise ValueError(f"{device!r} is not supported; {suggestion(device, ['cpu', 'cuda'])}")
+        return device
+
+
+class RunConfig(_Strict):
+    """One run, whole: what conf/train.yaml composes, resolved."""
+
+    model: Component
+    dataset: Component
+    optimizer: Component
+    schedule: Component
+    trainer: TrainerConfig
+    tracker: Component
+    seed: int = Field(ge=0)
+    sweep: str | None
+    runs_dir: str = Field(min_length=1)
+    data_dir: str = Field(min_length=1)
+    exponents: str | None
+    names: dict[str, str]
+
+
+def resolve(composed: DictConfig, choices: Mapping[str, str]) -> RunConfig:
+    """Check a composed config and return it typed, with every default written out.
+
+    Args:
+        composed: the config without its ``hydra`` node.
+        choices: the chosen file of each group (``hydra.runtime.choices``).
+
+    Raises:
+        UserError: an impossible value, a wrong type or an unknown key, named by its dotted path.
+    """
+    from bench import components
+
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        where = getattr(error, "full_key", None) or "config"
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    values = {str(key): value for key, value in plain.items()}
+    values["names"] = {group: str(choices.get(group)) for group in GROUPS}
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_first_problem(error, values)) from error
+    return components.check(config)
+
+
+def _first_problem(error: ValidationError, values: dict[str, Any]) -> str:
+    problem = error.errors()[0]
+    location = [
+        str(part) for part in problem["loc"] if not str(part).startswith(("literal", "bool"))
+    ]
+    where = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        inside = values.get(location[0]) if len(location) > 1 else values
+        known = TrainerConfig if len(location) > 1 and isinstance(inside, dict) else RunConfig
+        return f"{where}: unknown key; {suggestion(location[-1], known.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{where}: missing; give it a value"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if problem["type"] == "value_error":
+        return f"{where}: {message}"
+    if problem["type"] == "literal_error":
+        field = TrainerConfig.model_fields.get(location[-1])
+        choices = [str(c) for c in _literals(field.annotation if field else None)]
+        given = problem["input"]
+        return f"{where}: {given!r} is not valid; {suggestion(str(given), choices)}"
+    return f"{where}: {message}, not {problem['input']!r}"
+
+
+def _literals(annotation: Any) -> list[Any]:
+    found: list[Any] = [True, False] if annotation is bool else []
+    for argument in get_args(annotation):
+        found += [argument] if isinstance(argument, str) else _literals(argument)
+    return found
+
+
+def load(overrides: Sequence[str] = ()) -> RunConfig:
+    """Compose and check ``conf/train.yaml`` with ``overrides`` outside of a Hydra application."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        composed = compose("train", overrides=list(overrides), return_hydra_config=True)
+    return from_hydra(composed)
+
+
+def from_hydra(composed: DictConfig) -> RunConfig:
+    """Split Hydra's own node off a composed config and resolve the rest."""
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    return resolve(own, composed.hydra.runtime.choices)
+
+
+def register_resolvers() -> None:
+    """Make ``${bench_home:}``, the parent of conf/ and sweeps/, known to OmegaConf."""
+    OmegaConf.register_new_resolver("bench_home", lambda: paths.home().as_posix(), replace=True)

@@ -1,0 +1,200 @@
+"""Images that live as uint8 on the device, and the batches drawn from them.
+
+The order of an epoch is a pure function of (seed, epoch) and the augmentation of a sample a pure
+function of (seed, epoch, sample index), so an epoch entered in the middle continues with the very
+same batches. Crop, flip and normalisation run vectorised where the data lives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.seeding import generator
+
+SplitName: TypeAlias = Literal["train", "val", "test"]
+Batch: TypeAlias = tuple[Tensor, Tensor]
+
+
+class MissingDataError(ValueError):
+    """A dataset's files are absent or unreadable; the message gives the command that gets them."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """``images`` uint8 [N, C, H, W] (H = W) and ``labels`` int64 [N], on one device.
+
+    Raises:
+        ValueError: shapes or dtypes are not these.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[2] != shape[3]:
+            raise ValueError(f"images must be uint8 [N, C, H, H], not {self.images.dtype} {shape}")
+        if self.labels.dtype != torch.int64 or tuple(self.labels.shape) != shape[:1]:
+            found = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            raise ValueError(f"labels must be int64 [{shape[0]}], one an image, not {found}")
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return the split on ``device``."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def take(self, index: Tensor) -> Split:
+        """Return the samples at ``index`` (int64 or bool), labels beside their images."""
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Random crop after zero padding by ``pad`` pixels, and a horizontal flip with probability 1/2.
+
+    Padding is of the raw image, before normalisation (black, as in the usual CIFAR recipe), so the
+    border has the normalised value of a black pixel and not zero.
+
+    Raises:
+        ValueError: ``pad`` is negative.
+    """
+
+    pad: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pad < 0:
+            raise ValueError(f"pad must be 0 or more pixels, not {self.pad}")
+
+    def draw(self, count: int, seed: int, epoch: int) -> Tensor | None:
+        """Return the random numbers of ``count`` samples, float64 [count, 3], None if unneeded.
+
+        Columns: vertical shift, horizontal shift, flip, uniform in [0, 1) whatever the options,
+        so that switching one of them leaves the other's draws as they were.
+        """
+        if not self.pad and not self.flip:
+            return None
+        stream = generator(seed, "augment", epoch)
+        return torch.rand(count, 3, dtype=torch.float64, generator=stream)
+
+    def apply(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """Crop and flip uint8 images [B, C, H, W] by their ``numbers`` [B, 3]; same shape."""
+        size, device = images.shape[-1], images.device
+        shift = (numbers[:, :2] * (2 * self.pad + 1)).long()
+        pixel = torch.arange(size, device=device)
+        rows = shift[:, :1] + pixel
+        columns = shift[:, 1:] + pixel
+        if self.flip:
+            columns = torch.where(numbers[:, 2:] < 0.5, columns.flip(1), columns)
+        padded = F.pad(images, (self.pad,) * 4)
+        sample = torch.arange(images.shape[0], device=device)[:, None, None, None]
+        channel = torch.arange(images.shape[1], device=device)[None, :, None, None]
+        return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageData:
+    """One classification dataset: three disjoint splits, normalisation and augmentation.
+
+    ``mean`` and ``std`` are one number a channel, of pixels scaled to [0, 1]. All splits are on one
+    device; ``to`` moves them.
+    """
+
+    name: str
+    num_classes: int
+    train: Split
+    val: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment = Augment()
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return self.train.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images, in pixels."""
+        return self.train.images.shape[2]
+
+    def to(self, device: torch.device | str) -> ImageData:
+        """Return the dataset with all its splits on ``device``."""
+        train, val, test = (split.to(device) for split in (self.train, self.val, self.test))
+        return dataclasses.replace(self, train=train, val=val, test=test)
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise ValueError unless an epoch has at least one full batch of ``batch_size``."""
+        if not 1 <= batch_size <= len(self.train):
+            raise ValueError(
+                f"batch size {batch_size} does not fit dataset {self.name}, whose training split "
+                f"has {len(self.train)} images: choose a batch size from 1 to {len(self.train)}"
+            )
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Return the number of training batches an epoch; the last partial one is dropped."""
+        self.check_batch_size(batch_size)
+        return len(self.train) // batch_size
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return uint8 images [B, C, H, W] as float32 with this dataset's mean and std removed."""
+        mean, std = (
+            torch.tensor(values, device=images.device)[:, None, None] * 255
+            for values in (self.mean, self.std)
+        )
+        return images.float().sub_(mean).div_(std)
+
+    def train_batches(
+        self, seed: int, epoch: int, batch_size: int, start: int = 0
+    ) -> Iterator[Batch]:
+        """Yield the epoch's batches from batch number ``start``: float32 [B, C, H, W], int64 [B].
+
+        Raises:
+            ValueError: ``batch_size`` does not fit, or ``start`` is beyond the epoch's end.
+        """
+        steps = self.steps_per_epoch(batch_size)
+        if not 0 <= start <= steps:
+            raise ValueError(f"start must be from 0 to {steps} batches of an epoch, not {start}")
+        return self._train_batches(seed, epoch, batch_size, range(start, steps))
+
+    def _train_batches(
+        self, seed: int, epoch: int, batch_size: int, steps: range
+    ) -> Iterator[Batch]:
+        device, count = self.train.images.device, len(self.train)
+        order = torch.randperm(count, generator=generator(seed, "order", epoch)).to(device)
+        numbers = self.augment.draw(count, seed, epoch)
+        numbers = None if numbers is None else numbers.to(device)
+        for step in steps:
+            index = order[step * batch_size : (step + 1) * batch_size]
+            batch = self.train.take(index)
+            images = batch.images
+            if numbers is not None:
+                images = self.augment.apply(images, numbers[index])
+            yield self.normalise(images), batch.labels
+
+    def eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples of ``split`` in order, unaugmented, the last partial batch included.
+
+        Raises:
+            ValueError: the split's name is unknown, or ``batch_size`` is below 1.
+        """
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        if split not in splits:
+            raise ValueError(f"no split {split!r}: choose one of {', '.join(splits)}")
+        if batch_size < 1:
+            raise ValueError(f"evaluation batch size must be 1 or more, not {batch_size}")
+        return self._eval_batches(splits[split], batch_size)
+
+    def _eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+        for first in range(0, len(split), batch_size):
+            last = first + batch_size
+            yield self.normalise(split.images[first:last]), split.labels[first:last]

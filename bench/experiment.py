@@ -1,0 +1,127 @@
+"""From a config to its parts (data, model, optimizer, schedule), and from a run folder back."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from bench.components import attempt
+from bench.config import RunConfig
+from bench.data.images import ImageData, MissingDataError
+from bench.errors import UserError
+from bench.run import RunFolder
+from bench.seeding import derive
+
+
+class Shape(NamedTuple):
+    """What a model must know of its data."""
+
+    in_channels: int
+    num_classes: int
+    image_size: int
+
+
+TRIAL_SHAPE = Shape(in_channels=3, num_classes=10, image_size=32)  # for trial construction only
+
+
+def build_data(config: RunConfig) -> ImageData:
+    """Load the run's dataset, split by its seed.
+
+    Raises:
+        UserError: the data are missing (with the command that gets them), or the batch is larger.
+    """
+    choice = config.names["dataset"]
+    try:
+        data = instantiate(config.dataset, root=Path(config.data_dir), seed=config.seed)
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, MissingDataError):
+            raise UserError(str(cause)) from error
+        if isinstance(cause, ValueError):
+            raise UserError(f"dataset={choice}: {cause}") from error
+        raise
+    assert isinstance(data, ImageData)
+    try:
+        data.check_batch_size(config.trainer.batch_size)
+    except ValueError as error:
+        raise UserError(f"trainer.batch_size: {error}") from error
+    return data
+
+
+def shape_of(data: ImageData) -> Shape:
+    """Return what a model must know of ``data``."""
+    return Shape(data.in_channels, data.num_classes, data.image_size)
+
+
+def build_model(component: dict[str, Any], shape: Shape) -> nn.Module:
+    """Build a model; its initial weights come from torch's global generator."""
+    return cast(nn.Module, instantiate(component, **shape._asdict()))
+
+
+def seeded_model(config: RunConfig, shape: Shape) -> nn.Module:
+    """Build the run's model with the initial weights of its seed."""
+    torch.manual_seed(derive(config.seed, "init"))
+    return attempt("model", functools.partial(build_model, config.model, shape))
+
+
+def build_optimizer(component: dict[str, Any], model: nn.Module) -> torch.optim.Optimizer:
+    """Build an optimizer of ``model``.
+
+    ``params``, where the config has it, is called with the model and gives the optimizer's first
+    argument (parameter groups); otherwise that is ``model.parameters()``.
+    """
+    own = {key: value for key, value in component.items() if key != "params"}
+    groups = component.get("params")
+    parameters = instantiate(groups)(model) if groups else model.parameters()
+    return cast(torch.optim.Optimizer, instantiate(own)(parameters))
+
+
+def build_schedule(
+    component: dict[str, Any], optimizer: torch.optim.Optimizer, total_steps: int
+) -> LambdaLR:
+    """Build the schedule, which scales each parameter group's own learning rate."""
+    return LambdaLR(optimizer, instantiate(component)(total_steps))
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A trained network with its data, rebuilt from a run folder, on the CPU and in eval mode."""
+
+    model: nn.Module
+    data: ImageData
+    config: dict[str, Any]
+    step: int
+    epoch: float
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Return the first ``size`` training samples, unaugmented: float32 [B, C, H, W], int64."""
+        return next(self.data.eval_batches("train", min(size, len(self.data.train))))
+
+
+def restore(folder: Path) -> Restored:
+    """Rebuild the network and the data of the run in ``folder``, with its newest checkpoint.
+
+    Raises:
+        UserError: ``folder`` holds no run, or no checkpoint that can be read.
+    """
+    run = RunFolder(folder)
+    stored = run.config
+    if not stored:
+        raise UserError(f"{folder}: not a run folder (no readable config.json)")
+    config = RunConfig.model_validate({k: stored[k] for k in RunConfig.model_fields})
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        raise UserError(f"{folder}: no readable checkpoint; run it again to make one")
+    data = build_data(config)
+    model = seeded_model(config, shape_of(data))
+    model.load_state_dict(checkpoint["model"])
+    step = int(checkpoint["step"])
+    epoch = step / data.steps_per_epoch(config.trainer.batch_size)
+    return Restored(model.eval(), data, stored, step, epoch)

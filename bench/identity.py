@@ -1,0 +1,88 @@
+"""The identity of a run: a readable prefix and a hash of everything that could change its result.
+
+The hash covers the whole resolved config, every default and the seed, and none of what only says
+where or how a run is carried out. It is SHA-256 of canonical JSON: the same in every process and
+on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.config import RunConfig
+from bench.errors import UserError
+
+# Raised when the meaning of a config changes without its keys changing.
+_SCHEMA = 1
+_DIGITS = 10
+
+# Where results go, who watches, on which device, how often it is written down.
+NOT_SCIENTIFIC = frozenset({"tracker", "sweep", "runs_dir", "data_dir", "exponents", "names"})
+NOT_SCIENTIFIC_TRAINER = frozenset(
+    {"device", "threads", "progress", "log_every", "checkpoint_every", "eval_batch_size"}
+)
+# Values that are paths: the file's content counts, not where it lies.
+_FILE_KEYS = frozenset({"exponents"})
+
+
+@dataclass(frozen=True)
+class Identity:
+    """``id`` names one run; ``variant`` is shared by the seeds of one configuration."""
+
+    id: str
+    variant: str
+
+
+def scientific(config: RunConfig) -> dict[str, Any]:
+    """Return the part of ``config`` that decides a run's result, files by content.
+
+    Raises:
+        UserError: a file that the config names cannot be read.
+    """
+    whole = config.model_dump(mode="json")
+    kept = {key: value for key, value in whole.items() if key not in NOT_SCIENTIFIC}
+    kept["trainer"] = {
+        key: value for key, value in whole["trainer"].items() if key not in NOT_SCIENTIFIC_TRAINER
+    }
+    return {str(key): _by_content(value, key) for key, value in kept.items()}
+
+
+def _by_content(value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    out: dict[str, Any] = {}
+    for key, item in value.items():
+        if key in _FILE_KEYS and isinstance(item, str):
+            out[key] = f"sha256:{_file_digest(item, f'{where}.{key}')}"
+        else:
+            out[key] = _by_content(item, f"{where}.{key}")
+    return out
+
+
+def _file_digest(path: str, where: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{where}: cannot read {path!r} ({error.strerror})") from error
+
+
+def digest(value: Any) -> str:
+    """Return the short hash of a JSON-able value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def identify(config: RunConfig) -> Identity:
+    """Return the identity of the run that ``config`` describes."""
+    content = scientific(config)
+    seedless = {key: value for key, value in content.items() if key != "seed"}
+    names = config.names
+    prefix = f"{names['dataset']}-{names['model']}-{names['optimizer']}-s{config.seed}"
+    return Identity(
+        id=f"{prefix}-{digest([_SCHEMA, content])}".replace("/", "_"),
+        variant=digest([_SCHEMA, names["optimizer"], seedless]),
+    )

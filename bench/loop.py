@@ -1,0 +1,207 @@
+"""The training loop: epochs of steps, evaluation, history, checkpoints.
+
+The state of a run is (step, weights, optimizer, schedule, random state, open window of losses);
+everything else is a pure function of the config. So a run continued from any checkpoint ends, on a
+CPU, with the same bits as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from bench.clock import Clock
+from bench.config import TrainerConfig
+from bench.data.images import Batch, ImageData, SplitName
+from bench.progress import Progress
+from bench.run import Row, RunFolder
+from bench.tracking import Tracker
+
+
+class DivergedError(Exception):
+    """A loss is not finite; the text says which, and at which step."""
+
+
+class Loop:
+    """One run's training, from its newest checkpoint to its end or to divergence.
+
+    Args:
+        model: on the device, in the memory format and train mode it is to run in.
+        data: on the same device.
+        precision: "float32", or "bf16" for autocast to bfloat16 (parameters stay float32).
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: LambdaLR,
+        data: ImageData,
+        config: TrainerConfig,
+        seed: int,
+        precision: str,
+        memory_format: torch.memory_format,
+        folder: RunFolder,
+        tracker: Tracker,
+        progress: Progress,
+    ) -> None:
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.data, self.config, self.seed = data, config, seed
+        self.folder, self.tracker, self.progress = folder, tracker, progress
+        self.clock = Clock()
+        self.device = data.train.images.device
+        self.memory_format = memory_format
+        self.autocast = torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"
+        )
+        self.forward = cast(nn.Module, torch.compile(model)) if config.compile else model
+        self.cold = config.compile  # the first step compiles
+        self.steps_per_epoch = data.steps_per_epoch(config.batch_size)
+        self.total_steps = self.steps_per_epoch * config.epochs
+        self.step = 0
+        self.window: list[Tensor] = []  # losses since the last history row, on the device
+        self.history: list[Row] = []
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            DivergedError: a loss is not finite; history holds the run until then.
+        """
+        while self.step < self.total_steps:
+            for inputs, labels in self._batches():
+                self._train_step(inputs, labels)
+                at_end = self.step % self.steps_per_epoch == 0
+                if at_end or self.step % self.config.log_every == 0:
+                    self._log_window()
+                if not at_end and self._checkpoint_due():
+                    self._commit()
+            self._log_evaluation()
+            self._commit()
+
+    def _batches(self) -> Iterator[Batch]:
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        batches = self.data.train_batches(self.seed, epoch, self.config.batch_size, start=done)
+        while True:
+            with self.clock("data"):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                inputs = batch[0].to(memory_format=self.memory_format)
+            yield inputs, batch[1]
+
+    def _train_step(self, inputs: Tensor, labels: Tensor) -> None:
+        with self.clock("compile" if self.cold else "step"):
+            self.model.train()
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.autocast:
+                logits = self.forward(inputs)
+                loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if self.config.grad_clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+            self.optimizer.step()
+            self.schedule.step()
+            self.window.append(loss.detach())
+            if self.cold and self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.cold = False
+        self.step += 1
+        self.progress.advance()
+
+    def _checkpoint_due(self) -> bool:
+        every = self.config.checkpoint_every
+        return every is not None and self.step % every == 0
+
+    # -- what is measured -----------------------------------------------------------------------
+
+    def _log_window(self) -> None:
+        with self.clock("step"):  # reading the losses waits for the device
+            losses = torch.stack(self.window).double().tolist()
+        self.window = []
+        first = self.step - len(losses) + 1
+        for number, loss in enumerate(losses, first):
+            if not math.isfinite(loss):
+                raise DivergedError(f"training loss is {loss} at step {number}")
+        # The rate of the window's last step, not of the step to come.
+        rate = float(self.schedule.base_lrs[0]) * self.schedule.lr_lambdas[0](self.step - 1)
+        self._log({"train/loss": sum(losses) / len(losses), "lr": rate})
+
+    def _log_evaluation(self) -> None:
+        with self.clock("evaluation"):
+            measured: dict[str, float] = {}
+            splits: tuple[SplitName, ...] = ("val", "test")
+            for split in splits:
+                loss, accuracy = self._evaluate(split)
+                measured |= {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
+        for name, value in measured.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"{name} is {value} after step {self.step}")
+        self._log(measured)
+        self.progress.epoch(self.step // self.steps_per_epoch, self.history[-1])
+
+    @torch.no_grad()
+    def _evaluate(self, split: SplitName) -> tuple[float, float]:
+        """Return mean cross-entropy (without smoothing) and accuracy over a whole split."""
+        self.model.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        count = 0
+        for images, labels in self.data.eval_batches(split, self.config.eval_batch_size):
+            with self.autocast:
+                logits = self.model(images.to(memory_format=self.memory_format))
+            losses = F.cross_entropy(logits.float(), labels, reduction="sum")
+            hits = (logits.argmax(dim=1) == labels).sum()
+            total += torch.stack([losses, hits]).double()
+            count += len(labels)
+        loss, accuracy = (total / count).tolist()
+        return float(loss), float(accuracy)
+
+    def _log(self, values: dict[str, float]) -> None:
+        if not self.history or self.history[-1]["step"] != self.step:
+            self.history.append({"step": self.step, "epoch": self.step / self.steps_per_epoch})
+        self.history[-1].update(values)
+
+    # -- checkpoints ----------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        """Write history and checkpoint, and only then tell the tracker."""
+        with self.clock("checkpoint"):
+            self.folder.commit(self.history, self.state_dict())
+            self.tracker.log(self.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a run needs to continue; tensors, numbers and strings only."""
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "window": list(self.window),
+            "clock": self.clock.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``, with the history up to its step."""
+        self.step = int(state["step"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.window = [loss.to(self.device) for loss in state["window"]]
+        self.clock.load_state_dict(state["clock"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.history = self.folder.history(up_to_step=self.step)

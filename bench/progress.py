@@ -1,0 +1,109 @@
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Literal, Protocol
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from bench.run import Row
+
+_QUIET_SECONDS = 15.0  # between plain lines; a short run prints only its result
+
+
+class Progress(Protocol):
+    """Is told of each step and of each epoch."""
+
+    def advance(self) -> None:
+        """One step was made."""
+
+    def epoch(self, number: int, row: Row) -> None:
+        """Epoch ``number`` (from 1) is over; ``row`` is its history row."""
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Lines:
+    """A line an epoch, at most one every 15 s; ``quiet`` for none at all."""
+
+    def __init__(self, name: str, epochs: int, *, quiet: bool = False) -> None:
+        self._name, self._epochs, self._quiet = name, epochs, quiet
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def advance(self) -> None:
+        """Do nothing: steps are too many for lines."""
+
+    def epoch(self, number: int, row: Row) -> None:
+        """Print the epoch's numbers if the last line is long enough ago."""
+        now = time.monotonic()
+        if self._quiet or now - self._last < _QUIET_SECONDS:
+            return
+        self._last = now
+        print(f"{self._name}: epoch {number}/{self._epochs}, {_numbers(row)}", flush=True)
+
+
+class TerminalBar:
+    """A bar over all steps, with the last epoch's numbers; it disappears when the run is over."""
+
+    def __init__(self, name: str, total_steps: int, done_steps: int) -> None:
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            transient=True,
+        )
+        self._task = self._bar.add_task(name, total=total_steps, completed=done_steps, numbers="")
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self) -> None:
+        """Move the bar by one step."""
+        self._bar.advance(self._task)
+
+    def epoch(self, number: int, row: Row) -> None:
+        """Show the epoch's numbers beside the bar."""
+        del number
+        self._bar.update(self._task, numbers=_numbers(row))
+
+
+def make_progress(
+    style: Literal["auto", "bar", "lines", "none"],
+    name: str,
+    *,
+    epochs: int,
+    total_steps: int,
+    done_steps: int,
+) -> Progress:
+    """Return what ``style`` asks for; "auto" is a bar where standard output is a terminal."""
+    if style == "bar" or (style == "auto" and sys.stdout.isatty()):
+        return TerminalBar(name, total_steps, done_steps)
+    return Lines(name, epochs, quiet=style == "none")
+
+
+def _numbers(row: Row) -> str:
+    accuracy = f"{100 * row['val/accuracy']:.1f} %"
+    return f"train loss {row['train/loss']:.4f}, validation accuracy {accuracy}"

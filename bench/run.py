@@ -1,0 +1,159 @@
+"""The run folder: one run's config, status, history, summary, checkpoints and provenance.
+
+    config.json      the whole resolved config, with the run's id and variant
+    status.json      state (running, done, failed, diverged), cause, and whether W&B has it all
+    history.jsonl    a row per logged step and per epoch; no clock in it, so it can be compared
+    summary.json     one number a name: what tables need
+    checkpoint.pt    with checkpoint.prev.pt before it
+    provenance.json  code, versions, device: one entry an attempt
+
+Every write is atomic. A checkpoint is the point of commitment: rows after it are written again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import torch
+
+from bench.errors import UserError
+from bench.files import read_json, read_json_lines, write_atomically, write_json, write_json_lines
+
+State = Literal["running", "done", "failed", "diverged"]
+Row = dict[str, Any]
+
+
+class RunFolder:
+    """One run's folder ``<runs_dir>/<id>``; made when work begins, not before."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    # -- status ---------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The content of status.json, empty for a run that never began."""
+        return read_json(self.path / "status.json") or {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its result; a diverged run is a result too."""
+        return self.status.get("state") in ("done", "diverged")
+
+    def set_status(self, state: State, cause: str | None = None, *, tracked: bool = False) -> None:
+        """Write the state, its cause, and whether the tracker holds the whole run."""
+        write_json(
+            self.path / "status.json",
+            {
+                "state": state,
+                "cause": cause,
+                "tracked": tracked,
+                "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+            },
+        )
+
+    def acquire(self) -> None:
+        """Take the run for this process until release(), or until the process ends, however.
+
+        Raises:
+            UserError: another process on this machine is working on the run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = (self.path / ".lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            pid = self.status.get("pid", "unknown")
+            raise UserError(
+                f"{self.path}: process {pid} is working on this run; wait for it or end it"
+            ) from error
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let other processes have the run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # -- what is written ------------------------------------------------------------------------
+
+    def begin(self, config: dict[str, Any], provenance: dict[str, Any]) -> None:
+        """Write the config and this attempt's provenance, and mark the run as running."""
+        write_json(self.path / "config.json", config)
+        attempts = (read_json(self.path / "provenance.json") or {}).get("attempts", [])
+        write_json(self.path / "provenance.json", {"attempts": [*attempts, provenance]})
+        self.set_status("running")
+
+    def commit(self, history: list[Row], checkpoint: dict[str, Any]) -> None:
+        """Write history and checkpoint; a kill between the two loses nothing but time."""
+        self.write_history(history)
+        current, previous = self.path / "checkpoint.pt", self.path / "checkpoint.prev.pt"
+        fresh = self.path / ".checkpoint.new.pt"
+        write_atomically(fresh, lambda stream: torch.save(checkpoint, stream))
+        if current.exists():
+            current.replace(previous)
+        fresh.replace(current)
+
+    def write_history(self, history: list[Row]) -> None:
+        """Replace history.jsonl."""
+        write_json_lines(self.path / "history.jsonl", history)
+
+    def finish(self, state: State, cause: str | None, summary: dict[str, Any]) -> None:
+        """Write the summary, then the final state."""
+        write_json(self.path / "summary.json", summary)
+        self.set_status(state, cause)
+
+    # -- what is read ---------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json, empty where there is none."""
+        return read_json(self.path / "config.json") or {}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json, empty where there is none."""
+        return read_json(self.path / "summary.json") or {}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The content of provenance.json, empty where there is none."""
+        return read_json(self.path / "provenance.json") or {}
+
+    def history(self, up_to_step: int | None = None) -> list[Row]:
+        """Return the rows written so far, without those after ``up_to_step``."""
+        rows = read_json_lines(self.path / "history.jsonl")
+        return [row for row in rows if up_to_step is None or row["step"] <= up_to_step]
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Return the newest readable checkpoint; warn where that is not the newest one."""
+        for name in ("checkpoint.pt", "checkpoint.prev.pt"):
+            path = self.path / name
+            if not path.exists():
+                continue
+            try:
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:  # a torn file fails in many ways; all mean "use another"
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                warnings.warn(
+                    f"{path} cannot be read ({reason}); using an earlier state of the run",
+                    stacklevel=2,
+                )
+                continue
+            assert isinstance(loaded, dict)
+            return loaded
+        return None

@@ -1,0 +1,171 @@
+"""Trackers: who else is told of a run, always after the run folder.
+
+A tracker gets the whole history each time and sends what it does not have yet. Nothing that goes
+wrong in it may touch the run: ``Guarded`` turns its failures into one warning.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from bench.run import Row
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a tracker is told of a run before its first number."""
+
+    id: str
+    sweep: str | None
+    config: dict[str, Any]
+    directory: Path
+
+
+class Tracker(Protocol):
+    """Where runs are viewed."""
+
+    def start(self) -> None:
+        """Begin, or continue after an interruption."""
+
+    def log(self, history: list[Row]) -> None:
+        """Send the rows of ``history`` that were not sent yet."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Send the summary and end; ``summary["state"]`` says how the run ended."""
+
+    def abandon(self) -> None:
+        """End without a summary: the run failed or was interrupted."""
+
+
+class NullTracker:
+    """Tells nobody: the run folder is all."""
+
+    def __init__(self, info: RunInfo) -> None:
+        del info
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def log(self, history: list[Row]) -> None:
+        """Do nothing."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def abandon(self) -> None:
+        """Do nothing."""
+
+
+class WandbTracker:
+    """Weights & Biases: one W&B run a run, of the same id, grouped by sweep.
+
+    Args:
+        info: the run.
+        project: W&B project.
+        entity: W&B user or team; None for the account's default.
+        mode: "offline" writes files below ``<runs_dir>/wandb`` and opens no connection.
+        tags: W&B tags.
+    """
+
+    def __init__(
+        self,
+        info: RunInfo,
+        project: str = "spectral-bench",
+        entity: str | None = None,
+        mode: Literal["offline", "online", "disabled"] = "offline",
+        tags: list[str] | None = None,
+    ) -> None:
+        self.info, self.project, self.entity = info, project, entity
+        self.mode, self.tags = mode, list(tags or [])
+        self._run: Any = None
+        self._next_step = 0
+
+    def start(self) -> None:
+        """Open the W&B run; a run of this id that W&B already has is continued."""
+        import wandb  # a second to import, and not needed without W&B
+
+        self.info.directory.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            mode=self.mode,
+            id=self.info.id,
+            name=self.info.id,
+            group=self.info.sweep,
+            job_type="train",
+            tags=self.tags,
+            config=self.info.config,
+            dir=str(self.info.directory),
+            resume="allow",
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                init_timeout=60,
+                # A killed run would otherwise lose up to 15 s of rows.
+                x_transaction_log_flush_interval=1.0,
+            ),
+        )
+        self._run.define_metric("val/*", step_metric="epoch")
+        self._run.define_metric("test/*", step_metric="epoch")
+        # What the server has already, it would refuse; an offline file begins at 0.
+        self._next_step = int(self._run.step)
+
+    def log(self, history: list[Row]) -> None:
+        """Send new rows; the last row of ``history`` must be complete."""
+        for row in history:
+            if row["step"] >= self._next_step:
+                self._run.log(row, step=row["step"])
+        if history:
+            self._next_step = history[-1]["step"] + 1
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Send the summary and close the W&B run."""
+        self._run.summary.update(summary)
+        self._run.finish(exit_code=0)
+
+    def abandon(self) -> None:
+        """Close the W&B run as failed."""
+        self._run.summary.update({"state": "failed"})
+        self._run.finish(exit_code=1)
+
+
+class Guarded:
+    """A tracker that cannot hurt the run: after its first failure it is left alone."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self.healthy = True
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        if not self.healthy:
+            return
+        try:
+            act()
+        except Exception as error:  # an outage, a full disk, a changed client: never our run's end
+            self.healthy = False
+            reason = (str(error).strip().splitlines() or [""])[0]
+            warnings.warn(
+                f"tracker stopped ({type(error).__name__}: {reason}); the run goes on and its "
+                "folder has everything; ask for the run again to send it later",
+                stacklevel=3,
+            )
+
+    def start(self) -> None:
+        """See Tracker."""
+        self._attempt(self._tracker.start)
+
+    def log(self, history: list[Row]) -> None:
+        """See Tracker."""
+        self._attempt(lambda: self._tracker.log(history))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """See Tracker."""
+        self._attempt(lambda: self._tracker.finish(summary))
+
+    def abandon(self) -> None:
+        """See Tracker."""
+        self._attempt(self._tracker.abandon)

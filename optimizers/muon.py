@@ -1,0 +1,78 @@
+"""Muon: momentum, orthogonalised by a Newton-Schulz iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optimizers import checks
+from optimizers.matrix_functions import (
+    MUON_COEFFICIENTS,
+    SHAPE_SCALES,
+    newton_schulz,
+    shape_scale,
+)
+from optimizers.matrix_optimizer import MatrixOptimizer, Params
+
+
+class Muon(MatrixOptimizer):
+    """Muon for the hidden matrices, AdamW for everything else.
+
+    For a matrix W (m x n) with gradient G, a convolution taken as (out, in*kh*kw)::
+
+        M <- mu M + (1 - mu) G                         momentum
+        N  = mu M + (1 - mu) G                         Nesterov (N = M without)
+        O  = U V^T approximately, N = U diag(sigma) V^T    `ns_steps` Newton-Schulz steps
+        W <- (1 - lr weight_decay) W - lr c(m, n) O
+
+    ``scale`` chooses c(m, n): "original" sqrt(max(1, m/n)), "match_rms_adamw" 0.2 sqrt(max(m, n)).
+    ``params`` and the ``adamw_*`` hyperparameters are explained in :class:`MatrixOptimizer`.
+
+    Source: Jordan et al., "Muon" (2024). Compared with torch.optim.Muon, which takes 2-D weights
+    only and always orthogonalises in bfloat16 (here: on CUDA; on CPU in the weight's dtype).
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 0.02,
+        *,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        ns_coefficients: tuple[float, float, float] = MUON_COEFFICIENTS,
+        scale: str = "original",
+        weight_decay: float = 0.0,
+        adamw_lr: float = 1e-3,
+        adamw_betas: tuple[float, float] = (0.9, 0.999),
+        adamw_eps: float = 1e-8,
+        adamw_weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_steps": ns_steps,
+            "ns_coefficients": checks.numbers("ns_coefficients", ns_coefficients, 3),
+            "scale": scale,
+            "weight_decay": weight_decay,
+            "adamw_lr": adamw_lr,
+            "adamw_betas": adamw_betas,
+            "adamw_eps": adamw_eps,
+            "adamw_weight_decay": adamw_weight_decay,
+        }
+        super().__init__(params, defaults)
+
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Refuse impossible hyperparameters of a group."""
+        super().check_group(group)
+        checks.whole("ns_steps", group["ns_steps"])
+        checks.numbers("ns_coefficients", group["ns_coefficients"], 3)
+        checks.choice("scale", group["scale"], SHAPE_SCALES)
+
+    def step_matrices(self, group: dict[str, Any]) -> None:
+        """The update rule, in the order of the class docstring."""
+        for batch in self.batches(group):
+            momentum = batch.momentum(group["momentum"], group["nesterov"])
+            orthogonal = newton_schulz(momentum, group["ns_steps"], group["ns_coefficients"])
+            scale = shape_scale(batch.rows, batch.cols, group["scale"])
+            batch.apply(orthogonal, group["lr"], group["weight_decay"], scale)

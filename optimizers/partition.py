@@ -1,0 +1,165 @@
+"""Which parameter is a hidden matrix, which is not, and what type of layer it belongs to.
+
+A layer is named by its module (``model.named_modules()``). The head is the last ``nn.Linear`` in
+definition order; the weights of the other Linear and Conv layers are the hidden matrices, which
+matrix optimizers such as Muon transform. Everything else is left to AdamW.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from optimizers import checks
+
+LAYER_TYPES = ("conv", "linear", "head", "embedding", "norm", "bias", "other")
+HIDDEN_TYPES = ("conv", "linear")
+ALGORITHMS = ("matrix", "adamw")
+
+
+@dataclass(frozen=True)
+class ParameterLabel:
+    """Where a parameter sits: ``hidden`` says that it is one of the hidden matrices."""
+
+    name: str
+    layer: str
+    layer_type: str
+    hidden: bool
+
+
+def label_parameters(
+    model: nn.Module, overrides: Mapping[str, str] | None = None
+) -> dict[str, ParameterLabel]:
+    """Label every parameter, trainable or not, by its name in ``model.named_parameters()``.
+
+    A weight shared by several layers keeps its first layer's name and is hidden only if it is so in
+    each of them (an embedding tied to the head is not). ``overrides`` maps fnmatch patterns of
+    parameter names to a layer type, or to "matrix" / "adamw", which move a parameter and keep its
+    type; where two patterns match, the later one holds.
+
+    Raises ValueError for a pattern that matches nothing, an unknown value, or a vector called
+    "matrix".
+    """
+    head = _head(model)
+    labels: dict[int, ParameterLabel] = {}
+    for layer, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            is_head = module is head and key == "weight"
+            layer_type = "head" if is_head else _layer_type(module, key, parameter.ndim)
+            hidden = layer_type in HIDDEN_TYPES
+            first = labels.get(id(parameter))
+            if first is None:
+                name = f"{layer}.{key}" if layer else key
+                labels[id(parameter)] = ParameterLabel(name, layer, layer_type, hidden)
+            elif first.hidden and not hidden:
+                labels[id(parameter)] = replace(first, layer_type=layer_type, hidden=False)
+    by_name = {label.name: label for label in labels.values()}
+    ndims = {name: parameter.ndim for name, parameter in model.named_parameters()}
+    for pattern, value in (overrides or {}).items():
+        _override(by_name, ndims, pattern, value)
+    return by_name
+
+
+def weight_layers(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights of all Linear and Conv layers, the head included, by layer in definition order.
+
+    These are the matrices that the curvature analysis measures; a weight that is computed from
+    others (a parametrization) is not among them.
+    """
+    return {
+        layer: module.weight
+        for layer, module in model.named_modules()
+        if isinstance(module, nn.Linear | _ConvNd) and isinstance(module.weight, nn.Parameter)
+    }
+
+
+def hidden_matrices(
+    model: nn.Module, overrides: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Two parameter groups: "matrix" with the hidden matrices, "adamw" with all others.
+
+    Each is ``{"params": [(name, parameter), ...], "algorithm": ..., "layer_types": [...]}``, the
+    layer types parallel to the parameters. Frozen parameters are left out, an empty group too.
+    ``overrides`` as in :func:`label_parameters`.
+    """
+    labels = label_parameters(model, overrides)
+    groups: dict[str, dict[str, Any]] = {
+        algorithm: {"params": [], "algorithm": algorithm, "layer_types": []}
+        for algorithm in ALGORITHMS
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            group = groups["matrix" if labels[name].hidden else "adamw"]
+            group["params"].append((name, parameter))
+            group["layer_types"].append(labels[name].layer_type)
+    return _checked(model, [group for group in groups.values() if group["params"]])
+
+
+def by_layer(model: nn.Module) -> list[dict[str, Any]]:
+    """One parameter group a layer, in definition order; frozen parameters are left out.
+
+    Each is ``{"params": [(name, parameter), ...], "layer": ..., "layer_type": ...}``; the type is
+    that of the layer's weight.
+    """
+    labels = label_parameters(model)
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        label = labels[name]
+        if parameter.requires_grad:
+            empty = {"params": [], "layer": label.layer, "layer_type": label.layer_type}
+            group = groups.setdefault(label.layer, empty)
+            group["params"].append((name, parameter))
+            if group["layer_type"] == "bias":
+                group["layer_type"] = label.layer_type
+    return _checked(model, list(groups.values()))
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linears[-1] if linears else None
+
+
+def _layer_type(module: nn.Module, key: str, ndim: int) -> str:
+    if "norm" in type(module).__name__.lower():
+        return "norm"
+    if key.startswith("bias") or key.endswith("bias"):
+        return "bias"
+    if isinstance(module, _ConvNd):
+        return "conv"
+    # MultiheadAttention holds its stacked query, key and value weights itself.
+    if isinstance(module, nn.Linear | nn.MultiheadAttention) and ndim == 2:
+        return "linear"
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) or "embed" in key:
+        return "embedding"
+    return "other"
+
+
+def _override(
+    labels: dict[str, ParameterLabel], ndims: Mapping[str, int], pattern: str, value: str
+) -> None:
+    checks.choice(f"overrides[{pattern!r}]", value, LAYER_TYPES + ALGORITHMS)
+    matches = [name for name in labels if fnmatchcase(name, pattern)]
+    if not matches:
+        near = difflib.get_close_matches(pattern, labels, n=1, cutoff=0.0)
+        hint = f"; the nearest is {near[0]!r}" if near else ""
+        raise ValueError(f"overrides: no parameter's name matches {pattern!r}{hint}")
+    hidden = value == "matrix" or value in HIDDEN_TYPES
+    for name in matches:
+        if hidden and ndims[name] < 2:
+            raise ValueError(f"overrides: {name!r} is a vector and cannot be {value!r}")
+        layer_type = labels[name].layer_type if value in ALGORITHMS else value
+        labels[name] = replace(labels[name], layer_type=layer_type, hidden=hidden)
+
+
+def _checked(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Prove that each trainable parameter is in exactly one group."""
+    placed = sorted(id(parameter) for group in groups for _, parameter in group["params"])
+    trainable = sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    assert placed == trainable, "each trainable parameter must be in exactly one group"
+    return groups

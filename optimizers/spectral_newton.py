@@ -1,0 +1,127 @@
+"""Spectral Newton: momentum, with each singular value sigma sent to sigma / (sigma^alpha + d)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optimizers import checks
+from optimizers.layer_alphas import check_alpha, layer_alphas
+from optimizers.matrix_functions import (
+    METHODS,
+    NORMALIZATIONS,
+    shape_scale,
+    spectral_transfer,
+    transfer_amplitude,
+    with_frobenius_norm,
+)
+from optimizers.matrix_optimizer import MatrixOptimizer, Params
+
+SCALES = ("raw", "amplitude", "frobenius")
+
+
+class SpectralNewton(MatrixOptimizer):
+    """Spectral Newton for the hidden matrices, AdamW for everything else.
+
+    For a matrix W (m x n) with gradient G, a convolution taken as (out, in*kh*kw)::
+
+        M <- mu M + (1 - mu) G                        momentum
+        N  = mu M + (1 - mu) G                        Nesterov (N = M without)
+        N / norm = U diag(sigma) V^T                  `normalize`
+        O  = U diag(T(sigma)) V^T,  T(sigma) = sigma / (sigma^alpha + damping)
+        O <- c O                                      `scale`
+        W <- (1 - lr weight_decay) W - lr O
+
+    ``normalize``: none, frobenius, rms or spectral (sigma_1 = 1), as in
+    :func:`optimizers.matrix_functions.spectral_transfer`.
+
+    ``scale``: "raw" c = 1; "amplitude" divides by the maximum of T over [0, sigma_1], so that the
+    update's spectral norm is at most 1; "frobenius" gives the update the Frobenius norm
+    sqrt(min(m, n)) of an orthogonal matrix, times Muon's sqrt(max(1, m/n)), so that a learning rate
+    tuned for Muon carries over.
+
+    ``alpha``: a number; a mapping from layer type (conv, linear, ..., default) to a number, for
+    which the groups must come from :func:`optimizers.partition.hidden_matrices`; or "measured",
+    each layer's alpha from the ``exponents`` file, ``fallback_alpha`` where it has none that is
+    reliable and > 0 (one warning names these layers). ``exponents`` is not read otherwise.
+
+    The paper's own setting (the preset ``spectral_newton_paper``) is ``damping=0.1,
+    normalize="none", scale="raw"``, alpha 2 for convolutions and 1 for transformers; it says
+    nothing of momentum, learning rate, or how sigma is scaled.
+
+    ``params`` and the ``adamw_*`` hyperparameters are explained in :class:`MatrixOptimizer`.
+    Source: Calvo 2026 (arXiv 2606.02596), section 7.3.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 0.02,
+        *,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        alpha: float | str | Mapping[str, float] = 2.0,
+        damping: float = 0.01,
+        normalize: str = "spectral",
+        scale: str = "frobenius",
+        method: str = "auto",
+        weight_decay: float = 0.0,
+        exponents: str | Path | None = None,
+        fallback_alpha: float = 2.0,
+        adamw_lr: float = 1e-3,
+        adamw_betas: tuple[float, float] = (0.9, 0.999),
+        adamw_eps: float = 1e-8,
+        adamw_weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            # Plain containers only: the state must load with weights_only=True.
+            "alpha": dict(alpha) if isinstance(alpha, Mapping) else alpha,
+            "damping": damping,
+            "normalize": normalize,
+            "scale": scale,
+            "method": method,
+            "weight_decay": weight_decay,
+            "exponents": None if exponents is None else str(exponents),
+            "fallback_alpha": fallback_alpha,
+            "adamw_lr": adamw_lr,
+            "adamw_betas": adamw_betas,
+            "adamw_eps": adamw_eps,
+            "adamw_weight_decay": adamw_weight_decay,
+        }
+        super().__init__(params, defaults)
+
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Refuse impossible hyperparameters of a group; settle the alpha of each matrix."""
+        super().check_group(group)
+        checks.positive("damping", group["damping"])
+        checks.choice("normalize", group["normalize"], NORMALIZATIONS)
+        checks.choice("scale", group["scale"], SCALES)
+        checks.choice("method", group["method"], METHODS)
+        checks.positive("fallback_alpha", group["fallback_alpha"])
+        check_alpha(group["alpha"], group["exponents"])
+        if group["algorithm"] == "matrix":
+            # Parallel to the parameters, so that a checkpoint keeps the alphas it ran with.
+            group["alphas"] = layer_alphas(group)
+
+    def step_matrices(self, group: dict[str, Any]) -> None:
+        """The update rule, in the order of the class docstring."""
+        damping, normalize = group["damping"], group["normalize"]
+        for batch in self.batches(group, keys=group["alphas"]):
+            alpha: float = batch.key
+            momentum = batch.momentum(group["momentum"], group["nesterov"])
+            momentum = momentum.to(torch.promote_types(momentum.dtype, torch.float32))
+            update = spectral_transfer(momentum, alpha, damping, normalize, group["method"])
+            scale = 1.0
+            if group["scale"] == "amplitude":
+                update = update / transfer_amplitude(momentum, alpha, damping, normalize)
+            elif group["scale"] == "frobenius":
+                update = with_frobenius_norm(update, math.sqrt(min(batch.rows, batch.cols)))
+                scale = shape_scale(batch.rows, batch.cols, "original")
+            batch.apply(update.to(momentum.dtype), group["lr"], group["weight_decay"], scale)
