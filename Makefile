@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## sweep, curvature and comparison table on the embedded digits: minutes on 2 cores
-	@$(BIN)/python -m bench.demo runs_dir=$(RUNS)
+	@$(BIN)/python -m bench.demo runs_dir=$(RUNS) $(ARGS)
 
 test: $(READY) lint  ## lint, types and all but the slow tests
 	$(BIN)/python -m pytest -m 'not slow'

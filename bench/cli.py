@@ -34,19 +34,29 @@ def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
     are ours keep their traceback.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of being printed
-    warnings.showwarning = _show_warning
     config.register_resolvers()
     entry = hydra.main(
         version_base="1.3", config_path=str(paths.conf_dir()), config_name=config_name
     )
+    guarded(entry(_quietly(task)))
+
+
+def guarded(command: Callable[[], object]) -> None:
+    """Run ``command``; exit as ``main`` says on what is the user's to mend."""
+    warnings.showwarning = _show_warning
     try:
-        entry(_quietly(task))()
+        command()
     except RunsFailedError as error:
         _leave(str(error), RUNS_FAILED)
     except UserError as error:
         _leave(f"error: {error}", USAGE_ERROR)
     except (HydraException, OmegaConfBaseException) as error:
         _leave(f"error: {explain(error)}", USAGE_ERROR)
+    except ValueError as error:  # of Hydra's defaults list, which has no error class of its own
+        if not str(error).startswith("Config group override"):
+            raise
+        text = f"{error}; write the name of one of its files (optimizer=adamw)"
+        _leave(f"error: {text}", USAGE_ERROR)
     except KeyboardInterrupt:
         _leave("interrupted: the same command goes on where this one stopped", INTERRUPTED)
 

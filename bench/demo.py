@@ -1,6 +1,6 @@
 """The demo: a sweep, the curvature of a trained network, and the comparison table.
 
-    python -m bench.demo [runs_dir=runs]
+    python -m bench.demo [key=value ...]        any option of bench.train, e.g. trainer.epochs=5
 
 Each step is an ordinary command, printed before it runs. Every step skips what is done, so the
 demo can be stopped at any moment and started again.
@@ -8,54 +8,62 @@ demo can be stopped at any moment and started again.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+from bench import cli
 from bench.config import load
+from bench.errors import RunsFailedError
 from bench.identity import identify
 
 SWEEP = "digits"
+# The run on which the exponents that scalar_spectral_adam needs are measured.
+SOURCE = ("optimizer=adamw", "seed=0")
 
 
-def main(arguments: list[str]) -> int:
-    """Run the demo; return the exit status of the first step that fails, or 0."""
-    runs = "runs"
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if key != "runs_dir" or not separator or not value:
-            print(f"error: {argument}: the only option is runs_dir=<folder>", file=sys.stderr)
-            return 2
-        runs = value
-    overrides = [f"+sweeps={SWEEP}", f"runs_dir={runs}"]
-    # The exponents that scalar_spectral_adam needs are measured on the first AdamW run.
-    source = Path(runs) / identify(load([*overrides, "optimizer=adamw", "seed=0"])).id
-    exponents = source / "exponents.parquet"
-    steps: list[tuple[str, list[str]]] = [
-        ("bench.train", ["-m", *overrides, "optimizer=adamw", "seed=0"]),
-        ("analysis.curvature", [f"run={source}"]),
-        ("bench.train", ["-m", *overrides, f"exponents={exponents}"]),
-        ("analysis.tables", [f"source={runs}", f"sweep={SWEEP}"]),
+def main(arguments: list[str]) -> None:
+    """Run the demo with ``arguments`` for every run.
+
+    Raises:
+        RunsFailedError: a step failed; its own output says why.
+    """
+    overrides = [f"+sweeps={SWEEP}", *arguments]
+    config = load([*overrides, *SOURCE])
+    folder = Path(config.runs_dir) / identify(config).id
+    exponents = folder / "exponents.parquet"
+    steps = [
+        ["bench.train", "-m", *overrides, *SOURCE],
+        ["analysis.curvature", f"run={folder}"],
+        ["bench.train", "-m", *overrides, f"exponents={exponents}"],
+        ["analysis.tables", f"source={config.runs_dir}", f"sweep={SWEEP}"],
     ]
-    for module, options in steps:
-        print(f"\n$ python -m {module} {' '.join(options)}", flush=True)
-        status = subprocess.run([sys.executable, "-m", module, *options], check=False).returncode
+    python = os.path.relpath(sys.executable)
+    for step in steps:
+        print(f"\n$ {python} -m {' '.join(step)}", flush=True)
+        status = subprocess.run([sys.executable, "-m", *step], check=False).returncode
         if status != 0:
-            return status
+            raise RunsFailedError(f"the demo stopped: {step[0]} ended with status {status}")
+    _print_next(config.runs_dir, folder, Path(python))
+
+
+def _print_next(runs: str, folder: Path, python: Path) -> None:
+    wandb = python.parent / "wandb"
     print(
-        f"\nWhere to look next:\n"
-        f"  wandb leet {runs}/wandb            the runs' curves, in the terminal (offline)\n"
-        f"  wandb sync {runs}/wandb/offline-*  the same on wandb.ai, if you have an account\n"
-        f"  {source}/\n"
-        f"    one run: config.json history.jsonl summary.json curvature.parquet\n"
-        f"  python -m bench.train --help       every option; README.md: how to add an optimizer",
+        f"""
+Where to look next
+  {folder}/
+      one run: config.json  history.jsonl  summary.json  curvature.parquet  exponents.parquet
+  {wandb} leet {runs}/wandb
+      its curves in this terminal, from the offline W&B files
+  {wandb} sync {runs}/wandb/offline-run-*
+      the same on W&B, if you have an account
+  {python} -m bench.train --help
+      every option; README.md says how to add an optimizer in six lines""",
         flush=True,
     )
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    cli.guarded(lambda: main(sys.argv[1:]))

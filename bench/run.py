@@ -82,6 +82,8 @@ class RunFolder:
                 f"{self.path}: process {pid} is working on this run; wait for it or end it"
             ) from error
         self._lock = lock
+        for torn in self.path.glob(".*.tmp"):  # a kill in the middle of a write leaves these
+            torn.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let other processes have the run."""
