@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from analysis.objective import Batch, Loss, Objective, Precision
+from analysis.objective import Batch, Loss, Objective, Settings
+
+# A singular value this much below the largest is rounding: a softmax head, whose gradient columns
+# sum to zero, has one such value, and it would decide gamma if it counted.
+RELATIVE_FLOOR = 1e-10
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Directions:
     Direction k is the unit matrix ``left[:, k] right[:, k]^T``.
 
     Attributes:
-        sigma: singular values, descending, [k] float64.
+        sigma: singular values, descending, [k] float64; exactly 0 beyond the gradient's numerical
+            rank (below 1e-10 of the largest), where the direction is arbitrary.
         left: left singular vectors u_k as columns, [m, k] float64.
         right: right singular vectors v_k as columns, [n, k] float64.
     """
@@ -43,17 +48,19 @@ def gradient_directions(
     layers: Iterable[str],
     k: int = 20,
     *,
-    precision: Precision | None = None,
+    settings: Settings | None = None,
 ) -> dict[str, Directions]:
     """Return the top-k directions of each layer's gradient of the mean loss (Calvo 2026).
 
-    ``k`` is at most min(m, n) of the layer; the other arguments are those of
-    `analysis.objective.Objective`.
+    The gradient is computed in float64 whatever ``settings.dtype`` is: it costs one pass, and small
+    singular values stay apart from rounding. ``k`` is at most min(m, n) of the layer; the other
+    arguments are those of `analysis.objective.Objective`.
 
     Raises:
         ValueError: k < 1, or what `Objective` refuses.
     """
-    gradients = layer_gradients(model, loss, batch, layers, precision)
+    exact = replace(settings or Settings(), dtype=torch.float64)
+    gradients = layer_gradients(model, loss, batch, layers, exact)
     return {layer: top_directions(gradient, k) for layer, gradient in gradients.items()}
 
 
@@ -62,14 +69,17 @@ def layer_gradients(
     loss: Loss,
     batch: Batch,
     layers: Iterable[str],
-    precision: Precision | None = None,
+    settings: Settings | None = None,
 ) -> dict[str, Tensor]:
     """Return G = dL/dW of each layer as its matrix, [m, n] float64 on the network's device.
 
     A Linear weight is taken as stored, (out, in); a ConvNd weight as (out, in*kh*kw). Microbatches
     are summed in float64. A layer that the loss does not see has a zero gradient.
+
+    Raises:
+        ValueError: a gradient that is not finite, or what `Objective` refuses.
     """
-    objective = Objective(model, loss, batch, layers, precision)
+    objective = Objective(model, loss, batch, layers, settings)
     weights = objective.weights
     totals = {n: torch.zeros_like(w, dtype=torch.float64).flatten(1) for n, w in weights.items()}
     for index in range(objective.microbatches):
@@ -77,6 +87,9 @@ def layer_gradients(
             shares = torch.autograd.grad(share, list(weights.values()), materialize_grads=True)
         for layer, gradient in zip(weights, shares, strict=True):
             totals[layer] += gradient.flatten(1)
+    for layer, total in totals.items():
+        if not bool(torch.isfinite(total).all()):
+            raise ValueError(f"layer '{layer}': the gradient is not finite on this batch")
     return totals
 
 
@@ -84,17 +97,17 @@ def top_directions(gradient: Tensor, k: int) -> Directions:
     """Return the top singular triplets of a matrix [m, n], at most min(m, n) of them.
 
     Signs are fixed (the largest entry of each u_k is positive), so that the same gradient gives
-    the same directions on every machine, up to rounding.
+    the same directions on every machine, up to rounding. Values below `RELATIVE_FLOOR` of the
+    largest become 0.
 
     Raises:
-        ValueError: k < 1, or the gradient is not finite.
+        ValueError: k < 1.
     """
     if k < 1:
         raise ValueError(f"the number of directions must be at least 1, got {k}")
-    if not bool(torch.isfinite(gradient).all()):
-        raise ValueError("the gradient is not finite: the loss has no curvature to measure here")
     u, sigma, vh = torch.linalg.svd(gradient.double(), full_matrices=False)
     left, right = u[:, :k], vh[:k].T
     peak = left.gather(0, left.abs().argmax(dim=0, keepdim=True))
     sign = torch.where(peak < 0, -1.0, 1.0).to(left)
-    return Directions(sigma[:k].clone(), left * sign, right * sign)
+    resolved = sigma[:k] > RELATIVE_FLOOR * sigma[0]
+    return Directions(torch.where(resolved, sigma[:k], 0.0), left * sign, right * sign)

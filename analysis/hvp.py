@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.directions import Directions
-from analysis.objective import Batch, Loss, Objective, Precision
+from analysis.objective import Batch, Loss, Objective, Settings
 
 
 def curvature(
@@ -23,7 +23,7 @@ def curvature(
     layers: Iterable[str],
     directions: Mapping[str, Directions],
     *,
-    precision: Precision | None = None,
+    settings: Settings | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Return h[layer][k] along each layer's directions, [k] float64 on the CPU.
@@ -39,7 +39,7 @@ def curvature(
         ValueError: a layer without directions, directions of another shape than the layer's
             matrix, or what `Objective` refuses.
     """
-    objective = Objective(model, loss, batch, layers, precision)
+    objective = Objective(model, loss, batch, layers, settings)
     for layer, weight in objective.weights.items():
         _check(layer, weight, directions)
     totals = {

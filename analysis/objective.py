@@ -25,7 +25,7 @@ _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 @dataclass(frozen=True)
-class Precision:
+class Settings:
     """How a measurement computes.
 
     Attributes:
@@ -34,6 +34,7 @@ class Precision:
             derivatives do not depend on it, but for rounding.
         mode: "eval" (BatchNorm uses running statistics, no dropout) or "train" (BatchNorm uses
             the batch's own; dropout masks are fixed, the same for the gradient and the Hessian).
+        device: where to compute; None means where the network is.
 
     Raises:
         ValueError: another dtype or mode, or a microbatch below 1.
@@ -42,6 +43,7 @@ class Precision:
     dtype: torch.dtype = torch.float32
     microbatch: int | None = None
     mode: Mode = "eval"
+    device: torch.device | str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in (torch.float32, torch.float64):
@@ -60,7 +62,7 @@ class Objective:
         loss: (outputs, labels) -> mean over the samples, such as F.cross_entropy, each sample
             weighing the same.
         batch: (inputs, labels), the sample index first, on any device. Floating inputs are
-            converted to the dtype of ``precision``; integer inputs (tokens) stay.
+            converted to the dtype of ``settings``; integer inputs (tokens) stay.
         layers: module names; the weight of layer ``name`` is the parameter ``name.weight``.
 
     Raises:
@@ -74,14 +76,14 @@ class Objective:
         loss: Loss,
         batch: Batch,
         layers: Iterable[str],
-        precision: Precision | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        self.precision = precision or Precision()
+        self.settings = settings or Settings()
         self._inputs, self._labels = batch
         self._loss = loss
         self._check_batch(model)
-        self._model = copy.deepcopy(model).to(self.precision.dtype).requires_grad_(True)
-        self._model.train(self.precision.mode == "train")
+        self._model = copy.deepcopy(model).to(self.settings.device, self.settings.dtype)
+        self._model.requires_grad_(True).train(self.settings.mode == "train")
         self.weights: dict[str, nn.Parameter] = {n: _weight(self._model, n) for n in layers}
 
     @property
@@ -97,7 +99,7 @@ class Objective:
     @property
     def microbatch(self) -> int:
         """How many samples one pass takes."""
-        return self.precision.microbatch or self.size
+        return self.settings.microbatch or self.size
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +116,7 @@ class Objective:
         inputs = self._inputs[start : start + self.microbatch].to(self.device)
         labels = self._labels[start : start + self.microbatch].to(self.device)
         if inputs.is_floating_point():
-            inputs = inputs.to(self.precision.dtype)
+            inputs = inputs.to(self.settings.dtype)
         with exact_arithmetic(self.device, seed=_DROPOUT_SEED + start):
             mean = self._loss(self._model(inputs), labels)
             if mean.ndim != 0:
@@ -128,7 +130,7 @@ class Objective:
                 f"got {self.size} inputs and {len(self._labels)} labels"
             )
         normalised = any(isinstance(module, _BATCH_NORMS) for module in model.modules())
-        if self.precision.mode == "train" and normalised and self.microbatches > 1:
+        if self.settings.mode == "train" and normalised and self.microbatches > 1:
             raise ValueError(
                 "mode='train' with BatchNorm needs the whole batch in one pass "
                 f"(microbatch >= {self.size}), for its statistics are those of the pass"
@@ -155,7 +157,9 @@ def exact_arithmetic(device: torch.device, seed: int) -> Iterator[None]:
         backends.mkldnn.matmul,
         backends.mkldnn.conv,
     )
-    switches = [(module, "fp32_precision", "ieee") for module in products]
+    switches: list[tuple[Any, str, object]] = [
+        (module, "fp32_precision", "ieee") for module in products
+    ]
     switches += [(backends.cudnn, "deterministic", True), (backends.cudnn, "benchmark", False)]
     with ExitStack() as stack:
         for module, name, value in switches:

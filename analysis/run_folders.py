@@ -39,7 +39,7 @@ def history(root: Path, run_id: str) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            if number == len(lines) and not line.endswith(b"\n"):
+            if not line.endswith(b"\n"):
                 break  # the torn tail of a killed run
             raise ValueError(f"{path}, line {number}: not whole JSON") from error
     return rows

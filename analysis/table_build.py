@@ -120,7 +120,7 @@ def _cell(runs: Sequence[Run], metric: str, expected: int) -> Cell:
     if seeds and (repeated := seeds.most_common(1)[0])[1] > 1:
         ids = " and ".join(str(run["id"]) for run in runs if run["seed"] == repeated[0])
         raise ValueError(f"{ids} have the same config and seed; remove one of them")
-    used = [run for run in runs if _usable(run, metric)]
+    used = sorted((run for run in runs if _usable(run, metric)), key=lambda run: run["seed"])
     numbers = [float(run[metric]) for run in used]
     seconds = [float(run[_SECONDS]) for run in used if _is_finite(run.get(_SECONDS))]
     return Cell(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -61,7 +62,7 @@ def _has_best(table: Table) -> bool:
 
 def _text(table: Table, terminal: bool) -> str:
     """Return the table drawn by rich, as wide as its content."""
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     drawn.add_column(escape(table.corner), no_wrap=True)
     for name in table.columns:
         drawn.add_column(escape(name), no_wrap=True, justify="right")
@@ -73,17 +74,11 @@ def _text(table: Table, terminal: bool) -> str:
             shown += [f"[bold]* {value}[/bold]" if cell.best else value, _seconds(cell)]
         drawn.add_row(*shown)
     stream = io.StringIO()
-    console = Console(
-        file=stream,
-        width=100_000,
-        force_terminal=terminal,
-        color_system="standard" if terminal else None,
-        highlight=False,
-        legacy_windows=False,
-        _environ={},
-    )
+    # Every choice that rich would take from the environment is made here.
+    colors: Literal["standard"] | None = "standard" if terminal else None
+    console = Console(file=stream, width=100_000, color_system=colors, highlight=False)
     console.print(drawn)
-    lines = [line.rstrip() for line in stream.getvalue().strip("\n").splitlines()]
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     best = [f"* {_BEST}"] if _has_best(table) else []
     return "\n".join([*lines, "", *best, *table.notes]) + "\n"
 

@@ -90,14 +90,13 @@ def _details(runs: Sequence[Run], cols: Sequence[str], short: bool) -> dict[str,
     for run in runs:
         variants.setdefault(str(run["variant"]), run)
         columns[values(run, cols)].add(str(run["variant"]))
-    crowded = [[variants[v] for v in sorted(members)] for members in columns.values()]
-    crowded = [members for members in crowded if len(members) > 1]
-    telling = _telling(runs, crowded) if crowded else []
+    crowds = [[variants[v] for v in sorted(members)] for members in columns.values()]
+    telling = _telling(runs, crowds)
     details: dict[str, Key] = {
         variant: tuple((_name(key, short), run[key]) for key in telling)
         for variant, run in variants.items()
     }
-    for members in crowded:  # what the configs do not show (a file's content) still differs
+    for members in crowds:  # what the configs do not show (a file's content) still differs
         alike: dict[Key, list[str]] = defaultdict(list)
         for run in members:
             alike[values(run, telling)].append(str(run["variant"]))
@@ -107,7 +106,7 @@ def _details(runs: Sequence[Run], cols: Sequence[str], short: bool) -> dict[str,
     return details
 
 
-def _telling(runs: Sequence[Run], crowded: Sequence[Sequence[Run]]) -> list[str]:
+def _telling(runs: Sequence[Run], crowds: Sequence[Sequence[Run]]) -> list[str]:
     """Return the columns in which variants of one table column differ, group names first.
 
     Keys inside a group count only among runs with the same choice for that group: against
@@ -115,15 +114,13 @@ def _telling(runs: Sequence[Run], crowded: Sequence[Sequence[Run]]) -> list[str]
     """
     names = [name for name in GROUPS if _steady(name, runs)]
     telling = [
-        name
-        for name in names
-        if any(len({run[name] for run in members}) > 1 for members in crowded)
+        name for name in names if any(len({run[name] for run in members}) > 1 for members in crowds)
     ]
     for key in sorted(key for key in runs[0] if key.startswith("config.")):
         group = key.split(".")[1]
         if not _scientific(key) or not _steady(key, runs):
             continue
-        for members in crowded:
+        for members in crowds:
             found: dict[Any, set[Any]] = defaultdict(set)
             for run in members:
                 found[run.get(group) if group in telling else None].add(run[key])

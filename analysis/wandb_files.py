@@ -53,13 +53,12 @@ class WandbRun:
 
 def find_files(folder: Path) -> list[Path]:
     """Return the offline logs under ``folder``, sorted; links (``latest-run``) are not followed."""
-    found = [
+    return sorted(
         Path(base, name)
         for base, _, names in os.walk(folder)
         for name in names
         if name.startswith("run-") and name.endswith(".wandb")
-    ]
-    return sorted(path for path in found if not path.is_symlink())
+    )
 
 
 def run_id(path: Path) -> str:
@@ -139,9 +138,7 @@ def _bodies(data: bytes, path: Path) -> Iterator[bytes]:
         body = data[position + _CHUNK.size : end]
         if kind == 0 and not any(data[position:]):
             return  # a crashed machine can leave zeros for data that it never wrote
-        if end > len(data) and length <= left - _CHUNK.size:
-            return
-        if zlib.crc32(body, zlib.crc32(bytes([kind]))) != checksum:
+        if end > len(data) or zlib.crc32(body, zlib.crc32(bytes([kind]))) != checksum:
             if end >= len(data) and length <= left - _CHUNK.size:
                 return
             raise WandbFileError(f"{path}: damaged at byte {position} (wrong checksum)")

@@ -29,6 +29,13 @@ _T = TypeVar("_T")
 # Keys that Hydra's instantiate reads itself, and `params`, which build_optimizer reads.
 _RESERVED = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_", "params"})
 _OURS = ("bench", "optimizers", "analysis")
+# What the bench gives a component itself: in a config it would be passed over in silence.
+_GIVEN = {
+    "model": ("in_channels", "num_classes", "image_size"),
+    "dataset": ("root", "seed"),
+    "schedule": ("total_steps",),
+    "tracker": ("info",),
+}
 _GROUPS = ("model", "dataset", "optimizer", "schedule", "tracker")
 
 
@@ -55,6 +62,8 @@ def _checked(component: Mapping[str, Any], where: str) -> dict[str, Any]:
             out[key] = _checked(value, f"{where}.{key}")
         elif key in _RESERVED:
             out[key] = value
+        elif key in _GIVEN.get(where, ()):
+            raise UserError(f"{where}.{key}: the bench sets this itself; leave it out")
         elif key not in parameters and not open_ended:
             names = [name for name, p in parameters.items() if p.default is not p.empty]
             raise UserError(
@@ -65,8 +74,9 @@ def _checked(component: Mapping[str, Any], where: str) -> dict[str, Any]:
             out[key] = _coerced(value, hints.get(key), f"{where}.{key}")
     if str(component["_target_"]).split(".")[0] in _OURS:  # a changed default is another experiment
         for name, parameter in parameters.items():
-            if name not in out and _is_plain(parameter.default):
-                out[name] = parameter.default
+            default = parameter.default
+            if name not in out and _is_plain(default):
+                out[name] = list(default) if isinstance(default, tuple) else default
     return out
 
 
@@ -109,6 +119,8 @@ def _coerced(value: Any, hint: Any, where: str) -> Any:
     except ValidationError as error:
         expected = error.errors()[0]["msg"].lower()
         raise UserError(f"{where}: {expected}, not {value!r}") from error
+    if isinstance(value, bool) and not isinstance(coerced, bool):
+        raise UserError(f"{where}: a number or a text is expected, not {str(value).lower()}")
     return list(coerced) if isinstance(coerced, tuple) else coerced
 
 
@@ -138,6 +150,9 @@ def attempt(where: str, build: Callable[[], _T]) -> _T:
         return build()
     except InstantiationException as error:
         cause = error.__cause__ or error
-        raise UserError(f"{where}: {str(cause).strip().splitlines()[0]}") from error
+        reason = (str(cause).strip().splitlines() or [""])[0]
+        if not isinstance(cause, ValueError | TypeError | OSError):  # a bare KeyError says little
+            reason = f"{type(cause).__name__}: {reason}"
+        raise UserError(f"{where}: {reason}") from error
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise UserError(f"{where}: {str(error).strip().splitlines()[0]}") from error

@@ -6,6 +6,7 @@ Hydra composes; pydantic checks types and ranges; ``bench.components`` checks wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
@@ -26,7 +27,8 @@ Component = Annotated[dict[str, Any], Field(description="a mapping with a _targe
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    # Strict, or `seed=true` would be seed 1.
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class TrainerConfig(_Strict):
@@ -100,33 +102,49 @@ def resolve(composed: DictConfig, choices: Mapping[str, str]) -> RunConfig:
         raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
     values = {str(key): value for key, value in plain.items()}
+    if "names" in values:  # ours to fill in
+        raise UserError(f"names: unknown key; {suggestion('names', _top_level())}")
+    _refuse_non_finite(values, "")
     values["names"] = {group: str(choices.get(group)) for group in GROUPS}
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError(_first_problem(error, values)) from error
+        raise UserError(_first_problem(error)) from error
     return components.check(config)
 
 
-def _first_problem(error: ValidationError, values: dict[str, Any]) -> str:
+def _top_level() -> list[str]:
+    return [key for key in RunConfig.model_fields if key != "names"]
+
+
+def _refuse_non_finite(value: Any, where: str) -> None:
+    """Raise UserError for nan and inf, wherever they are; JSON, hence the run's id, has neither."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: {value} is not a finite number; give one")
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    for key, item in value.items() if isinstance(value, dict) else ():
+        _refuse_non_finite(item, f"{where}.{key}" if where else str(key))
+
+
+def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    location = [
-        str(part) for part in problem["loc"] if not str(part).startswith(("literal", "bool"))
-    ]
+    location = [str(part) for part in problem["loc"]]
+    if location[0] == "trainer":  # what follows the key is a branch of a union
+        location = location[:2]
     where = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        inside = values.get(location[0]) if len(location) > 1 else values
-        known = TrainerConfig if len(location) > 1 and isinstance(inside, dict) else RunConfig
-        return f"{where}: unknown key; {suggestion(location[-1], known.model_fields)}"
+        known = list(TrainerConfig.model_fields) if len(location) > 1 else _top_level()
+        return f"{where}: unknown key; {suggestion(location[-1], known)}"
     if problem["type"] == "missing":
         return f"{where}: missing; give it a value"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if problem["type"] == "value_error":
         return f"{where}: {message}"
-    if problem["type"] == "literal_error":
-        field = TrainerConfig.model_fields.get(location[-1])
-        choices = [str(c) for c in _literals(field.annotation if field else None)]
+    field = TrainerConfig.model_fields.get(location[-1])
+    choices = [str(choice).lower() for choice in _literals(field.annotation if field else None)]
+    if choices:
         given = problem["input"]
         return f"{where}: {given!r} is not valid; {suggestion(str(given), choices)}"
     return f"{where}: {message}, not {problem['input']!r}"

@@ -39,9 +39,13 @@ def collect(optimizer_target: str, device: torch.device, precision: str) -> dict
 
 
 def git_state(root: Path) -> dict[str, Any]:
-    """Return commit, dirty flag and hash of uncommitted changes; Nones outside a checkout."""
+    """Return commit, dirty flag and hash of uncommitted changes; Nones where ``root`` has no git.
+
+    A folder somewhere inside a checkout, such as a virtual environment, is none itself.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
     commit = _git(root, "rev-parse", "HEAD")
-    if commit is None:
+    if top is None or commit is None or Path(top.strip()).resolve() != root.resolve():
         return {"commit": None, "dirty": None, "diff": None}
     changes = (_git(root, "status", "--porcelain") or "") + (_git(root, "diff", "HEAD") or "")
     diff = hashlib.sha256(changes.encode()).hexdigest()[:16] if changes else None
@@ -51,7 +55,11 @@ def git_state(root: Path) -> dict[str, Any]:
 def _git(root: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",  # a diff may hold text of any encoding
+            check=False,
         )
     except OSError:  # no git on this machine
         return None

@@ -149,6 +149,8 @@ class RunFolder:
                 continue
             try:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
+                if not isinstance(loaded, dict):
+                    raise TypeError(f"it holds a {type(loaded).__name__}")
             except Exception as error:  # a torn file fails in many ways; all mean "use another"
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 warnings.warn(
@@ -156,6 +158,5 @@ class RunFolder:
                     stacklevel=2,
                 )
                 continue
-            assert isinstance(loaded, dict)
             return loaded
         return None

@@ -68,22 +68,24 @@ class MatrixOptimizer(Optimizer, ABC):
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         defaults["adamw_betas"] = checks.numbers("adamw_betas", defaults["adamw_betas"], 2)
+        self.check_hyperparameters(defaults)
         super().__init__(params, defaults)
 
     @abstractmethod
     def step_matrices(self, group: dict[str, Any]) -> None:
         """Step the matrices of one group; gradients are off."""
 
-    def check_group(self, group: dict[str, Any]) -> None:
-        """Refuse impossible hyperparameters of a complete group, and add what is derived."""
-        checks.not_negative("lr", group["lr"])
-        checks.fraction("momentum", group["momentum"])
-        checks.not_negative("weight_decay", group["weight_decay"])
-        checks.not_negative("adamw_lr", group["adamw_lr"])
-        for i, beta in enumerate(checks.numbers("adamw_betas", group["adamw_betas"], 2)):
+    def check_hyperparameters(self, values: dict[str, Any]) -> None:
+        """Refuse impossible hyperparameters, of the defaults or of a complete group."""
+        for name in ("lr", "weight_decay", "adamw_lr", "adamw_weight_decay"):
+            checks.not_negative(name, values[name])
+        checks.fraction("momentum", values["momentum"])
+        for i, beta in enumerate(checks.numbers("adamw_betas", values["adamw_betas"], 2)):
             checks.fraction(f"adamw_betas[{i}]", beta)
-        checks.positive("adamw_eps", group["adamw_eps"])
-        checks.not_negative("adamw_weight_decay", group["adamw_weight_decay"])
+        checks.positive("adamw_eps", values["adamw_eps"])
+
+    def complete_group(self, group: dict[str, Any]) -> None:
+        """Refuse parameters that the group's algorithm cannot step; may add derived values."""
         for param in group["params"]:
             if group["algorithm"] == "matrix" and param.ndim < 2:
                 shape = tuple(param.shape)
@@ -119,8 +121,9 @@ class MatrixOptimizer(Optimizer, ABC):
                 group.setdefault(key, group.get(adamw_key, self.defaults[adamw_key]))
         super().add_param_group(group)
         try:
-            self.check_group(self.param_groups[-1])
-        except ValueError:
+            self.check_hyperparameters(self.param_groups[-1])
+            self.complete_group(self.param_groups[-1])
+        except Exception:
             self.param_groups.pop()
             raise
 

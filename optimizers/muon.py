@@ -62,12 +62,12 @@ class Muon(MatrixOptimizer):
         }
         super().__init__(params, defaults)
 
-    def check_group(self, group: dict[str, Any]) -> None:
-        """Refuse impossible hyperparameters of a group."""
-        super().check_group(group)
-        checks.whole("ns_steps", group["ns_steps"])
-        checks.numbers("ns_coefficients", group["ns_coefficients"], 3)
-        checks.choice("scale", group["scale"], SHAPE_SCALES)
+    def check_hyperparameters(self, values: dict[str, Any]) -> None:
+        """Refuse impossible hyperparameters."""
+        super().check_hyperparameters(values)
+        checks.whole("ns_steps", values["ns_steps"])
+        checks.numbers("ns_coefficients", values["ns_coefficients"], 3)
+        checks.choice("scale", values["scale"], SHAPE_SCALES)
 
     def step_matrices(self, group: dict[str, Any]) -> None:
         """The update rule, in the order of the class docstring."""

@@ -97,15 +97,19 @@ class SpectralNewton(MatrixOptimizer):
         }
         super().__init__(params, defaults)
 
-    def check_group(self, group: dict[str, Any]) -> None:
-        """Refuse impossible hyperparameters of a group; settle the alpha of each matrix."""
-        super().check_group(group)
-        checks.positive("damping", group["damping"])
-        checks.choice("normalize", group["normalize"], NORMALIZATIONS)
-        checks.choice("scale", group["scale"], SCALES)
-        checks.choice("method", group["method"], METHODS)
-        checks.positive("fallback_alpha", group["fallback_alpha"])
-        check_alpha(group["alpha"], group["exponents"])
+    def check_hyperparameters(self, values: dict[str, Any]) -> None:
+        """Refuse impossible hyperparameters."""
+        super().check_hyperparameters(values)
+        check_alpha(values["alpha"], values["exponents"])
+        checks.positive("fallback_alpha", values["fallback_alpha"])
+        checks.positive("damping", values["damping"])
+        checks.choice("normalize", values["normalize"], NORMALIZATIONS)
+        checks.choice("scale", values["scale"], SCALES)
+        checks.choice("method", values["method"], METHODS)
+
+    def complete_group(self, group: dict[str, Any]) -> None:
+        """Settle the alpha of each matrix of a group."""
+        super().complete_group(group)
         if group["algorithm"] == "matrix":
             # Parallel to the parameters, so that a checkpoint keeps the alphas it ran with.
             group["alphas"] = layer_alphas(group)

@@ -6,7 +6,7 @@ A run only reads; ``prepare`` downloads, on request (``python -m bench.prepare``
 from __future__ import annotations
 
 import dataclasses
-import pickle
+import shlex
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -106,9 +106,11 @@ def prepare(root: Path, kind: Kind, **_options: object) -> str:
         root.mkdir(parents=True, exist_ok=True)
         _dataset_class(kind)(root, train=True, download=True)
     except _READ_ERRORS as error:
-        by_hand = source.archives.replace("{root}", str(root))
+        archives = source.archives.replace("{root}", str(root))
+        unpacked = where.is_dir() and any(path.suffix != ".gz" for path in where.iterdir())
+        clear = f"delete the unpacked files in {where}, " if unpacked else ""
         raise MissingDataError(
-            f"{kind}: cannot download ({_brief(error)}); by hand: put {by_hand} and "
+            f"{kind}: cannot download ({_brief(error)}); by hand: {clear}put {archives} and "
             "run this command again"
         ) from error
     train, test = _read(root, kind, train=True), _read(root, kind, train=False)
@@ -130,7 +132,7 @@ def _dataset_class(kind: str) -> Any:
 
 def _read(root: Path, kind: str, train: bool) -> Split:
     where = root / _SOURCES[kind].folder
-    command = f"python -m bench.prepare dataset={kind} data_dir={root}"
+    command = f"python -m bench.prepare dataset={kind} data_dir={shlex.quote(str(root))}"
     if not where.is_dir() or not any(where.iterdir()):
         raise MissingDataError(f"dataset {kind} is not in {root}: get it with: {command}")
     try:
@@ -139,10 +141,10 @@ def _read(root: Path, kind: str, train: bool) -> Split:
         # Grey images come as [N, H, W], colour as [N, H, W, C].
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
         return Split(images.contiguous(), torch.as_tensor(dataset.targets).long())
-    except (*_READ_ERRORS, pickle.UnpicklingError) as error:
+    except _READ_ERRORS as error:
         raise MissingDataError(
-            f"dataset {kind} in {where} is incomplete or damaged ({_brief(error)}): delete that "
-            f"folder and get it again with: {command}"
+            f"dataset {kind} in {where} is incomplete or damaged ({_brief(error)}): get it again "
+            f"with: {command} (if that does not help, delete the folder first)"
         ) from error
 
 

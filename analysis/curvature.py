@@ -1,0 +1,190 @@
+"""Measure a trained network's gradient spectrum and exact curvature, layer by layer.
+
+    python -m analysis.curvature run=<run folder> [directions=20] [batch=2048] ...
+
+writes ``curvature.parquet`` (one row a direction) and ``exponents.parquet`` (one row a layer) in
+the run folder. `analysis.measurement.measure` does the same for any network and batch.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import torch
+from pydantic import Field, field_validator
+from rich.console import Console
+from rich.progress import Progress
+
+from analysis import cli, storage
+from analysis.exponent_view import LEGEND, render
+from analysis.find_run import find_run, require_done
+from analysis.measurement import Measurement, measure
+from analysis.objective import Mode, Settings
+
+if TYPE_CHECKING:
+    from bench.experiment import Restored
+
+__all__ = ["Measurement", "main", "measure"]
+
+PROG = "python -m analysis.curvature"
+FORMAT = 1  # of the two files; files of another number are measured again
+DESCRIPTION = """
+Measure a trained network's gradient spectrum and exact curvature, layer by layer.
+
+Writes curvature.parquet (one row a direction: sigma, h) and exponents.parquet (one row a layer:
+alpha, gamma, s with their errors) in the run folder, and prints the exponents. Files that were
+measured with the same options are shown as they are.
+"""
+EXAMPLES = (
+    "run=runs/digits-convnet-adamw-s0-1a2b3c4d",
+    "run='runs/*adamw-s0*' directions=100 dtype=float64",
+    "run=runs/cifar10-resnet18-muon-s1-5e6f7a8b device=cuda microbatch=1024",
+)
+
+
+class CurvatureOptions(cli.Options):
+    """Options of the command."""
+
+    run: str = Field(description="Run folder, or a quoted pattern that matches exactly one.")
+    directions: int = Field(20, ge=1, description="Directions a layer (at most its smaller side).")
+    batch: int = Field(2048, ge=1, description="Training samples, unaugmented, from the first on.")
+    microbatch: int = Field(256, ge=1, description="Samples a pass: bounds memory, not accuracy.")
+    dtype: Literal["float32", "float64"] = Field(
+        "float32", description="Precision of h; sigma is always float64."
+    )
+    mode: Mode = Field("eval", description="BatchNorm and dropout as in evaluation or training.")
+    device: str = Field("cpu", description="Where to compute: cpu, cuda, cuda:1.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's.")
+    force: bool = Field(False, description="Measure again although both files are there.")
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_here(cls, device: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
+            raise ValueError("expected cpu, cuda or cuda:<number>")
+        count = torch.cuda.device_count()
+        if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
+            raise ValueError(f"not on this machine ({count} CUDA devices); use device=cpu")
+        return device
+
+    def settings(self) -> Settings:
+        """Return how to compute."""
+        return Settings(getattr(torch, self.dtype), self.microbatch, self.mode, self.device)
+
+
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    started = time.perf_counter()
+    options = cli.parse(
+        CurvatureOptions, argv, prog=PROG, description=DESCRIPTION, examples=EXAMPLES
+    )
+    folder = find_run(options.run)
+    require_done(folder)
+    restored = _restore(folder)
+    wanted = _metadata(options, restored)
+    stored = None if options.force else _stored(folder, wanted)
+    if stored is not None:
+        _show(stored)
+        print(f"{folder}: already measured with these options; force=true measures again")
+        return
+    threads = options.threads or restored.config["trainer"]["threads"]
+    if threads is not None:  # as the run did, so that the same weights give the same bits
+        torch.set_num_threads(threads)
+    found = _measure(restored, options)
+    _write(folder, found, wanted)
+    _show(found.exponents)
+    seconds = time.perf_counter() - started
+    print(f"wrote {folder}/curvature.parquet ({len(found.directions)} directions)")
+    print(f"wrote {folder}/exponents.parquet ({len(found.exponents)} layers); {seconds:.1f} s")
+
+
+def _show(table: pd.DataFrame) -> None:
+    cli.show(render(table))
+    print(textwrap.fill(LEGEND, 88))
+
+
+def _write(folder: Path, found: Measurement, metadata: dict[str, Any]) -> None:
+    """Write both files, the exponents last: where they are new, the curvature is too."""
+    try:
+        storage.write_table(found.directions, folder / "curvature.parquet", metadata)
+        storage.write_table(found.exponents, folder / "exponents.parquet", metadata)
+    except OSError as error:
+        raise cli.UserError(f"{folder}: cannot write the tables ({error})") from None
+
+
+def _restore(folder: Path) -> Restored:
+    from bench.errors import UserError  # bench only rebuilds the run; `measure` needs none of it
+    from bench.experiment import restore
+
+    try:
+        return restore(folder)
+    except UserError as error:
+        raise cli.UserError(str(error)) from None
+
+
+def _measure(restored: Restored, options: CurvatureOptions) -> Measurement:
+    inputs, labels = restored.batch(options.batch)
+    print(
+        f"measuring step {restored.step} (epoch {restored.epoch:g}) on {len(inputs)} training "
+        f"samples: {options.directions} directions a layer, {options.dtype}, {options.mode} mode"
+    )
+    try:
+        with _progress() as report:
+            return measure(
+                restored.model,
+                inputs,
+                labels,
+                options.directions,
+                settings=options.settings(),
+                step=restored.step,
+                epoch=restored.epoch,
+                progress=report,
+            )
+    except torch.OutOfMemoryError:
+        raise cli.UserError(
+            f"device={options.device} is out of memory; use a smaller microbatch "
+            f"(now microbatch={options.microbatch})"
+        ) from None
+    except ValueError as error:
+        raise cli.UserError(f"run={options.run}: {error}") from None
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal's stderr, nothing elsewhere."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("curvature", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _metadata(options: CurvatureOptions, restored: Restored) -> dict[str, Any]:
+    """Return what decides the numbers: files with the same content need no new measurement."""
+    return {
+        "format": FORMAT,
+        "run": restored.config["id"],
+        "step": restored.step,
+        **options.model_dump(
+            include={"directions", "batch", "microbatch", "dtype", "mode", "device"}
+        ),
+    }
+
+
+def _stored(folder: Path, wanted: dict[str, Any]) -> pd.DataFrame | None:
+    """Return the exponents on disk if both files come from the wanted measurement."""
+    tables = [storage.read_table(folder / f"{name}.parquet") for name in ("curvature", "exponents")]
+    if any(table is None or table[1] != wanted for table in tables):
+        return None
+    assert tables[1] is not None
+    return tables[1][0]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,195 @@
+"""The mean loss in microbatches: exact, and without a trace on what the caller owns."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from analysis.directions import gradient_directions, layer_gradients
+from analysis.hvp import curvature
+from analysis.objective import Objective, Settings, exact_arithmetic
+
+CPU = torch.device("cpu")
+
+
+def network(dropout: float = 0.0, norm: bool = True) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 8),
+        nn.BatchNorm1d(8) if norm else nn.Identity(),
+        nn.Tanh(),
+        nn.Dropout(dropout),
+        nn.Linear(8, 3),
+    )
+
+
+def data(n: int = 20) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 4, generator=generator), torch.randint(0, 3, (n,), generator=generator)
+
+
+def total(objective: Objective) -> float:
+    value = 0.0
+    for index in range(objective.microbatches):
+        with objective.loss(index) as share:
+            value += share.item()
+    return value
+
+
+@pytest.mark.parametrize("microbatch", [None, 1, 7, 20, 64])
+def test_shares_sum_to_the_mean_loss(microbatch: int | None) -> None:
+    model = network().double().eval()
+    inputs, labels = data()
+    expected = F.cross_entropy(model(inputs.double()), labels).item()
+    how = Settings(torch.float64, microbatch)
+    objective = Objective(model, F.cross_entropy, (inputs, labels), ["0", "4"], how)
+    assert total(objective) == pytest.approx(expected, rel=1e-13)
+    assert objective.size == 20
+    assert objective.microbatches == {None: 1, 1: 20, 7: 3, 20: 1, 64: 1}[microbatch]
+
+
+def measure_all(model: nn.Module, how: Settings) -> None:
+    directions = gradient_directions(model, F.cross_entropy, data(), ["0", "4"], 3, settings=how)
+    curvature(model, F.cross_entropy, data(), ["0", "4"], directions, settings=how)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_network_is_left_untouched(mode: str, dtype: torch.dtype) -> None:
+    model = network(dropout=0.5)
+    model[4].weight.requires_grad_(False)
+    model[3].eval()
+    F.cross_entropy(model(data()[0]), data()[1]).backward()
+    before = copy.deepcopy(model)
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    state, pointers = torch.get_rng_state(), [p.data_ptr() for p in model.parameters()]
+    measure_all(model, Settings(dtype, mode=mode))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [p.data_ptr() for p in model.parameters()] == pointers
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    for name, value in before.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+        assert model.state_dict()[name].dtype == value.dtype
+    for parameter, old, gradient in zip(
+        model.parameters(), before.parameters(), gradients, strict=True
+    ):
+        assert parameter.requires_grad == old.requires_grad
+        assert (parameter.grad is None) == (gradient is None)
+        assert gradient is None or torch.equal(parameter.grad, gradient)
+
+
+def test_eval_is_the_default_whatever_the_network_is_in() -> None:
+    model = network(dropout=0.5)
+    objective = Objective(model.train(), F.cross_entropy, data(), ["0"])
+    expected = F.cross_entropy(copy.deepcopy(model).eval()(data()[0]), data()[1]).item()
+    assert total(objective) == pytest.approx(expected, rel=1e-6)
+
+
+def test_train_mode_uses_the_statistics_of_the_batch() -> None:
+    model = network()
+    trained = total(Objective(model.eval(), F.cross_entropy, data(), ["0"], Settings(mode="train")))
+    expected = F.cross_entropy(copy.deepcopy(model).train()(data()[0]), data()[1]).item()
+    assert trained == pytest.approx(expected, rel=1e-6)
+    assert trained != pytest.approx(total(Objective(model, F.cross_entropy, data(), ["0"])))
+
+
+def test_dropout_masks_repeat_but_differ_by_microbatch() -> None:
+    model = network(dropout=0.5, norm=False)
+    how = Settings(microbatch=10, mode="train")
+    first, second = (
+        layer_gradients(model, F.cross_entropy, data(), ["4"], how)["4"] for _ in range(2)
+    )
+    assert torch.equal(first, second)
+    inputs, labels = (torch.cat([part[:10], part[:10]]) for part in data())
+    objective = Objective(model, F.cross_entropy, (inputs, labels), ["4"], how)
+    shares = []
+    for index in range(2):
+        with objective.loss(index) as share:
+            shares.append(share.item())
+    assert shares[0] != shares[1]
+
+
+def test_integer_inputs_stay_integers() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
+    tokens = torch.tensor([[0, 1], [4, 2]])
+    objective = Objective(
+        model, F.cross_entropy, (tokens, torch.tensor([0, 1])), ["2"], Settings(torch.float64)
+    )
+    assert total(objective) == pytest.approx(
+        F.cross_entropy(model(tokens), torch.tensor([0, 1])).item(), rel=1e-6
+    )
+
+
+def test_caller_contexts_do_not_disturb() -> None:
+    model = network().eval()
+    plain = layer_gradients(model, F.cross_entropy, data(), ["0"])["0"]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = layer_gradients(model, F.cross_entropy, data(), ["0"])["0"]
+    assert torch.equal(plain, inside)
+
+
+def test_settings_of_torch_come_back_even_after_an_error() -> None:
+    old = torch.get_float32_matmul_precision()
+
+    def state() -> tuple[object, ...]:
+        return (
+            torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cudnn.deterministic,
+            torch.backends.cudnn.benchmark,
+            torch.is_grad_enabled(),
+            torch.backends.cuda.flash_sdp_enabled(),
+        )
+
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+        before = state()
+        with pytest.raises(ZeroDivisionError), exact_arithmetic(CPU, seed=0):
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+            assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+            assert torch.backends.cudnn.deterministic
+            assert not torch.backends.cudnn.benchmark
+            assert not torch.backends.cuda.flash_sdp_enabled()
+            raise ZeroDivisionError
+        assert state() == before
+    finally:
+        torch.set_float32_matmul_precision(old)
+        torch.backends.cudnn.benchmark = False
+
+
+REFUSED: list[tuple[Callable[[], object], str]] = [
+    (lambda: Settings(torch.bfloat16), "dtype must be torch.float32 or torch.float64"),
+    (lambda: Settings(microbatch=0), "microbatch must be at least 1, got 0"),
+    (lambda: Settings(mode="training"), "mode must be 'eval' or 'train', got 'training'"),
+    (
+        lambda: Objective(network(), F.cross_entropy, (data()[0], data(3)[1]), ["0"]),
+        "got 20 inputs and 3 labels",
+    ),
+    (lambda: Objective(network(), F.cross_entropy, data(0), ["0"]), "got 0 inputs and 0 labels"),
+    (lambda: Objective(network(), F.cross_entropy, data(), ["2"]), "layer '2' has no parameter"),
+    (lambda: Objective(network(), F.cross_entropy, data(), ["x"]), "layer 'x' has no parameter"),
+    (
+        lambda: Objective(
+            network(), F.cross_entropy, data(), ["0"], Settings(microbatch=5, mode="train")
+        ),
+        r"BatchNorm needs the whole batch in one pass \(microbatch >= 20\)",
+    ),
+    (
+        lambda: total(
+            Objective(
+                network(), lambda a, b: F.cross_entropy(a, b, reduction="none"), data(), ["0"]
+            )
+        ),
+        r"loss must return a scalar mean, got shape \(20,\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED)
+def test_bad_requests_are_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

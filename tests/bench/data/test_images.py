@@ -1,0 +1,275 @@
+"""Batches: order, augmentation, normalisation and resuming in the middle of an epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.data.images import Augment, ImageData, Split
+from bench.seeding import generator
+
+
+def make_split(count: int, channels: int = 3, size: int = 6, first: int = 0) -> Split:
+    """Random images whose label is also written into the first pixel's value, mod 251."""
+    stream = torch.Generator().manual_seed(count + channels + first)
+    shape = (count, channels, size, size)
+    images = torch.randint(0, 256, shape, generator=stream).to(torch.uint8)
+    labels = torch.arange(first, first + count)
+    images[:, :, 0, 0] = (labels % 251).to(torch.uint8)[:, None]
+    return Split(images, labels)
+
+
+def make_data(augment: Augment | None = None, count: int = 37, channels: int = 3) -> ImageData:
+    return ImageData(
+        name="toy",
+        num_classes=1000,
+        train=make_split(count, channels),
+        val=make_split(11, channels, first=500),
+        test=make_split(7, channels, first=600),
+        mean=(0.25, 0.5, 0.125)[:channels],
+        std=(0.5, 0.25, 2.0)[:channels],
+        augment=augment or Augment(),
+    )
+
+
+def epoch(data: ImageData, seed: int, number: int, batch: int = 5, start: int = 0) -> list:
+    return list(data.train_batches(seed, number, batch, start))
+
+
+def same(first: list, second: list) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a, c) and torch.equal(b, d)
+        for (a, b), (c, d) in zip(first, second, strict=True)
+    )
+
+
+def raw(data: ImageData, inputs: torch.Tensor) -> torch.Tensor:
+    """Undo the normalisation, back to uint8."""
+    mean = torch.tensor(data.mean).reshape(1, -1, 1, 1)
+    std = torch.tensor(data.std).reshape(1, -1, 1, 1)
+    return ((inputs * std + mean) * 255).round().to(torch.uint8)
+
+
+FULL = Augment(pad=2, flip=True)
+
+
+def test_shapes_and_sizes() -> None:
+    data = make_data()
+    assert (data.in_channels, data.image_size) == (3, 6)
+    assert make_data(channels=1).in_channels == 1
+    assert data.steps_per_epoch(5) == 7  # 37 images: two are dropped
+    assert data.steps_per_epoch(37) == 1
+    inputs, labels = next(data.train_batches(0, 0, 5))
+    assert inputs.shape == (5, 3, 6, 6) and inputs.dtype == torch.float32
+    assert labels.shape == (5,) and labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 38])
+def test_impossible_batch_size_names_dataset_size_and_remedy(batch_size: int) -> None:
+    data = make_data()
+    with pytest.raises(ValueError, match=r"toy.*37 images.*from 1 to 37") as caught:
+        data.check_batch_size(batch_size)
+    assert str(batch_size) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="from 1 to 37"):
+        data.steps_per_epoch(batch_size)
+    with pytest.raises(ValueError, match="from 1 to 37"):
+        data.train_batches(0, 0, batch_size)  # at once, not at the first batch
+
+
+def test_an_epoch_sees_each_sample_at_most_once_with_its_label() -> None:
+    data = make_data()
+    batches = epoch(data, 0, 0)
+    labels = torch.cat([label for _, label in batches])
+    assert len(labels) == 35 and len(labels.unique()) == 35
+    for inputs, label in batches:
+        assert torch.equal(raw(data, inputs), data.train.images[label])
+
+
+def test_order_is_that_of_the_seeded_permutation() -> None:
+    expected = torch.randperm(37, generator=generator(3, "order", 2))[:35]
+    labels = torch.cat([label for _, label in epoch(make_data(), 3, 2)])
+    assert torch.equal(labels, expected)
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    def labels(data: ImageData, seed: int, number: int) -> list[int]:
+        return torch.cat([y for _, y in epoch(data, seed, number)]).tolist()
+
+    data = make_data()
+    assert labels(data, 0, 0) == labels(make_data(), 0, 0)
+    assert labels(data, 0, 0) == labels(make_data(FULL), 0, 0)
+    assert labels(data, 0, 0) != labels(data, 1, 0)
+    assert labels(data, 0, 0) != labels(data, 0, 1)
+
+
+def test_batches_ignore_and_leave_the_global_random_state() -> None:
+    data = make_data(FULL)
+    torch.manual_seed(0)
+    first, left = epoch(data, 0, 0), torch.random.get_rng_state()
+    torch.manual_seed(1)
+    second = epoch(data, 0, 0)
+    assert same(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(left, torch.random.get_rng_state())
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    number=st.integers(0, 300),
+    batch=st.integers(1, 37),
+    pad=st.integers(0, 3),
+    flip=st.booleans(),
+    data=st.data(),
+)
+@settings(max_examples=25, deadline=None)
+def test_an_epoch_entered_in_the_middle_continues_bit_for_bit(
+    seed: int, number: int, batch: int, pad: int, flip: bool, data: st.DataObject
+) -> None:
+    images = make_data(Augment(pad, flip))
+    start = data.draw(st.integers(0, images.steps_per_epoch(batch)))
+    whole = epoch(images, seed, number, batch)
+    assert same(whole[start:], epoch(images, seed, number, batch, start))
+
+
+@pytest.mark.parametrize("start", [-1, 8])
+def test_start_beyond_the_epoch_is_refused(start: int) -> None:
+    with pytest.raises(ValueError, match="from 0 to 7"):
+        make_data().train_batches(0, 0, 5, start)
+
+
+def test_augmentation_of_a_sample_does_not_depend_on_its_batch() -> None:
+    data = make_data(FULL)
+
+    def by_label(batch: int) -> dict[int, torch.Tensor]:
+        pairs = epoch(data, 4, 1, batch)
+        return {int(k): x for xs, ys in pairs for x, k in zip(xs, ys, strict=True)}
+
+    small, large = by_label(1), by_label(18)
+    assert len(large) == 36
+    assert all(torch.equal(small[key], large[key]) for key in large)
+
+
+def test_augmentation_changes_with_seed_and_epoch_and_leaves_the_images_alone() -> None:
+    before = make_data().train.images.clone()
+    draws = [FULL.draw(37, *where) for where in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    assert torch.equal(draws[0], draws[3])
+    assert not torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    data = make_data(FULL)
+    assert not same(epoch(data, 0, 0), epoch(make_data(), 0, 0))
+    assert torch.equal(data.train.images, before)
+
+
+def reference_augment(image: np.ndarray, numbers: np.ndarray, augment: Augment) -> np.ndarray:
+    """Pad, cut out and mirror one image [C, H, W], in numpy."""
+    pad, size = augment.pad, image.shape[-1]
+    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
+    top, left = (int(np.floor(number * (2 * pad + 1))) for number in numbers[:2])
+    crop = padded[:, top : top + size, left : left + size]
+    return crop[:, :, ::-1] if augment.flip and numbers[2] < 0.5 else crop
+
+
+@given(pad=st.integers(0, 4), flip=st.booleans(), seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_augmentation_agrees_with_a_loop_in_numpy(pad: int, flip: bool, seed: int) -> None:
+    augment, images = Augment(pad, flip), make_split(9).images
+    numbers = torch.rand(9, 3, dtype=torch.float64, generator=generator(seed, "test"))
+    result = augment.apply(images, numbers)
+    assert result.dtype == torch.uint8
+    for image, number, found in zip(images, numbers, result, strict=True):
+        expected = reference_augment(image.numpy(), number.numpy(), augment)
+        assert np.array_equal(expected, found.numpy())
+
+
+def test_extreme_shifts_are_reached_and_the_border_is_black() -> None:
+    images = torch.full((2, 1, 4, 4), 200, dtype=torch.uint8)
+    numbers = torch.tensor([[0.0, 0.0, 0.9], [1 - 2**-53, 1 - 2**-53, 0.9]], dtype=torch.float64)
+    first, last = Augment(pad=1).apply(images, numbers)
+    assert first[0, 0].eq(0).all() and first[0, :, 0].eq(0).all() and first[0, 1:, 1:].eq(200).all()
+    assert last[0, 3].eq(0).all() and last[0, :, 3].eq(0).all() and last[0, :3, :3].eq(200).all()
+
+
+def test_shifts_and_flips_are_uniform() -> None:
+    numbers = FULL.draw(20_000, 0, 0)
+    assert numbers is not None and numbers.shape == (20_000, 3)
+    counts = (numbers[:, :2] * 5).long().flatten().bincount(minlength=5) / 40_000
+    assert (counts - 0.2).abs().max() < 0.01  # five standard errors
+    assert abs((numbers[:, 2] < 0.5).double().mean() - 0.5) < 0.018
+
+
+def test_draws_do_not_depend_on_the_options_and_are_skipped_when_unneeded() -> None:
+    assert torch.equal(Augment(pad=4).draw(5, 0, 0), Augment(flip=True).draw(5, 0, 0))
+    assert Augment().draw(5, 0, 0) is None
+
+
+def test_negative_padding_is_refused() -> None:
+    with pytest.raises(ValueError, match="pad must be 0 or more"):
+        Augment(pad=-1)
+
+
+def test_normalisation_against_float64() -> None:
+    data = make_data()
+    inputs = data.normalise(data.val.images)
+    pixels = data.val.images.numpy().astype(np.float64) / 255
+    mean, std = (np.array(v).reshape(1, 3, 1, 1) for v in (data.mean, data.std))
+    assert np.allclose(inputs.numpy(), (pixels - mean) / std, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_evaluation_sees_everything_in_order_without_augmentation(name: str) -> None:
+    data = make_data(FULL)
+    split = getattr(data, name)
+    batches = list(data.eval_batches(name, 4))
+    assert [len(y) for _, y in batches][-1] == len(split) % 4
+    assert torch.equal(torch.cat([y for _, y in batches]), split.labels)
+    assert torch.equal(raw(data, torch.cat([x for x, _ in batches])), split.images)
+
+
+def test_evaluation_refuses_bad_arguments_at_once() -> None:
+    with pytest.raises(ValueError, match="1 or more, not 0"):
+        make_data().eval_batches("test", 0)
+    with pytest.raises(ValueError, match=r"no split 'tset'.*train, val, test"):
+        make_data().eval_batches("tset", 4)
+
+
+def test_split_checks_shapes_and_dtypes() -> None:
+    images, labels = make_split(4).images, make_split(4).labels
+    for bad in (images.float(), images[0], images[..., :5]):
+        with pytest.raises(ValueError, match="uint8"):
+            Split(bad, labels)
+    for wrong in (labels[:3], labels.int()):
+        with pytest.raises(ValueError, match="int64"):
+            Split(images, wrong)
+
+
+def test_take_keeps_labels_beside_images() -> None:
+    split = make_split(8)
+    for index in (torch.tensor([5, 0]), torch.arange(8) > 5):
+        taken = split.take(index)
+        assert torch.equal(taken.images, split.images[index])
+        assert torch.equal(taken.labels, split.labels[index])
+
+
+def test_to_moves_every_split() -> None:
+    moved = make_data().to("meta")
+    for split, count in ((moved.train, 37), (moved.val, 11), (moved.test, 7)):
+        assert split.images.is_meta and split.labels.is_meta and len(split) == count
+    assert (moved.name, moved.mean, moved.augment) == ("toy", (0.25, 0.5, 0.125), Augment())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_sees_the_same_samples_as_the_cpu() -> None:
+    data = make_data(FULL)
+    there = [(x.cpu(), y.cpu()) for x, y in epoch(data.to("cuda"), 0, 0)]
+    for (x, y), (gx, gy) in zip(epoch(data, 0, 0), there, strict=True):
+        assert torch.equal(y, gy) and torch.allclose(x, gx, rtol=0, atol=1e-6)
+
+
+def test_data_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_data().name = "other"  # type: ignore[misc]

@@ -1,0 +1,182 @@
+"""Grids: all is checked first, what is done is skipped, and one failure takes nothing else along."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.identity import identify
+from bench.run import RunFolder
+
+Command = Callable[..., tuple[int, str, str]]
+
+QUICK = [
+    "-m",
+    "model=mlp",
+    "model.hidden=[8]",
+    "tracker=none",
+    "trainer.epochs=1",
+    "trainer.batch_size=600",
+    "trainer.threads=1",
+]
+# SparseAdam takes the same options, and fails in its first step: no gradient is sparse.
+FAILING = [
+    "~optimizer.weight_decay",
+    "optimizer._target_=torch.optim.AdamW,torch.optim.SparseAdam",
+    "seed=0,1",
+]
+
+
+def states(runs: Path) -> dict[tuple[str, int], str]:
+    """State of each run folder, by optimizer class and seed."""
+    found = {}
+    for path in runs.glob("*/config.json"):
+        folder = RunFolder(path.parent)
+        name = folder.config["optimizer"]["_target_"].rpartition(".")[2]
+        found[name, folder.config["seed"]] = folder.status["state"]
+    return found
+
+
+def test_a_grid_is_every_combination_and_runs_once(command: Command, tmp_path: Path) -> None:
+    words = [*QUICK, "optimizer=sgd,adamw", "seed=0,1"]
+    status, out, err = command(*words)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "4 runs planned: 4 to do"
+    assert [line.partition("-s")[0] for line in lines[1:]] == [
+        "digits-mlp-sgd",
+        "digits-mlp-sgd",
+        "digits-mlp-adamw",
+        "digits-mlp-adamw",
+    ]
+    expected = {(name, seed): "done" for name in ("SGD", "AdamW") for seed in (0, 1)}
+    assert states(tmp_path / "runs") == expected
+
+    status, again, err = command(*words)
+    assert (status, err) == (0, "")
+    assert again.splitlines()[0] == "4 runs planned: 4 done"
+    assert [line.replace("already done", "done") for line in again.splitlines()[1:]] == lines[1:]
+
+
+def test_later_jobs_do_not_reuse_the_first_ones_seed(command: Command, tmp_path: Path) -> None:
+    assert command(*QUICK, "optimizer=sgd", "seed=3,4,5")[0] == 0
+    folders = [RunFolder(path.parent) for path in (tmp_path / "runs").glob("*/config.json")]
+    assert sorted(folder.config["seed"] for folder in folders) == [3, 4, 5]
+    checkpoints = [folder.load_checkpoint() for folder in folders]
+    weights = [checkpoint["model"]["head.weight"] for checkpoint in checkpoints if checkpoint]
+    assert len(weights) == 3
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert len({folder.summary["train/loss"] for folder in folders}) == 3
+
+
+def test_the_plan_counts_states_and_duplicates_once(
+    command: Command, tmp_path: Path, quick: Any
+) -> None:
+    words = [*QUICK, "optimizer=sgd"]
+    assert command(*words, "seed=0")[0] == 0
+    for seed, state in ((1, "running"), (2, "failed"), (3, "diverged")):
+        overrides = [word for word in words[1:] if word != "-m"]
+        run = quick(*overrides, f"seed={seed}", f"runs_dir={tmp_path / 'runs'}")
+        folder = RunFolder(tmp_path / "runs" / identify(run).id)
+        folder.path.mkdir(parents=True)
+        folder.set_status(state)  # type: ignore[arg-type]
+        if state == "diverged":
+            folder.finish("diverged", "training loss is nan at step 1", {"state": state})
+            folder.set_status("diverged", "training loss is nan at step 1", tracked=True)
+    status, out, err = command(*words, "seed=0,1,2,3,4,4,0")
+    assert (status, err) == (0, "")
+    plan, *lines = out.splitlines()
+    assert plan == "5 runs planned: 1 diverged, 1 done, 1 failed, 1 interrupted, 1 to do"
+    assert len(lines) == 7
+    assert sum("already done" in line for line in lines) == 3  # seed 0 twice, and 4 again
+    assert sum("already diverged" in line for line in lines) == 1
+
+
+def test_one_failing_run_takes_no_other_along(command: Command, tmp_path: Path) -> None:
+    status, out, err = command(*QUICK, *FAILING)
+    assert status == 1
+    assert out.splitlines()[0] == "4 runs planned: 4 to do"
+    assert states(tmp_path / "runs") == {
+        ("AdamW", 0): "done",
+        ("AdamW", 1): "done",
+        ("SparseAdam", 0): "failed",
+        ("SparseAdam", 1): "failed",
+    }
+    lines = err.splitlines()
+    assert "Traceback" not in err
+    assert "2 of 4 runs failed:" in lines
+    named = lines[lines.index("2 of 4 runs failed:") + 1 :]
+    assert len(named) == 2  # every failure, by its overrides, and why
+    for seed, line in enumerate(named):
+        assert "optimizer._target_=torch.optim.SparseAdam" in line
+        assert f"seed={seed}" in line
+        assert "RuntimeError: SparseAdam does not support dense gradients" in line
+
+    # Asked again, what is done stays done, and what failed is tried again.
+    status, out, _ = command(*QUICK, *FAILING)
+    assert status == 1
+    assert out.splitlines()[0] == "4 runs planned: 2 done, 2 failed"
+
+
+def test_a_failing_grid_ends_its_process_with_status_1(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.train", *QUICK, *FAILING[:2]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    first, *rest = [line for line in done.stderr.splitlines() if "failed" in line]
+    assert first == "1 of 2 runs failed:"
+    assert not rest
+    assert "SparseAdam does not support dense gradients" in done.stderr
+    assert states(tmp_path / "runs") == {("AdamW", 0): "done", ("SparseAdam", 0): "failed"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["seed=0,1,-1"], "seed: input should be greater than or equal to 0, not -1 (in: "),
+        (["optimizer=sgd,adamx"], "optimizer=adamx: there is no such optimizer"),
+        (["trainer.batch_size=64,5000"], "trainer.batch_size: batch size 5000 does not fit"),
+        (["dataset=digits,cifar10", "~model.hidden"], "python -m bench.prepare dataset=cifar10"),
+        (["optimizer.lr=0.1,-0.1"], "Invalid learning rate: -0.1 (in: "),
+        (["optimizer=sgd,scalar_spectral_adam"], "needs exponents"),
+    ],
+)
+def test_a_mistake_in_the_last_combination_stops_before_any_work(
+    command: Command, tmp_path: Path, words: list[str], says: str
+) -> None:
+    status, out, err = command(*QUICK, *words)
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert says in err
+    assert states(tmp_path / "runs") == {}
+    # Hydra's own record of the grid is all there is.
+    assert [path.name for path in tmp_path.glob("runs/*")] == [".multirun"]
+
+
+def test_an_interrupted_grid_stops_at_once(command: Command, tmp_path: Path, parts: Any) -> None:
+    parts.Moody.at, parts.Moody.error = 4, KeyboardInterrupt()
+    words = [*QUICK, "optimizer=sgd", "optimizer._target_=bench_test_parts.Moody", "seed=0,1,2"]
+    status, out, err = command(*words)
+    assert status == 130
+    assert "interrupted: the same command goes on where this one stopped" in err
+    assert "Traceback" not in err
+    assert states(tmp_path / "runs") == {("Moody", 0): "done", ("Moody", 1): "running"}
+    parts.Moody.at = None
+    status, out, err = command(*words)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0] == "3 runs planned: 1 done, 1 interrupted, 1 to do"
+    assert set(states(tmp_path / "runs").values()) == {"done"}

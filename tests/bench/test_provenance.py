@@ -1,0 +1,164 @@
+"""Code, versions and device of an attempt."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench import provenance
+from bench.provenance import collect, device_name, git_state, source_digest
+
+NOTHING = {"commit": None, "dirty": None, "diff": None}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git checkout of one commit with the file ``a.py``."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    root = tmp_path / "checkout"
+    root.mkdir()
+    git(root, "init", "--quiet")
+    (root / "a.py").write_text("a = 1\n")
+    git(root, "add", "a.py")
+    git(root, "-c", "user.name=n", "-c", "user.email=e@x", "commit", "--quiet", "-m", "one")
+    return root
+
+
+def git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
+    expected = {"commit": git(checkout, "rev-parse", "HEAD"), "dirty": False, "diff": None}
+    assert git_state(checkout) == expected
+
+
+def test_uncommitted_changes_show_and_differ(checkout: Path) -> None:
+    clean = git_state(checkout)
+    states = []
+    for text in ("a = 2\n", "a = 3\n"):
+        (checkout / "a.py").write_text(text)
+        states.append(git_state(checkout))
+    (checkout / "a.py").write_text("a = 1\n")
+    assert git_state(checkout) == clean
+    (checkout / "new.py").touch()
+    states.append(git_state(checkout))
+    assert all(state["dirty"] and state["commit"] == clean["commit"] for state in states)
+    assert len({state["diff"] for state in states}) == 3
+    assert all(len(state["diff"]) == 16 for state in states)
+
+
+def test_a_diff_of_any_encoding_is_no_error(checkout: Path) -> None:
+    (checkout / "a.py").write_bytes("# Grüße\n".encode("latin-1"))
+    assert git_state(checkout)["dirty"] is True
+
+
+def test_a_folder_outside_of_git_has_no_commit(checkout: Path, tmp_path: Path) -> None:
+    assert git_state(tmp_path) == NOTHING
+    assert git_state(tmp_path / "absent") == NOTHING
+
+
+def test_a_folder_in_somebody_elses_checkout_has_no_commit(checkout: Path) -> None:
+    # site-packages of a .venv inside a project: its commit says nothing of our code.
+    packages = checkout / ".venv" / "site-packages"
+    packages.mkdir(parents=True)
+    assert git_state(packages) == NOTHING
+
+
+def test_a_checkout_reached_through_a_link_has_one(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(checkout)
+    assert git_state(tmp_path / "link") == git_state(checkout)
+
+
+def test_a_machine_without_git(monkeypatch: pytest.MonkeyPatch, checkout: Path) -> None:
+    monkeypatch.setenv("PATH", str(checkout))
+    assert git_state(checkout) == NOTHING
+
+
+def test_our_optimizers_source_is_the_whole_package() -> None:
+    # Muon's mathematics lies in the files beside it.
+    package = Path(__file__).resolve().parents[2] / "optimizers"
+    whole = hashlib.sha256()
+    for file in sorted(package.glob("*.py")):
+        whole.update(file.name.encode() + b"\0" + file.read_bytes())
+    assert source_digest("optimizers.muon.Muon") == whole.hexdigest()[:16]
+    assert source_digest("optimizers.Muon") == source_digest("optimizers.SpectralNewton")
+
+
+def test_a_foreign_optimizers_source_is_its_own_file() -> None:
+    digests = {source_digest(f"torch.optim.{name}") for name in ("AdamW", "SGD", "Adam")}
+    assert len(digests) == 3
+    file = Path(inspect.getsourcefile(torch.optim.SGD) or "")
+    expected = hashlib.sha256(file.name.encode() + b"\0" + file.read_bytes()).hexdigest()[:16]
+    assert source_digest("torch.optim.SGD") == expected
+
+
+def test_the_digest_follows_any_file_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bench").mkdir()
+    package = tmp_path / "our_optimizers"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "rule.py").write_text("class Rule:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "bench" / "provenance.py"))
+    before = source_digest("our_optimizers.rule.Rule")
+    (package / "mathematics.py").write_text("half = 0.5\n")
+    between = source_digest("our_optimizers.rule.Rule")
+    (package / "mathematics.py").write_text("half = 0.6\n")
+    assert len({before, between, source_digest("our_optimizers.rule.Rule")}) == 3
+
+
+def test_what_has_no_source_has_no_digest() -> None:
+    assert source_digest("builtins.dict") is None
+
+
+def test_the_processors_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = device_name(torch.device("cpu"))
+    assert name.strip()
+    content = "processor : 0\nmodel name\t: Some CPU: fast @ 2 GHz\nmodel name\t: other\n"
+    fake = SimpleNamespace(read_text=lambda: content)
+    monkeypatch.setattr(provenance, "Path", lambda _: fake)
+    assert device_name(torch.device("cpu")) == "Some CPU: fast @ 2 GHz"
+
+
+def test_a_processor_that_says_nothing_has_its_architecture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(provenance, "Path", lambda _: SimpleNamespace(read_text=lambda: ""))
+    assert device_name(torch.device("cpu")) == provenance.platform.machine()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpus_name() -> None:
+    assert device_name(torch.device("cuda")) == torch.cuda.get_device_name(0)
+
+
+def test_everything_of_an_attempt_is_there_and_json() -> None:
+    torch.set_num_threads(1)
+    found = collect("torch.optim.AdamW", torch.device("cpu"), "float32")
+    assert json.loads(json.dumps(found)) == found
+    assert found["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
+    assert {"python", "numpy", "hydra-core", "wandb"} <= set(found["versions"])
+    assert found["threads"] == 1
+    assert found["precision"] == "float32"
+    assert found["device_type"] == "cpu"
+    assert found["optimizer_source"] == source_digest("torch.optim.AdamW")
+    assert found["started"].endswith("+00:00")
+    root = Path(__file__).resolve().parents[2]
+    if (root / ".git").exists():
+        assert found["git"]["commit"] == git(root, "rev-parse", "HEAD")

@@ -1,0 +1,468 @@
+"""A run from its config to its folder: done once, continued, tried again, tracked again."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from analysis.wandb_files import find_files, read_file
+from bench import experiment, train
+from bench.config import RunConfig
+from bench.data.images import ImageData
+from bench.errors import UserError
+from bench.identity import identify
+from bench.run import RunFolder
+
+Make = Callable[..., RunConfig]
+Same = Callable[..., None]
+FILES = [
+    ".lock",
+    "checkpoint.prev.pt",
+    "checkpoint.pt",
+    "config.json",
+    "history.jsonl",
+    "provenance.json",
+    "status.json",
+    "summary.json",
+]
+
+
+def folder_of(config: RunConfig) -> RunFolder:
+    return RunFolder(Path(config.runs_dir) / identify(config).id)
+
+
+def contents(folder: RunFolder) -> dict[str, tuple[bytes, int]]:
+    """A finished run's files and when they were written, but for its status, which may change."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.path.iterdir()
+        if path.name not in ("status.json", ".lock")
+    }
+
+
+def forbid_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: RunConfig) -> ImageData:
+        raise AssertionError("the data were built")
+
+    monkeypatch.setattr(experiment, "build_data", refuse)
+
+
+# -- one run --------------------------------------------------------------------------------------
+
+
+def test_a_run_is_a_folder(quick: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    run = quick("trainer.epochs=2", "seed=5", "sweep=grid")
+    summary = train.train(run)
+    folder = folder_of(run)
+    assert sorted(path.name for path in folder.path.iterdir()) == FILES
+    assert folder.status["state"] == "done"
+    assert folder.status["cause"] is None
+    assert folder.status["tracked"] is True
+    config = folder.config
+    identity = identify(run)
+    assert (config["id"], config["variant"]) == (folder.path.name, identity.variant)
+    assert (config["seed"], config["sweep"]) == (5, "grid")
+    assert config["names"]["optimizer"] == "adamw"
+    assert config["optimizer"]["lr"] == run.optimizer["lr"]
+    (attempt,) = folder.provenance["attempts"]
+    assert (attempt["device_type"], attempt["precision"]) == ("cpu", "float32")
+    assert attempt["threads"] == 1
+    assert [row["step"] for row in folder.history()] == [1, 2, 3, 4, 5, 6]
+    assert summary == folder.summary
+    assert (summary["state"], summary["steps"], summary["epochs"]) == ("done", 6, 2.0)
+    assert 0 < summary["test/accuracy"] < 1
+    assert summary["best/epoch"] in (1.0, 2.0)
+    model = experiment.restore(folder.path).model
+    assert summary["parameters"] == sum(p.numel() for p in model.parameters())
+    (line,) = capsys.readouterr().out.splitlines()
+    accuracy = f"{100 * summary['test/accuracy']:.2f}"
+    assert re.fullmatch(
+        rf"{folder.path.name}: done, test accuracy {accuracy} %, \d+\.\d s of training", line
+    )
+
+
+def test_the_summary_holds_all_that_tables_need(quick: Make) -> None:
+    summary = train.train(quick())
+    assert set(summary) == {
+        "state",
+        "steps",
+        "epochs",
+        "train/loss",
+        "val/loss",
+        "val/accuracy",
+        "test/loss",
+        "test/accuracy",
+        "best/epoch",
+        "best/val_accuracy",
+        "best/test_accuracy",
+        "clock/data_seconds",
+        "clock/step_seconds",
+        "clock/evaluation_seconds",
+        "clock/compile_seconds",
+        "clock/checkpoint_seconds",
+        "seconds_per_epoch",
+        "samples_per_second",
+        "parameters",
+    }
+    assert summary["clock/compile_seconds"] == 0
+    assert summary["clock/step_seconds"] > 0
+    training = summary["clock/data_seconds"] + summary["clock/step_seconds"]
+    assert summary["seconds_per_epoch"] == pytest.approx(training)
+    assert summary["samples_per_second"] == pytest.approx(3 * 400 / training)
+
+
+def test_two_seeds_are_two_runs_of_one_variant(quick: Make) -> None:
+    # Not one that resumes the other, as with a name that leaves the seed out.
+    runs = [quick(f"seed={seed}") for seed in (0, 1)]
+    losses = [train.train(run)["train/loss"] for run in runs]
+    folders = [folder_of(run) for run in runs]
+    assert folders[0].path != folders[1].path
+    assert folders[0].config["variant"] == folders[1].config["variant"]
+    assert losses[0] != losses[1]
+    assert all(len(folder.provenance["attempts"]) == 1 for folder in folders)
+
+
+def test_the_same_run_elsewhere_has_the_same_bits(
+    quick: Make, assert_same: Same, tmp_path: Path
+) -> None:
+    first = quick("model=mlp", "optimizer=muon")
+    second = quick("model=mlp", "optimizer=muon", f"runs_dir={tmp_path / 'elsewhere'}")
+    torch.rand(7)  # whatever was drawn before
+    for run in (first, second):
+        train.train(run)
+    one, two = folder_of(first), folder_of(second)
+    assert one.path.name == two.path.name
+    assert_same(one.load_checkpoint(), two.load_checkpoint())
+    assert one.history() == two.history()
+
+
+def test_bf16_on_a_cpu(quick: Make) -> None:
+    run = quick("trainer.precision=bf16")
+    summary = train.train(run)
+    assert summary["state"] == "done"
+    assert folder_of(run).provenance["attempts"][0]["precision"] == "bf16"
+    assert summary["train/loss"] != train.train(quick())["train/loss"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_auto_is_bf16_and_channels_last_on_a_gpu(quick: Make) -> None:
+    run = quick("trainer.epochs=4", "trainer.batch_size=64")
+    summary = train.train(run)
+    assert summary["test/accuracy"] > 0.5
+    (attempt,) = folder_of(run).provenance["attempts"]
+    assert (attempt["device_type"], attempt["precision"]) == ("cuda", "bf16")
+    assert attempt["device"] == torch.cuda.get_device_name(0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "found"),
+    [
+        ("auto", "cpu", "float32"),
+        ("auto", "cuda", "bf16"),
+        ("bf16", "cpu", "bf16"),
+        ("float32", "cuda", "float32"),
+    ],
+)
+def test_precision(wanted: str, device: str, found: str) -> None:
+    assert train.choose_precision(wanted, torch.device(device)) == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "last"),
+    [
+        ("auto", "cpu", False),
+        ("auto", "cuda", True),
+        (True, "cpu", True),
+        (False, "cuda", False),
+    ],
+)
+def test_memory_format(wanted: bool | str, device: str, last: bool) -> None:
+    expected = torch.channels_last if last else torch.contiguous_format
+    assert train.choose_memory_format(wanted, torch.device(device)) is expected
+
+
+def test_device() -> None:
+    assert train.choose_device("cpu") == torch.device("cpu")
+    assert train.choose_device("cuda:1") == torch.device("cuda:1")
+    assert train.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# -- asking again ---------------------------------------------------------------------------------
+
+
+def test_a_done_run_is_not_trained_again(
+    quick: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = quick()
+    first = train.train(run)
+    before = contents(folder_of(run))
+    forbid_data(monkeypatch)
+    capsys.readouterr()
+    assert train.train(run) == first
+    assert contents(folder_of(run)) == before
+    assert ": already done, test accuracy" in capsys.readouterr().out
+
+
+def test_a_diverged_run_is_a_result_with_its_history(
+    quick: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = quick("optimizer=sgd", "optimizer.lr=1e30")
+    summary = train.train(run)
+    folder = folder_of(run)
+    assert folder.status["state"] == summary["state"] == "diverged"
+    cause = folder.status["cause"]
+    assert re.fullmatch(r"training loss is (nan|inf) at step [23]", cause)
+    assert f"diverged, {cause}" in capsys.readouterr().out
+    rows = folder.history()
+    assert rows
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert summary["steps"] == rows[-1]["step"] == int(cause[-1]) - 1
+    assert not [key for key in summary if "accuracy" in key or "loss" in key]
+    before = contents(folder)
+    forbid_data(monkeypatch)
+    assert train.train(run) == summary
+    assert contents(folder) == before
+    assert f"already diverged, {cause}" in capsys.readouterr().out
+
+
+def test_a_failed_run_says_why_and_is_tried_again(
+    moody: Make, parts: Any, quick: Make, assert_same: Same, tmp_path: Path
+) -> None:
+    run = moody("trainer.epochs=2", "trainer.checkpoint_every=1")
+    parts.Moody.at = 5
+    with pytest.raises(RuntimeError, match="boom"):
+        train.train(run)
+    folder = folder_of(run)
+    assert folder.status["state"] == "failed"
+    assert folder.status["cause"] == "RuntimeError: boom"  # one line
+    assert not folder.finished
+    assert len(folder.history()) == 4
+    parts.Moody.at = None
+    assert train.train(run)["state"] == "done"
+    assert parts.Moody.steps == 5 + 2  # it went on from step 4
+    assert folder.status["cause"] is None
+    assert len(folder.provenance["attempts"]) == 2
+    whole = moody(
+        "trainer.epochs=2", "trainer.checkpoint_every=1", f"runs_dir={tmp_path / 'whole'}"
+    )
+    train.train(whole)
+    assert_same(folder.load_checkpoint(), folder_of(whole).load_checkpoint())
+    assert folder.history() == folder_of(whole).history()
+
+
+def test_an_interrupted_run_is_running_and_continues(
+    watched: Make,
+    parts: Any,
+    capsys: pytest.CaptureFixture[str],
+    assert_same: Same,
+    tmp_path: Path,
+) -> None:
+    run = watched("trainer.epochs=2", "trainer.checkpoint_every=2")
+    parts.Moody.at, parts.Moody.error = 4, KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        train.train(run)
+    folder = folder_of(run)
+    assert (folder.status["state"], folder.status["cause"]) == ("running", None)
+    assert parts.Watcher.calls[-1] == ("abandon",)
+    assert not folder.summary
+    parts.Moody.at = None
+    capsys.readouterr()
+    train.train(run)
+    assert f"{folder.path.name}: continues at step 3 of 6" in capsys.readouterr().out
+    whole = watched(
+        "trainer.epochs=2", "trainer.checkpoint_every=2", f"runs_dir={tmp_path / 'whole'}"
+    )
+    train.train(whole)
+    assert_same(folder.load_checkpoint(), folder_of(whole).load_checkpoint())
+    assert folder.history() == folder_of(whole).history()
+    timeless = [
+        {key: value for key, value in one.summary.items() if "second" not in key}
+        for one in (folder, folder_of(whole))
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(moody: Make, parts: Any) -> None:
+    run = moody()
+    parts.Moody.at, parts.Moody.error = 2, KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        train.train(run)
+    parts.Moody.at = None
+    assert train.train(run)["steps"] == 3
+    assert parts.Moody.steps == 2 + 3
+
+
+def test_a_run_killed_before_it_was_called_done_trains_no_step_more(
+    moody: Make, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = moody()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        train.train(run)
+    assert folder_of(run).status["state"] == "running"
+    summary = train.train(run)
+    assert summary["state"] == "done"
+    assert parts.Moody.steps == 3
+
+
+def test_a_run_whose_checkpoints_are_torn_begins_anew_with_a_warning(
+    moody: Make, parts: Any, assert_same: Same
+) -> None:
+    run = moody()
+    parts.Moody.at, parts.Moody.error = 3, KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        train.train(moody("trainer.checkpoint_every=1"))
+    folder = folder_of(run)  # how often it is checkpointed is not part of its identity
+    for path in folder.path.glob("checkpoint*.pt"):
+        path.write_bytes(path.read_bytes()[:500])
+    parts.Moody.at = None
+    with pytest.warns(UserWarning, match="using an earlier state"):
+        train.train(run)
+    assert [row["step"] for row in folder.history()] == [1, 2, 3]
+
+
+def test_a_run_that_another_process_works_on_is_refused(quick: Make) -> None:
+    run = quick()
+    other = RunFolder(folder_of(run).path)
+    other.acquire()
+    with pytest.raises(UserError, match="is working on this run"):
+        train.train(run)
+    assert not (other.path / "config.json").exists()
+    other.release()
+    assert train.train(run)["state"] == "done"
+    other.acquire()  # given back at the end
+    other.release()
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer.batch_size=2000", "dataset.validation=0", "dataset=cifar10"]
+)
+def test_what_the_data_refuse_leaves_nothing_behind(
+    quick: Make, tmp_path: Path, override: str
+) -> None:
+    with pytest.raises(UserError):
+        train.train(quick(override, f"data_dir={tmp_path / 'data'}"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- trackers -------------------------------------------------------------------------------------
+
+
+def test_the_tracker_is_told_all_of_it_after_the_folder(watched: Make, parts: Any) -> None:
+    run = watched("trainer.epochs=2", "trainer.checkpoint_every=2", "sweep=grid")
+    summary = train.train(run)
+    calls = parts.Watcher.calls
+    history = folder_of(run).history()
+    assert [call[0] for call in calls] == ["start", *["log"] * 5, "finish"]
+    logs = [call[1:] for call in calls if call[0] == "log"]
+    assert [len(told) for told, _ in logs] == [2, 3, 4, 6, 6]
+    for told, written in logs:
+        assert told == written == history[: len(told)]
+    assert calls[-1] == ("finish", summary)
+    info = parts.Watcher.info
+    assert (info.id, info.sweep) == (folder_of(run).path.name, "grid")
+    assert info.directory == Path(run.runs_dir)
+    assert info.config["provenance"] == folder_of(run).provenance["attempts"][0]
+    rest = {key: value for key, value in info.config.items() if key != "provenance"}
+    assert rest == folder_of(run).config
+
+
+@pytest.mark.parametrize("where", ["start", "log", "finish"])
+def test_a_tracker_that_fails_never_stops_the_run_and_is_served_later(
+    watched: Make, parts: Any, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = watched("trainer.checkpoint_every=1")
+    parts.Watcher.fail = {where: ConnectionError("no route")}
+    with pytest.warns(
+        UserWarning, match=r"tracker stopped \(ConnectionError: no route\)"
+    ) as caught:
+        summary = train.train(run)
+    assert len([w for w in caught if "tracker stopped" in str(w.message)]) == 1
+    assert summary["state"] == "done"
+    folder = folder_of(run)
+    assert folder.status["state"] == "done"
+    assert folder.status["tracked"] is False
+    before = contents(folder)
+    forbid_data(monkeypatch)  # what follows trains nothing
+
+    with pytest.warns(UserWarning, match="tracker stopped"):  # still out of reach
+        train.train(run)
+    assert folder.status["tracked"] is False
+
+    parts.Watcher.fail, parts.Watcher.calls[:] = {}, []
+    assert train.train(run) == summary
+    assert folder.status["state"] == "done"
+    assert folder.status["tracked"] is True
+    assert [call[0] for call in parts.Watcher.calls] == ["start", "log", "finish"]
+    assert parts.Watcher.calls[1][1] == folder.history()
+    assert parts.Watcher.calls[2][1] == summary
+    assert parts.Watcher.info.config["provenance"] == folder.provenance["attempts"][0]
+    assert contents(folder) == before
+
+    parts.Watcher.calls[:] = []
+    train.train(run)
+    assert parts.Watcher.calls == []  # sent once
+
+
+def test_a_diverged_run_is_tracked_as_such(watched: Make, parts: Any) -> None:
+    run = watched("optimizer.lr=1e30")
+    train.train(run)
+    folder = folder_of(run)
+    assert folder.status["state"] == "diverged"
+    assert folder.status["tracked"] is True
+    assert folder.status["cause"]
+    last_log = [call for call in parts.Watcher.calls if call[0] == "log"][-1]
+    assert last_log[1] == folder.history()
+    name, summary = parts.Watcher.calls[-1]
+    assert (name, summary["state"]) == ("finish", "diverged")
+
+
+def test_a_failed_run_is_abandoned(watched: Make, parts: Any) -> None:
+    run = watched()
+    parts.Moody.at = 2
+    with pytest.raises(RuntimeError, match="boom"):
+        train.train(run)
+    assert [call[0] for call in parts.Watcher.calls] == ["start", "abandon"]
+    assert folder_of(run).status["tracked"] is False
+
+
+def test_wandb_has_what_the_folder_has(quick: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    run = quick("tracker=wandb", "tracker.tags=[one]", "sweep=grid")
+    summary = train.train(run)
+    folder = folder_of(run)
+    assert folder.status["tracked"] is True
+    (file,) = find_files(Path(run.runs_dir))
+    sent = read_file(file)
+    assert (sent.id, sent.project, sent.group) == (folder.path.name, "spectral-bench", "grid")
+    assert (sent.tags, sent.exit_code) == (["one"], 0)
+    assert sent.config == {**folder.config, "provenance": folder.provenance["attempts"][0]}
+    assert {key: sent.summary[key] for key in summary} == summary
+    rows = [{k: v for k, v in row.items() if not k.startswith("_")} for row in sent.history]
+    assert rows == folder.history()
+    assert json.loads(json.dumps(rows)) == rows
+
+
+# -- Hydra's task ---------------------------------------------------------------------------------
+
+
+def test_the_tasks_value_is_the_best_validation_accuracy(
+    command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = []
+    task = train.task
+    monkeypatch.setattr(train, "task", lambda composed: values.append(task(composed)))
+    words = ["model=mlp", "model.hidden=[8]", "tracker=none", "trainer.epochs=1"]
+    words += ["trainer.batch_size=400", "trainer.threads=1", "optimizer=sgd"]
+    assert command(*words)[0] == 0
+    assert command(*words, "optimizer.lr=1e30", "trainer.log_every=1")[0] == 0
+    (folder,) = [p for p in Path("runs").iterdir() if RunFolder(p).status["state"] == "done"]
+    assert values == [RunFolder(folder).summary["best/val_accuracy"], None]

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from optimizers.matrix_functions import (
+    METHODS,
+    NORMALIZATIONS,
+    as_matrix,
+    newton_schulz,
+    shape_scale,
+    spectral_transfer,
+    transfer_amplitude,
+    with_frobenius_norm,
+)
+
+FLOAT64 = torch.float64
+
+
+def random_matrix(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=FLOAT64)
+
+
+def with_singular_values(rows: int, cols: int, sigma: np.ndarray, seed: int = 0) -> Tensor:
+    left = np.linalg.qr(random_matrix(rows, len(sigma), seed=seed).numpy())[0]
+    right = np.linalg.qr(random_matrix(cols, len(sigma), seed=seed + 1).numpy())[0]
+    return torch.from_numpy(left @ np.diag(sigma) @ right.T)
+
+
+def reference(matrix: Tensor, alpha: float, damping: float, normalize: str) -> np.ndarray:
+    """The definition in numpy: SVD, normalise sigma, apply T, put together again."""
+    left, sigma, right = np.linalg.svd(matrix.to(FLOAT64).numpy(), full_matrices=False)
+    norm = {
+        "none": 1.0,
+        "frobenius": math.sqrt((sigma**2).sum()),
+        "rms": math.sqrt((sigma**2).mean()),
+        "spectral": sigma[0],
+    }[normalize]
+    sigma = sigma / (norm or 1.0)
+    return left @ np.diag(sigma / (sigma**alpha + damping)) @ right
+
+
+MATRICES = {
+    "square": random_matrix(7, 7),
+    "tall": random_matrix(12, 5),
+    "wide": random_matrix(5, 12),
+    "one row": random_matrix(1, 9),
+    "one column": random_matrix(9, 1),
+    "one entry": random_matrix(1, 1),
+    "conv": as_matrix(random_matrix(6, 4, 3, 3)),
+    "rank deficient": random_matrix(8, 3) @ random_matrix(3, 8, seed=1),
+    "rank one": random_matrix(8, 1) @ random_matrix(1, 5, seed=1),
+    "ill-conditioned": with_singular_values(9, 12, np.logspace(0, -8, 9)),
+    "equal sigma": with_singular_values(6, 6, np.ones(6)),
+    "zero": torch.zeros(4, 6, dtype=FLOAT64),
+    "huge": random_matrix(5, 6) * 1e150,
+    "tiny": random_matrix(5, 6) * 1e-150,
+}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("name", sorted(MATRICES))
+def test_transfer_is_the_definition_by_svd(name: str, normalize: str, method: str) -> None:
+    matrix = MATRICES[name]
+    for alpha, damping in itertools.product([0.5, 1.0, 2.0, 3.0], [0.1, 0.01]):
+        with np.errstate(over="ignore"):
+            expected = reference(matrix, alpha, damping, normalize)
+        actual = spectral_transfer(matrix, alpha, damping, normalize, method).numpy()
+        error = np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-200)
+        # A Gram matrix costs rounding times sigma_1^alpha / damping, and below alpha = 2 the
+        # square root of a rounded zero eigenvalue, 1e-8.
+        assert error < (1e-11 if method == "svd" else 1e-10 if alpha >= 2 else 2e-7)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_alpha_two_is_one_damped_solve(method: str) -> None:
+    matrix, damping = random_matrix(5, 9), 0.3
+    gram = matrix @ matrix.T
+    expected = torch.linalg.solve(gram + damping * torch.eye(5, dtype=FLOAT64), matrix)
+    torch.testing.assert_close(spectral_transfer(matrix, 2, damping, "none", method), expected)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_alpha_one_saturates(method: str) -> None:
+    sigma = np.array([3.0, 1.0, 0.2, 0.01])
+    matrix = with_singular_values(4, 6, sigma)
+    transferred = spectral_transfer(matrix, 1.0, 0.5, "none", method)
+    actual = torch.linalg.svdvals(transferred)
+    torch.testing.assert_close(actual, torch.from_numpy(sigma / (sigma + 0.5)))
+
+
+@given(
+    rows=st.integers(1, 8),
+    cols=st.integers(1, 8),
+    seed=st.integers(0, 1000),
+    alpha=st.floats(0.3, 4.0),
+    damping=st.floats(1e-3, 10.0),
+    exponent=st.integers(-6, 6),
+)
+@settings(max_examples=60, deadline=None)
+def test_normalised_transfer_ignores_scale_and_turns_with_the_matrix(
+    rows: int, cols: int, seed: int, alpha: float, damping: float, exponent: int
+) -> None:
+    matrix = random_matrix(rows, cols, seed=seed)
+    turn = torch.linalg.qr(random_matrix(rows, rows, seed=seed + 1)).Q
+    for normalize in ("frobenius", "rms", "spectral"):
+        once = spectral_transfer(matrix, alpha, damping, normalize)
+        limits = {"rtol": 1e-6, "atol": 1e-6 / damping}
+        scaled = spectral_transfer(matrix * 10.0**exponent, alpha, damping, normalize)
+        torch.testing.assert_close(scaled, once, **limits)
+        turned = spectral_transfer(turn @ matrix, alpha, damping, normalize)
+        torch.testing.assert_close(turned, turn @ once, **limits)
+        transposed = spectral_transfer(matrix.T, alpha, damping, normalize)
+        torch.testing.assert_close(transposed, once.T, **limits)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_a_batch_is_its_matrices_one_by_one(normalize: str, method: str) -> None:
+    batch = random_matrix(2, 3, 4, 7) * random_matrix(2, 3, 1, 1, seed=5).exp()
+    together = spectral_transfer(batch, 1.5, 0.05, normalize, method)
+    for i in range(2):
+        for j in range(3):
+            alone = spectral_transfer(batch[i, j], 1.5, 0.05, normalize, method)
+            torch.testing.assert_close(together[i, j], alone, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, FLOAT64])
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_low_precision_loses_only_the_rounding_of_input_and_output(
+    dtype: torch.dtype, method: str, normalize: str
+) -> None:
+    for matrix in (random_matrix(6, 40), MATRICES["ill-conditioned"], MATRICES["zero"]):
+        rounded = matrix.to(dtype)
+        actual = spectral_transfer(rounded, 2.0, 0.01, normalize, method)
+        assert actual.dtype == dtype
+        expected = torch.from_numpy(reference(rounded, 2.0, 0.01, normalize)).to(dtype)
+        torch.testing.assert_close(actual, expected, rtol=torch.finfo(dtype).eps, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_float32_extremes_stay_finite(normalize: str, method: str) -> None:
+    extremes = torch.finfo(torch.float32)
+    for size in (extremes.max, extremes.tiny, extremes.smallest_normal * 1e-6):
+        matrix = random_matrix(4, 5).sign().float() * size
+        assert spectral_transfer(matrix, 2.0, 0.01, normalize, method).isfinite().all()
+        assert transfer_amplitude(matrix, 2.0, 0.01, normalize).isfinite().all()
+        assert with_frobenius_norm(matrix, 2.0).norm().item() == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_non_finite_matrix_gives_nan_and_leaves_its_batch_alone(method: str, bad: float) -> None:
+    batch = random_matrix(2, 3, 4)
+    clean = spectral_transfer(batch[1], 2.0, 0.1, "spectral", method)
+    batch[0, 1, 2] = bad
+    result = spectral_transfer(batch, 2.0, 0.1, "spectral", method)
+    assert result[0].isnan().all()
+    torch.testing.assert_close(result[1], clean)
+    assert with_frobenius_norm(batch, 1.0).isnan().flatten(1).all(1).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"alpha": 0.0}, "alpha must be > 0"),
+        ({"alpha": -1}, "alpha must be > 0"),
+        ({"damping": 0}, "damping must be > 0"),
+        ({"damping": math.nan}, "damping must be a finite number"),
+        ({"normalize": "max"}, "normalize must be one of none, frobenius, rms, spectral"),
+        ({"method": "magic"}, "method must be one of auto, eigh, svd"),
+        ({"matrix": torch.ones(3)}, "expected a real matrix"),
+        ({"matrix": torch.ones(3, 3, dtype=torch.int64)}, "expected a real matrix"),
+        ({"matrix": torch.ones(3, 3, dtype=torch.complex64)}, "expected a real matrix"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(arguments: dict[str, object], message: str) -> None:
+    good = {"matrix": torch.ones(2, 2), "alpha": 2.0, "damping": 0.1}
+    with pytest.raises(ValueError, match=message):
+        spectral_transfer(**{**good, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.2, 2.0, 4.0])
+@pytest.mark.parametrize("size", [0.05, 1.0, 30.0])
+def test_amplitude_is_the_maximum_over_a_fine_grid(
+    alpha: float, size: float, normalize: str
+) -> None:
+    damping = 0.2
+    matrix = random_matrix(4, 6) * size
+    sigma = np.linalg.svd(matrix.numpy(), compute_uv=False)
+    square_sum = (sigma**2).sum()
+    norms = {
+        "none": 1.0,
+        "frobenius": math.sqrt(square_sum),
+        "rms": math.sqrt(square_sum / 4),
+        "spectral": sigma[0],
+    }
+    grid = np.linspace(0.0, sigma[0] / norms[normalize], 200_001)
+    expected = (grid / (grid**alpha + damping)).max()
+    amplitude = transfer_amplitude(matrix, alpha, damping, normalize)
+    assert amplitude.shape == (1, 1)
+    assert amplitude.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_amplitude_of_zero_can_be_divided_by() -> None:
+    for normalize in NORMALIZATIONS:
+        amplitude = transfer_amplitude(torch.zeros(2, 3, 4), 2.0, 0.1, normalize)
+        assert (amplitude > 0).all()
+        assert amplitude.isfinite().all()
+
+
+def test_with_frobenius_norm_keeps_the_direction() -> None:
+    batch = random_matrix(3, 4, 5)
+    batch[1] = 0
+    scaled = with_frobenius_norm(batch, 2.5)
+    torch.testing.assert_close(scaled[0], batch[0] * (2.5 / batch[0].norm()))
+    assert (scaled[1] == 0).all()
+    assert scaled[2].norm().item() == pytest.approx(2.5)
+
+
+def polar_reference(matrix: Tensor, steps: int, coefficients: tuple[float, float, float]) -> Tensor:
+    """The same iteration on the singular values alone, where it is a scalar polynomial."""
+    left, sigma, right = torch.linalg.svd(matrix, full_matrices=False)
+    a, b, c = coefficients
+    sigma = sigma / sigma.norm()
+    for _ in range(steps):
+        sigma = a * sigma + b * sigma**3 + c * sigma**5
+    return left @ torch.diag(sigma) @ right
+
+
+@pytest.mark.parametrize("name", ["square", "tall", "wide", "conv", "one row", "ill-conditioned"])
+@pytest.mark.parametrize("coefficients", [(3.4445, -4.7750, 2.0315), (1.875, -1.25, 0.375)])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_newton_schulz_is_a_polynomial_of_the_singular_values(
+    name: str, coefficients: tuple[float, float, float], steps: int
+) -> None:
+    matrix = MATRICES[name]
+    expected = polar_reference(matrix, steps, coefficients)
+    actual = newton_schulz(matrix, steps, coefficients)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    batch = torch.stack([matrix, 3.0 * matrix]).unsqueeze(1)
+    torch.testing.assert_close(newton_schulz(batch, steps, coefficients)[1, 0], expected)
+
+
+def test_newton_schulz_converges_to_the_polar_factor_with_convergent_coefficients() -> None:
+    matrix = with_singular_values(5, 8, np.linspace(1.0, 0.3, 5))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    converged = newton_schulz(matrix, 20, (1.875, -1.25, 0.375))
+    torch.testing.assert_close(converged, left @ right, rtol=1e-10, atol=1e-10)
+
+
+def test_newton_schulz_with_muons_coefficients_flattens() -> None:
+    sigma = torch.linalg.svdvals(newton_schulz(random_matrix(32, 64)))
+    assert sigma.min() > 0.65
+    assert sigma.max() < 1.25
+
+
+def test_newton_schulz_keeps_dtype_and_accepts_zero() -> None:
+    for dtype in (torch.bfloat16, torch.float32, FLOAT64):
+        assert newton_schulz(random_matrix(4, 6).to(dtype)).dtype == dtype
+        assert (newton_schulz(torch.zeros(2, 4, 6, dtype=dtype)) == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (24, 10), (10, 24)])
+def test_newton_schulz_in_bfloat16_is_torchs(shape: tuple[int, int]) -> None:
+    from torch.optim._muon import _zeropower_via_newtonschulz
+
+    matrix = random_matrix(*shape).bfloat16()
+    theirs = _zeropower_via_newtonschulz(matrix.clone(), (3.4445, -4.7750, 2.0315), 5, 1e-7)
+    torch.testing.assert_close(newton_schulz(matrix), theirs, rtol=0.02, atol=0.02)
+
+
+def test_newton_schulz_refuses_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="steps"):
+        newton_schulz(torch.ones(2, 2), steps=0)
+    with pytest.raises(ValueError, match="coefficients"):
+        newton_schulz(torch.ones(2, 2), coefficients=(1.0, 2.0))  # type: ignore[arg-type]
+
+
+def test_as_matrix_takes_rows_from_the_output_dimension() -> None:
+    weight = torch.arange(2 * 3 * 2 * 2.0).reshape(2, 3, 2, 2)
+    assert as_matrix(weight).shape == (2, 12)
+    assert as_matrix(weight)[1, 5] == weight[1, 1, 0, 1]
+    last = weight.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(as_matrix(last), as_matrix(weight))
+    with pytest.raises(ValueError, match="at least 2 dimensions"):
+        as_matrix(torch.ones(3))
+
+
+def test_shape_scale_rules() -> None:
+    assert shape_scale(8, 2, "original") == 2.0
+    assert shape_scale(2, 8, "original") == 1.0
+    assert shape_scale(2, 100, "match_rms_adamw") == pytest.approx(2.0)
+    assert shape_scale(100, 2, "match_rms_adamw") == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="scale must be one of original, match_rms_adamw"):
+        shape_scale(2, 2, "none")
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 0, 4)])
+def test_empty_matrices_pass_through(shape: tuple[int, ...]) -> None:
+    empty = torch.zeros(*shape)
+    assert spectral_transfer(empty, 2.0, 0.1).shape == shape
+    assert newton_schulz(empty).shape == shape
+    assert with_frobenius_norm(empty, 1.0).shape == shape
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees_with_the_reference() -> None:
+    batch = random_matrix(3, 24, 40)
+    for alpha in (1.0, 2.0):
+        expected = torch.stack(
+            [torch.from_numpy(reference(m, alpha, 0.01, "spectral")) for m in batch]
+        )
+        actual = spectral_transfer(batch.cuda().float(), alpha, 0.01).cpu()
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
+    low = newton_schulz(batch.cuda().float())
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low.cpu().double(), newton_schulz(batch), rtol=0.05, atol=0.05)
+    exact = newton_schulz(batch.cuda())
+    torch.testing.assert_close(exact.cpu(), newton_schulz(batch), rtol=1e-9, atol=1e-9)

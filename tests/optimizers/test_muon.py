@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optimizers import Muon
+from optimizers.matrix_functions import newton_schulz
+
+
+def weights(dtype: torch.dtype) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(8, 8), (12, 5), (5, 12), (8, 8)]
+    return [nn.Parameter(torch.randn(*s, generator=generator).to(dtype)) for s in shapes]
+
+
+def steps(params: list[nn.Parameter], optimizer: torch.optim.Optimizer, count: int = 4) -> None:
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(count):
+        for param in params:
+            param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
+        optimizer.step()
+
+
+RULES = [("original", True), ("original", False), ("match_rms_adamw", True)]
+
+
+@pytest.mark.parametrize(("scale", "nesterov"), RULES)
+def test_in_float64_all_but_the_bfloat16_iteration_is_torchs(
+    scale: str, nesterov: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.optim.Muon iterates in bfloat16 whatever it is given; only that is replaced here."""
+
+    def in_given_dtype(grad: Tensor, coefficients: Any, ns_steps: int, eps: float) -> Tensor:
+        left, sigma, right = torch.linalg.svd(grad, full_matrices=False)
+        a, b, c = coefficients
+        sigma = sigma / sigma.norm().clamp(min=eps)
+        for _ in range(ns_steps):
+            sigma = a * sigma + b * sigma**3 + c * sigma**5
+        return left @ torch.diag(sigma) @ right
+
+    monkeypatch.setattr(torch.optim._muon, "_zeropower_via_newtonschulz", in_given_dtype)
+    ours, theirs = weights(torch.float64), weights(torch.float64)
+    common = {"lr": 0.05, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1, "ns_steps": 4}
+    steps(ours, Muon(ours, scale=scale, **common))
+    steps(theirs, torch.optim.Muon(theirs, adjust_lr_fn=scale, **common))
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", ["original", "match_rms_adamw"])
+def test_in_bfloat16_the_whole_optimizer_is_torchs(scale: str) -> None:
+    """Both iterate in bfloat16 here; they may differ by its rounding and no more."""
+    ours, theirs = weights(torch.bfloat16), weights(torch.bfloat16)
+    steps(ours, Muon(ours, lr=0.02, scale=scale, weight_decay=0.1))
+    steps(theirs, torch.optim.Muon(theirs, lr=0.02, adjust_lr_fn=scale, weight_decay=0.1))
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0.016, atol=0.016)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_bfloat16_momentum_is_never_overwritten(nesterov: bool) -> None:
+    """torch.optim.Muon normalises its momentum buffer in place for bfloat16 without Nesterov."""
+    params = weights(torch.bfloat16)
+    optimizer = Muon(params, nesterov=nesterov, momentum=0.5)
+    expected = [torch.zeros_like(param) for param in params]
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(3):
+        for param, buffer in zip(params, expected, strict=True):
+            param.grad = 100 * torch.randn(param.shape, generator=generator).bfloat16()
+            buffer.lerp_(param.grad, 0.5)
+        optimizer.step()
+        for param, buffer in zip(params, expected, strict=True):
+            assert torch.equal(optimizer.state[param]["momentum_buffer"], buffer)
+
+
+@pytest.mark.parametrize(("shape", "rows", "cols"), [((6, 2, 5, 1), 6, 10), ((40, 2, 1, 3), 40, 6)])
+def test_a_convolution_is_its_matrix_in_the_update_and_in_the_scale(
+    shape: tuple[int, ...], rows: int, cols: int
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Parameter(torch.randn(*shape, dtype=torch.float64))
+    before = conv.detach().clone()
+    for scale, factor in [
+        ("original", math.sqrt(max(1, rows / cols))),
+        ("match_rms_adamw", 0.2 * math.sqrt(max(rows, cols))),
+    ]:
+        conv.data.copy_(before)
+        conv.grad = torch.randn(*shape, dtype=torch.float64)
+        Muon([conv], lr=0.1, scale=scale).step()
+        expected = before - 0.1 * factor * newton_schulz(conv.grad.reshape(rows, cols)).reshape(
+            shape
+        )
+        torch.testing.assert_close(conv.detach(), expected)
+
+
+def test_weights_of_one_shape_are_stepped_as_if_alone() -> None:
+    together, alone = weights(torch.float64), weights(torch.float64)
+    steps(together, Muon(together))
+    for i in range(len(alone)):
+        params = copy.deepcopy(alone)
+        steps(params, Muon([params[i]]))
+        torch.testing.assert_close(params[i], together[i])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ns_steps", 0),
+        ("ns_steps", 2.5),
+        ("ns_coefficients", (1.0, 2.0)),
+        ("scale", "torch"),
+        ("momentum", 1.5),
+        ("lr", -1),
+    ],
+)
+def test_bad_hyperparameters_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name}"):
+        Muon(weights(torch.float32), **{name: value})

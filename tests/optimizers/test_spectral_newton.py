@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from optimizers import Muon, SpectralNewton
+from optimizers.partition import hidden_matrices
+
+SHAPES = [(6, 6), (9, 4), (4, 9), (5, 2, 3, 1), (6, 6)]
+
+
+def weights(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(1)
+    return [nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in SHAPES]
+
+
+def give_gradients(params: list[nn.Parameter], step: int, size: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for param in params:
+        param.grad = size * torch.randn(param.shape, generator=generator).to(param.dtype)
+
+
+def reference_update(momentum: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+    """The class docstring in numpy, one matrix at a time; the amplitude is found on a grid."""
+    left, sigma, right = np.linalg.svd(momentum, full_matrices=False)
+    alpha, damping = options["alpha"], options["damping"]
+    norm = {
+        "none": 1.0,
+        "frobenius": np.linalg.norm(sigma),
+        "rms": math.sqrt((sigma**2).mean()),
+        "spectral": sigma[0],
+    }[options["normalize"]]
+    sigma = sigma / norm
+    transferred = sigma / (sigma**alpha + damping)
+    rows, cols = momentum.shape
+    scale = 1.0
+    if options["scale"] == "amplitude":
+        grid = np.linspace(0, sigma[0], 400_001)
+        scale = 1 / (grid / (grid**alpha + damping)).max()
+    elif options["scale"] == "frobenius":
+        scale = math.sqrt(min(rows, cols)) / np.linalg.norm(transferred)
+        scale *= math.sqrt(max(1, rows / cols))
+    return scale * left @ np.diag(transferred) @ right
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+@pytest.mark.parametrize("normalize", ["none", "frobenius", "rms", "spectral"])
+@pytest.mark.parametrize("scale", ["raw", "amplitude", "frobenius"])
+def test_three_steps_are_the_written_rule(
+    scale: str, normalize: str, alpha: float, nesterov: bool
+) -> None:
+    options = {"alpha": alpha, "damping": 0.05, "normalize": normalize, "scale": scale}
+    params = weights()
+    expected = [param.detach().numpy().copy() for param in params]
+    buffers = [np.zeros_like(weight) for weight in expected]
+    optimizer = SpectralNewton(
+        params, lr=0.1, momentum=0.8, nesterov=nesterov, weight_decay=0.2, **options
+    )
+    for step in range(3):
+        give_gradients(params, step)
+        optimizer.step()
+        for i, param in enumerate(params):
+            assert param.grad is not None
+            grad = param.grad.numpy()
+            buffers[i] = 0.8 * buffers[i] + 0.2 * grad
+            ahead = 0.8 * buffers[i] + 0.2 * grad if nesterov else buffers[i]
+            update = reference_update(ahead.reshape(len(ahead), -1), options)
+            expected[i] = expected[i] * (1 - 0.1 * 0.2) - 0.1 * update.reshape(grad.shape)
+    for param, reference in zip(params, expected, strict=True):
+        np.testing.assert_allclose(param.detach().numpy(), reference, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("normalize", ["none", "frobenius", "spectral"])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_amplitude_bounds_the_spectral_norm_by_one(size: float, normalize: str) -> None:
+    params = weights()
+    before = [param.detach().clone() for param in params]
+    give_gradients(params, 0, size)
+    SpectralNewton(params, lr=1.0, scale="amplitude", normalize=normalize, damping=0.1).step()
+    for param, start in zip(params, before, strict=True):
+        norm = torch.linalg.matrix_norm((start - param.detach()).flatten(1), ord=2)
+        assert 0 < norm < 1 + 1e-9
+
+
+@pytest.mark.parametrize("damping", [1e6, 1e8])
+def test_huge_damping_is_sgd_at_lr_over_damping(damping: float) -> None:
+    ours, theirs = weights(), weights()
+    optimizer = SpectralNewton(
+        ours, lr=0.3 * damping, damping=damping, normalize="none", scale="raw", momentum=0.0
+    )
+    reference = torch.optim.SGD(theirs, lr=0.3)
+    for step in range(3):
+        give_gradients(ours, step)
+        give_gradients(theirs, step)
+        optimizer.step()
+        reference.step()
+    for mine, sgd in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, sgd, rtol=0, atol=1e3 / damping)
+
+
+def test_small_damping_is_muon_with_an_exact_polar_factor() -> None:
+    """With d -> 0 and alpha = 1 every sigma goes to 1: the orthogonal factor itself."""
+    ours, exact_muon = weights(), weights()
+    give_gradients(ours, 0)
+    give_gradients(exact_muon, 0)
+    SpectralNewton(ours, lr=0.1, alpha=1.0, damping=1e-9).step()
+    # These coefficients converge to 1, where Muon's own stop in its neighbourhood.
+    Muon(exact_muon, lr=0.1, ns_steps=40, ns_coefficients=(1.875, -1.25, 0.375)).step()
+    for mine, muon in zip(ours, exact_muon, strict=True):
+        torch.testing.assert_close(mine, muon, rtol=1e-6, atol=1e-6)
+
+
+def test_frobenius_updates_have_muons_size_whatever_the_gradients() -> None:
+    for size in (1e-20, 1.0, 1e12):
+        params = weights(torch.float32)
+        before = [param.detach().clone() for param in params]
+        give_gradients(params, 0, size)
+        SpectralNewton(params, lr=1.0).step()
+        for param, start in zip(params, before, strict=True):
+            rows, cols = start.flatten(1).shape
+            expected = math.sqrt(min(rows, cols) * max(1, rows / cols))
+            assert (start - param.detach()).norm().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_bfloat16_weights_get_the_float32_update_of_their_momentum() -> None:
+    low = weights(torch.bfloat16)
+    high = [nn.Parameter(param.detach().float()) for param in low]
+    give_gradients(low, 0)
+    for param, exact in zip(low, high, strict=True):
+        assert param.grad is not None
+        exact.grad = param.grad.float()
+    # momentum 0 makes the momentum exactly the gradient in both.
+    SpectralNewton(low, lr=0.1, momentum=0.0).step()
+    SpectralNewton(high, lr=0.1, momentum=0.0).step()
+    for param, exact in zip(low, high, strict=True):
+        assert torch.equal(param, exact.bfloat16())
+
+
+@pytest.mark.parametrize("how", ["by type", "measured"])
+def test_each_layer_is_stepped_with_its_own_alpha(
+    how: str, conv_net: type[nn.Module], write_exponents: Callable[..., Path]
+) -> None:
+    torch.manual_seed(0)
+    model = conv_net().double()
+    options: dict[str, Any] = {"alpha": {"conv": 2.0, "default": 1.0}}
+    if how == "measured":
+        rows = [
+            {"layer": n, "alpha": a} for n, a in [("conv1", 2.0), ("conv2", 2.0), ("hidden", 1.0)]
+        ]
+        options = {"alpha": "measured", "exponents": write_exponents(rows)}
+    optimizer = SpectralNewton(hidden_matrices(model), lr=0.1, momentum=0.0, **options)
+    assert optimizer.param_groups[0]["alphas"] == [2.0, 2.0, 1.0]
+    for layer, alpha in [(model.conv1, 2.0), (model.conv2, 2.0), (model.hidden, 1.0)]:
+        single = nn.Parameter(layer.weight.detach().clone())
+        single.grad = torch.randn_like(single)
+        layer.weight.grad = single.grad.clone()
+        optimizer.step()
+        layer.weight.grad = None
+        SpectralNewton([single], lr=0.1, momentum=0.0, alpha=alpha).step()
+        torch.testing.assert_close(layer.weight, single, rtol=1e-12, atol=1e-12)
+
+
+def test_a_checkpoint_keeps_its_alphas_though_the_file_changes(
+    conv_net: type[nn.Module], write_exponents: Callable[..., Path]
+) -> None:
+    def build() -> SpectralNewton:
+        layers = hidden_matrices(conv_net())
+        return SpectralNewton(layers, alpha="measured", exponents=path)
+
+    path = write_exponents([{"layer": n, "alpha": 1.5} for n in ("conv1", "conv2", "hidden")])
+    saved = build().state_dict()
+    write_exponents([{"layer": n, "alpha": 3.0} for n in ("conv1", "conv2", "hidden")])
+    resumed = build()
+    assert resumed.param_groups[0]["alphas"] == [3.0] * 3
+    resumed.load_state_dict(saved)
+    assert resumed.param_groups[0]["alphas"] == [1.5] * 3
+
+
+def test_the_head_and_vectors_are_adamws(conv_net: type[nn.Module]) -> None:
+    model = conv_net()
+    model(torch.randn(3, 2, 6, 6)).sum().backward()
+    optimizer = SpectralNewton(hidden_matrices(model))
+    optimizer.step()
+    for name, param in model.named_parameters():
+        is_hidden = name in ("conv1.weight", "conv2.weight", "hidden.weight")
+        assert ("momentum_buffer" in optimizer.state[param]) == is_hidden
+        assert ("exp_avg_sq" in optimizer.state[param]) != is_hidden
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("alpha", 0.0),
+        ("alpha", "measured"),
+        ("alpha", {"default": 2.0}),
+        ("damping", 0.0),
+        ("damping", -1.0),
+        ("normalize", "max"),
+        ("scale", "original"),
+        ("method", "magic"),
+        ("fallback_alpha", 0.0),
+        ("momentum", 1.0),
+        ("lr", -1.0),
+        ("weight_decay", -1.0),
+    ],
+)
+def test_bad_hyperparameters_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name}"):
+        SpectralNewton(weights(), **{name: value})
