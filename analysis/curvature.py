@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -22,14 +22,14 @@ from pydantic import Field, field_validator
 from rich.console import Console
 from rich.progress import Progress
 
-from analysis import cli, storage
+from analysis import storage
 from analysis.exponent_view import LEGEND, render
 from analysis.find_run import find_run, require_done
 from analysis.measurement import Measurement, measure
 from analysis.objective import Mode, Settings
-
-if TYPE_CHECKING:
-    from bench.experiment import Restored
+from bench import options as cli
+from bench.errors import UserError
+from bench.experiment import Restored, restore
 
 __all__ = ["Measurement", "main", "measure"]
 
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     )
     folder = find_run(options.run)
     require_done(folder)
-    restored = _restore(folder)
+    restored = restore(folder)
     wanted = _metadata(options, restored)
     stored = None if options.force else _stored(folder, wanted)
     if stored is not None:
@@ -116,17 +116,7 @@ def _write(folder: Path, found: Measurement, metadata: dict[str, Any]) -> None:
         storage.write_table(found.directions, folder / "curvature.parquet", metadata)
         storage.write_table(found.exponents, folder / "exponents.parquet", metadata)
     except OSError as error:
-        raise cli.UserError(f"{folder}: cannot write the tables ({error})") from None
-
-
-def _restore(folder: Path) -> Restored:
-    from bench.errors import UserError  # bench only rebuilds the run; `measure` needs none of it
-    from bench.experiment import restore
-
-    try:
-        return restore(folder)
-    except UserError as error:
-        raise cli.UserError(str(error)) from None
+        raise UserError(f"{folder}: cannot write the tables ({error})") from None
 
 
 def _measure(restored: Restored, options: CurvatureOptions) -> Measurement:
@@ -148,12 +138,12 @@ def _measure(restored: Restored, options: CurvatureOptions) -> Measurement:
                 progress=report,
             )
     except torch.OutOfMemoryError:
-        raise cli.UserError(
+        raise UserError(
             f"device={options.device} is out of memory; use a smaller microbatch "
             f"(now microbatch={options.microbatch})"
         ) from None
     except ValueError as error:
-        raise cli.UserError(f"run={options.run}: {error}") from None
+        raise UserError(f"run={options.run}: {error}") from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from analysis.cli import UserError
+from bench.errors import UserError
 
 
 def find_run(text: str) -> Path:

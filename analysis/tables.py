@@ -15,10 +15,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from analysis import cli
 from analysis.runs import RunWarning, load_runs
 from analysis.table_build import Cell, Table, build_table
 from analysis.table_render import render
+from bench import options as cli
+from bench.errors import UserError
 
 __all__ = ["Cell", "Table", "build_table", "main", "render"]
 
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
             )
         except ValueError as error:
             where = "" if options.source in str(error) else f"{options.source}: "
-            raise cli.UserError(f"{where}{error}") from error
+            raise UserError(f"{where}{error}") from error
         finally:
             for warning in caught:
                 print(f"warning: {warning.message}", file=sys.stderr)
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(render(table, options.format), encoding="utf-8")
     except OSError as error:
-        raise cli.UserError(f"out={options.out}: {error.strerror}; name another file") from error
+        raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from bench.clock import Clock
 from bench.config import TrainerConfig
 from bench.data.images import Batch, ImageData, SplitName
 from bench.progress import Progress
-from bench.run import Row, RunFolder
+from bench.run import Row, RunFolder, State
+from bench.summary import summarise
 from bench.tracking import Tracker
 
 
@@ -77,16 +78,33 @@ class Loop:
         Raises:
             DivergedError: a loss is not finite; history holds the run until then.
         """
-        while self.step < self.total_steps:
-            for inputs, labels in self._batches():
-                self._train_step(inputs, labels)
-                at_end = self.step % self.steps_per_epoch == 0
-                if at_end or self.step % self.config.log_every == 0:
-                    self._log_window()
-                if not at_end and self._checkpoint_due():
-                    self._commit()
-            self._log_evaluation()
-            self._commit()
+        with self.progress:
+            self.progress.start_at(self.step)
+            while self.step < self.total_steps:
+                self._run_epoch()
+
+    def summary(self, state: State) -> dict[str, Any]:
+        """Return the run's summary, ``state`` being how it ended."""
+        return summarise(
+            state,
+            self.history,
+            self.clock,
+            steps_per_epoch=self.steps_per_epoch,
+            batch_size=self.config.batch_size,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+        )
+
+    def _run_epoch(self) -> None:
+        """The epoch from where it stands to its end, evaluation and checkpoint included."""
+        for inputs, labels in self._batches():
+            self._train_step(inputs, labels)
+            at_end = self.step % self.steps_per_epoch == 0
+            if at_end or self.step % self.config.log_every == 0:
+                self._log_window()
+            if not at_end and self._checkpoint_due():
+                self._commit()
+        self._log_evaluation()
+        self._commit()
 
     def _batches(self) -> Iterator[Batch]:
         epoch, done = divmod(self.step, self.steps_per_epoch)

@@ -18,6 +18,9 @@ _QUIET_SECONDS = 15.0  # between plain lines; a short run prints only its result
 class Progress(Protocol):
     """Is told of each step and of each epoch."""
 
+    def start_at(self, step: int) -> None:
+        """``step`` steps were made before, in an earlier attempt."""
+
     def advance(self) -> None:
         """One step was made."""
 
@@ -47,6 +50,9 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         return None
 
+    def start_at(self, step: int) -> None:
+        """Do nothing."""
+
     def advance(self) -> None:
         """Do nothing: steps are too many for lines."""
 
@@ -62,7 +68,7 @@ class Lines:
 class TerminalBar:
     """A bar over all steps, with the last epoch's numbers; it disappears when the run is over."""
 
-    def __init__(self, name: str, total_steps: int, done_steps: int) -> None:
+    def __init__(self, name: str, total_steps: int) -> None:
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -71,7 +77,7 @@ class TerminalBar:
             TextColumn("{task.fields[numbers]}"),
             transient=True,
         )
-        self._task = self._bar.add_task(name, total=total_steps, completed=done_steps, numbers="")
+        self._task = self._bar.add_task(name, total=total_steps, numbers="")
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -79,6 +85,10 @@ class TerminalBar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def start_at(self, step: int) -> None:
+        """Show the steps made before."""
+        self._bar.update(self._task, completed=step)
 
     def advance(self) -> None:
         """Move the bar by one step."""
@@ -91,16 +101,11 @@ class TerminalBar:
 
 
 def make_progress(
-    style: Literal["auto", "bar", "lines", "none"],
-    name: str,
-    *,
-    epochs: int,
-    total_steps: int,
-    done_steps: int,
+    style: Literal["auto", "bar", "lines", "none"], name: str, epochs: int, total_steps: int
 ) -> Progress:
     """Return what ``style`` asks for; "auto" is a bar where standard output is a terminal."""
     if style == "bar" or (style == "auto" and sys.stdout.isatty()):
-        return TerminalBar(name, total_steps, done_steps)
+        return TerminalBar(name, total_steps)
     return Lines(name, epochs, quiet=style == "none")
 
 

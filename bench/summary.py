@@ -11,7 +11,13 @@ _FINAL = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy"
 
 
 def summarise(
-    state: State, history: list[Row], clock: Clock, *, steps_per_epoch: int, batch_size: int
+    state: State,
+    history: list[Row],
+    clock: Clock,
+    *,
+    steps_per_epoch: int,
+    batch_size: int,
+    parameters: int,
 ) -> dict[str, Any]:
     """Return every number a table needs, by name.
 
@@ -20,7 +26,12 @@ def summarise(
     """
     steps = int(history[-1]["step"]) if history else 0
     epochs = steps / steps_per_epoch
-    summary: dict[str, Any] = {"state": state, "steps": steps, "epochs": epochs}
+    summary: dict[str, Any] = {
+        "state": state,
+        "steps": steps,
+        "epochs": epochs,
+        "parameters": parameters,
+    }
     evaluated = [row for row in history if "val/accuracy" in row]
     if evaluated and state == "done":
         summary |= {name: evaluated[-1][name] for name in _FINAL}

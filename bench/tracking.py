@@ -37,8 +37,8 @@ class Tracker(Protocol):
     def finish(self, summary: dict[str, Any]) -> None:
         """Send the summary and end; ``summary["state"]`` says how the run ended."""
 
-    def abandon(self) -> None:
-        """End without a summary: the run failed or was interrupted."""
+    def abandon(self, *, failed: bool) -> None:
+        """End without a summary: the run failed, or was interrupted and will go on."""
 
 
 class NullTracker:
@@ -56,7 +56,7 @@ class NullTracker:
     def finish(self, summary: dict[str, Any]) -> None:
         """Do nothing."""
 
-    def abandon(self) -> None:
+    def abandon(self, *, failed: bool) -> None:
         """Do nothing."""
 
 
@@ -109,6 +109,8 @@ class WandbTracker:
                 x_transaction_log_flush_interval=1.0,
             ),
         )
+        # W&B would otherwise put the last history row over the summary when the run ends.
+        self._run.define_metric("*", summary="none")
         self._run.define_metric("val/*", step_metric="epoch")
         self._run.define_metric("test/*", step_metric="epoch")
         # What the server has already, it would refuse; an offline file begins at 0.
@@ -124,13 +126,18 @@ class WandbTracker:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Send the summary and close the W&B run."""
-        self._run.summary.update(summary)
-        self._run.finish(exit_code=0)
+        self._close(summary, exit_code=0)
 
-    def abandon(self) -> None:
-        """Close the W&B run as failed."""
-        self._run.summary.update({"state": "failed"})
-        self._run.finish(exit_code=1)
+    def abandon(self, *, failed: bool) -> None:
+        """Close the W&B run as crashed; an interrupted one is still without a final state."""
+        self._close({"state": "failed"} if failed else {}, exit_code=1)
+
+    def _close(self, summary: dict[str, Any], exit_code: int) -> None:
+        import wandb
+
+        self._run.summary.update(summary)
+        self._run.finish(exit_code=exit_code)
+        wandb.teardown()  # finish() may return before an offline log is written to its end
 
 
 class Guarded:
@@ -166,6 +173,6 @@ class Guarded:
         """See Tracker."""
         self._attempt(lambda: self._tracker.finish(summary))
 
-    def abandon(self) -> None:
+    def abandon(self, *, failed: bool) -> None:
         """See Tracker."""
-        self._attempt(self._tracker.abandon)
+        self._attempt(lambda: self._tracker.abandon(failed=failed))

@@ -24,8 +24,9 @@ from bench.loop import DivergedError, Loop
 from bench.progress import make_progress
 from bench.run import RunFolder, State
 from bench.seeding import derive
-from bench.summary import summarise
 from bench.tracking import Guarded, RunInfo
+
+_DEFAULT_THREADS = torch.get_num_threads()
 
 
 def train(run_config: RunConfig) -> dict[str, Any]:
@@ -41,54 +42,70 @@ def train(run_config: RunConfig) -> dict[str, Any]:
     if folder.finished and folder.status.get("tracked"):
         _report(folder, "already ")
         return folder.summary
-    data = None if folder.finished else experiment.build_data(run_config)
+    data = experiment.build_data(run_config)  # before the folder exists: it may be missing
     folder.acquire()
     try:
-        if data is not None:
-            _train(run_config, identity, folder, data)
-        else:
+        if folder.finished:
             _track_again(run_config, identity, folder)
+        else:
+            _train(run_config, identity, folder, data)
     finally:
         folder.release()
     _report(folder)
     return folder.summary
 
 
-def _train(
-    run_config: RunConfig,
-    identity: Identity,
-    folder: RunFolder,
-    data: ImageData,
-) -> None:
+def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: ImageData) -> None:
+    """Train from the newest checkpoint to the end, and write down how it ended."""
     trainer = run_config.trainer
-    if trainer.threads is not None:
-        torch.set_num_threads(trainer.threads)
+    # Always set: a run must not depend on the threads of the one before it in this process.
+    torch.set_num_threads(trainer.threads or _DEFAULT_THREADS)
     device = choose_device(trainer.device)
     precision = choose_precision(trainer.precision, device)
-    memory_format = choose_memory_format(trainer.channels_last, device)
+    source = provenance.collect(str(run_config.optimizer["_target_"]), device, precision)
+    stored = stored_config(run_config, identity)
+    tracker = _tracker(run_config, identity, {**stored, "provenance": source})
+    loop = _make_loop(run_config, folder, data.to(device), precision, tracker)
+    checkpoint = folder.load_checkpoint()
+    folder.begin(stored, source)
+    tracker.start()
+    if checkpoint is not None:
+        loop.load_state_dict(checkpoint)
+        print(f"{identity.id}: continues at step {loop.step} of {loop.total_steps}", flush=True)
 
-    data = data.to(device)
+    state: State = "done"
+    cause = None
+    try:
+        loop.run()
+    except DivergedError as error:
+        state, cause = "diverged", str(error)
+        folder.write_history(loop.history)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [""]
+        with suppress(OSError):  # a full disk must not hide the error
+            folder.set_status("failed", f"{type(error).__name__}: {reason[0]}")
+        tracker.abandon(failed=True)
+        raise
+    except BaseException:  # interrupted: still "running", to be continued
+        tracker.abandon(failed=False)
+        raise
+    folder.finish(state, cause, loop.summary(state))
+    _hand_over(folder, tracker)
+
+
+def _make_loop(
+    run_config: RunConfig, folder: RunFolder, data: ImageData, precision: str, tracker: Guarded
+) -> Loop:
+    """Build model, optimizer and schedule on the data's device, each from its own seed."""
+    trainer, device = run_config.trainer, data.train.images.device
+    memory_format = choose_memory_format(trainer.channels_last, device)
     model = experiment.seeded_model(run_config, experiment.shape_of(data))
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = experiment.build_optimizer(run_config.optimizer, model)
     total_steps = data.steps_per_epoch(trainer.batch_size) * trainer.epochs
     schedule = experiment.build_schedule(run_config.schedule, optimizer, total_steps)
     torch.manual_seed(derive(run_config.seed, "noise"))  # dropout and the like
-
-    checkpoint = folder.load_checkpoint()
-    source = provenance.collect(str(run_config.optimizer["_target_"]), device, precision)
-    stored = stored_config(run_config, identity)
-    folder.begin(stored, source)
-    tracker = _tracker(run_config, identity, {**stored, "provenance": source})
-    tracker.start()
-    progress = make_progress(
-        trainer.progress,
-        identity.id,
-        epochs=trainer.epochs,
-        total_steps=total_steps,
-        done_steps=checkpoint["step"] if checkpoint else 0,
-    )
-    loop = Loop(
+    return Loop(
         model=model,
         optimizer=optimizer,
         schedule=schedule,
@@ -99,37 +116,8 @@ def _train(
         memory_format=memory_format,
         folder=folder,
         tracker=tracker,
-        progress=progress,
+        progress=make_progress(trainer.progress, folder.path.name, trainer.epochs, total_steps),
     )
-    if checkpoint is not None:
-        loop.load_state_dict(checkpoint)
-        print(f"{identity.id}: continues at step {loop.step} of {total_steps}", flush=True)
-
-    state: State = "done"
-    cause = None
-    try:
-        with progress:
-            loop.run()
-    except DivergedError as error:
-        state, cause = "diverged", str(error)
-        folder.write_history(loop.history)
-    except BaseException as error:
-        with suppress(OSError):
-            reason = str(error).strip().splitlines() or [""]
-            if isinstance(error, Exception):
-                folder.set_status("failed", f"{type(error).__name__}: {reason[0]}")
-        tracker.abandon()
-        raise
-    summary = summarise(
-        state,
-        loop.history,
-        loop.clock,
-        steps_per_epoch=loop.steps_per_epoch,
-        batch_size=trainer.batch_size,
-    )
-    summary["parameters"] = sum(p.numel() for p in model.parameters())
-    folder.finish(state, cause, summary)
-    _hand_over(folder, tracker)
 
 
 def _tracker(run_config: RunConfig, identity: Identity, stored: dict[str, Any]) -> Guarded:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, overload
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -16,51 +16,40 @@ from optimizers import checks
 from optimizers.matrix_functions import as_matrix
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
+_Kernel: TypeAlias = Callable[[list[Tensor], list[Tensor], list[Tensor], float | Tensor], None]
+# What changes from step to step, or is an input: a compiled step is not specialised to it.
+_NOT_CONSTANT = frozenset({"params", "param_names", "lr", "initial_lr"})
 
 
-@dataclass
-class MatrixBatch:
-    """Weights of one matrix shape, stepped together."""
+class MatrixStack(NamedTuple):
+    """Matrices of one shape, dtype, device and key: ``momentum`` is ``[k, rows, cols]``."""
 
-    rows: int
-    cols: int
-    key: Any = None
-    params: list[Tensor] = field(default_factory=list)
-    buffers: list[Tensor] = field(default_factory=list)
+    momentum: Tensor
+    key: Any
 
-    def momentum(self, momentum: float, nesterov: bool) -> Tensor:
-        """Update M <- mu M + (1 - mu) G and return a stack ``[k, rows, cols]`` of it.
 
-        With ``nesterov`` the stack holds mu M + (1 - mu) G, one step ahead. It is a copy: whatever
-        is done to it leaves the momentum buffers alone.
-        """
-        ahead = []
-        for param, buffer in zip(self.params, self.buffers, strict=True):
-            assert param.grad is not None
-            buffer.lerp_(param.grad, 1 - momentum)
-            ahead.append(param.grad.lerp(buffer, momentum) if nesterov else buffer)
-        return torch.stack([as_matrix(matrix) for matrix in ahead])
+class _Place(NamedTuple):
+    """Which of a group's parameters make one stack."""
 
-    def apply(self, update: Tensor, lr: float, weight_decay: float, scale: float = 1.0) -> None:
-        """W <- (1 - lr weight_decay) W - lr scale update, for ``update`` ``[k, rows, cols]``."""
-        for param, matrix in zip(self.params, update.unbind(), strict=True):
-            param.mul_(1 - lr * weight_decay)
-            param.add_(matrix.reshape(param.shape), alpha=-lr * scale)
+    key: Any
+    indices: tuple[int, ...]
 
 
 class MatrixOptimizer(Optimizer, ABC):
     """A torch optimizer with two algorithms; each parameter group says which one steps it.
 
     ``params`` is what every torch optimizer takes: parameters, named parameters, or groups. A group
-    with ``algorithm: "matrix"`` is stepped by :meth:`step_matrices`; one with
+    with ``algorithm: "matrix"`` is stepped along :meth:`directions`; one with
     ``algorithm: "adamw"`` by torch's AdamW, from the ``adamw_*`` hyperparameters unless the group
     has an ``lr`` or ``weight_decay`` of its own. Where no algorithm is given, parameters of two or
     more dimensions are matrices and the rest AdamW's, and the group's own ``lr`` and
     ``weight_decay`` are the matrices'. :func:`optimizers.partition.hidden_matrices` makes groups
     that also tell heads and embeddings apart.
 
-    Each group's ``lr`` is what learning-rate schedulers scale. The state is one momentum buffer a
-    matrix, and AdamW's two moments elsewhere.
+    Each group's ``lr`` is what learning-rate schedulers scale; it may be a tensor beside the
+    parameters, which a CUDA graph needs. The state is one momentum buffer a matrix, and AdamW's two
+    moments elsewhere. ``compile=True`` compiles the matrices' whole step (torch.compile): worth its
+    start-up time on a GPU, where the number of kernels rules. No step waits for the device.
 
     Raises ValueError for an impossible hyperparameter, by name, and RuntimeError on a sparse
     gradient.
@@ -72,8 +61,16 @@ class MatrixOptimizer(Optimizer, ABC):
         super().__init__(params, defaults)
 
     @abstractmethod
-    def step_matrices(self, group: dict[str, Any]) -> None:
-        """Step the matrices of one group; gradients are off."""
+    def directions(self, stacks: Sequence[MatrixStack], group: dict[str, Any]) -> list[Tensor]:
+        """Return O of each stack, ``[k, rows, cols]``, for W <- (1 - lr weight_decay) W - lr O.
+
+        The momentum in ``stacks`` is a copy (Nesterov's look-ahead included); gradients are off.
+        Reads only constants of ``group``, so that it can be compiled.
+        """
+
+    def keys(self, group: dict[str, Any]) -> Sequence[Hashable]:
+        """Return one key a parameter; parameters of different keys are in different stacks."""
+        return [None] * len(group["params"])
 
     def check_hyperparameters(self, values: dict[str, Any]) -> None:
         """Refuse impossible hyperparameters, of the defaults or of a complete group."""
@@ -140,43 +137,70 @@ class MatrixOptimizer(Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        for index, group in enumerate(self.param_groups):
             if group["algorithm"] == "matrix":
-                self.step_matrices(group)
+                self._step_matrices(index, group)
             else:
                 self._step_adamw(group)
         return loss
 
-    def batches(
-        self, group: dict[str, Any], keys: Sequence[Hashable] | None = None
-    ) -> Iterator[MatrixBatch]:
-        """Gather a group's matrices that have gradients by shape, dtype, device and key.
+    def _step_matrices(self, index: int, group: dict[str, Any]) -> None:
+        present = tuple(i for i, param in enumerate(group["params"]) if self._has_gradient(param))
+        if not present:
+            return
+        params = [group["params"][i] for i in present]
+        for param in params:
+            if "momentum_buffer" not in self.state[param]:
+                self.state[param]["momentum_buffer"] = torch.zeros_like(param)
+        buffers = [self.state[param]["momentum_buffer"] for param in params]
+        kernel = self._kernel(index, group, present)
+        lr = group["lr"]
+        if group["compile"] and not isinstance(lr, Tensor):
+            lr = torch.tensor(lr)  # an input; a number would be compiled in
+        kernel(params, [param.grad for param in params], buffers, lr)
 
-        ``keys``, one a parameter, keeps parameters apart that must be stepped differently.
-        """
-        found: dict[Hashable, MatrixBatch] = {}
-        for i, param in enumerate(group["params"]):
-            if not self._has_gradient(param):
-                continue
-            state = self.state[param]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(param)
-            rows, cols = as_matrix(param).shape
-            key = None if keys is None else keys[i]
-            place = (rows, cols, param.dtype, param.device, key)
-            batch = found.setdefault(place, MatrixBatch(rows, cols, key))
-            batch.params.append(param)
-            batch.buffers.append(state["momentum_buffer"])
-        yield from found.values()
+    def _kernel(self, index: int, group: dict[str, Any], present: tuple[int, ...]) -> _Kernel:
+        """Return the step of these parameters, made anew when a hyperparameter has changed."""
+        constants = {key: value for key, value in group.items() if key not in _NOT_CONSTANT}
+        known: dict[Any, tuple[dict[str, Any], _Kernel]]
+        known = self.__dict__.setdefault("_kernels", {})  # copies and pickles come without it
+        if (index, present) in known and known[index, present][0] == constants:
+            return known[index, present][1]
+        kernel: _Kernel = functools.partial(
+            _matrix_step,
+            directions=self.directions,
+            group=constants,
+            places=self._places(group, present),
+        )
+        if group["compile"]:
+            kernel = torch.compile(kernel, fullgraph=True, dynamic=False)
+        known[index, present] = constants, kernel
+        return kernel
+
+    def _places(self, group: dict[str, Any], present: tuple[int, ...]) -> list[_Place]:
+        keys = self.keys(group)
+        found: dict[Hashable, list[int]] = {}
+        for position, i in enumerate(present):
+            param = group["params"][i]
+            alike = (as_matrix(param).shape, param.dtype, param.device, keys[i])
+            found.setdefault(alike, []).append(position)
+        return [
+            _Place(keys[present[positions[0]]], tuple(positions)) for positions in found.values()
+        ]
 
     def _step_adamw(self, group: dict[str, Any]) -> None:
         params = [param for param in group["params"] if self._has_gradient(param)]
+        if not params:
+            return
+        fused = all(param.is_cuda for param in params)  # one kernel, and no host synchronisation
         for param in params:
             state = self.state[param]
             if not state:
                 state["step"] = torch.tensor(0.0)
                 state["exp_avg"] = torch.zeros_like(param)
                 state["exp_avg_sq"] = torch.zeros_like(param)
+            if fused and not state["step"].is_cuda:
+                state["step"] = state["step"].to(param.device)
         beta1, beta2 = group["adamw_betas"]
         adamw(
             params,
@@ -185,6 +209,8 @@ class MatrixOptimizer(Optimizer, ABC):
             [self.state[param]["exp_avg_sq"] for param in params],
             [],
             [self.state[param]["step"] for param in params],
+            fused=fused,
+            capturable=fused,
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
@@ -201,3 +227,29 @@ class MatrixOptimizer(Optimizer, ABC):
                 "build the embedding with sparse=False"
             )
         return param.grad is not None
+
+
+def _matrix_step(
+    params: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    lr: float | Tensor,
+    *,
+    directions: Callable[[Sequence[MatrixStack], dict[str, Any]], list[Tensor]],
+    group: dict[str, Any],
+    places: list[_Place],
+) -> None:
+    """One group's step: momentum, direction, decoupled weight decay, update."""
+    mu = group["momentum"]
+    ahead = []
+    for grad, buffer in zip(grads, buffers, strict=True):
+        buffer.lerp_(grad, 1 - mu)
+        ahead.append(grad.lerp(buffer, mu) if group["nesterov"] else buffer)
+    stacks = [
+        MatrixStack(torch.stack([as_matrix(ahead[i]) for i in place.indices]), place.key)
+        for place in places
+    ]
+    for place, update in zip(places, directions(stacks, group), strict=True):
+        for i, matrix in zip(place.indices, update.unbind(), strict=True):
+            params[i].mul_(1 - lr * group["weight_decay"])
+            params[i].sub_(matrix.reshape(params[i].shape) * lr)

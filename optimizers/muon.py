@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor
 
 from optimizers import checks
 from optimizers.matrix_functions import (
@@ -11,7 +14,7 @@ from optimizers.matrix_functions import (
     newton_schulz,
     shape_scale,
 )
-from optimizers.matrix_optimizer import MatrixOptimizer, Params
+from optimizers.matrix_optimizer import MatrixOptimizer, MatrixStack, Params
 
 
 class Muon(MatrixOptimizer):
@@ -42,6 +45,7 @@ class Muon(MatrixOptimizer):
         ns_coefficients: tuple[float, float, float] = MUON_COEFFICIENTS,
         scale: str = "original",
         weight_decay: float = 0.0,
+        compile: bool = False,
         adamw_lr: float = 1e-3,
         adamw_betas: tuple[float, float] = (0.9, 0.999),
         adamw_eps: float = 1e-8,
@@ -55,6 +59,7 @@ class Muon(MatrixOptimizer):
             "ns_coefficients": checks.numbers("ns_coefficients", ns_coefficients, 3),
             "scale": scale,
             "weight_decay": weight_decay,
+            "compile": compile,
             "adamw_lr": adamw_lr,
             "adamw_betas": adamw_betas,
             "adamw_eps": adamw_eps,
@@ -69,10 +74,11 @@ class Muon(MatrixOptimizer):
         checks.numbers("ns_coefficients", values["ns_coefficients"], 3)
         checks.choice("scale", values["scale"], SHAPE_SCALES)
 
-    def step_matrices(self, group: dict[str, Any]) -> None:
-        """The update rule, in the order of the class docstring."""
-        for batch in self.batches(group):
-            momentum = batch.momentum(group["momentum"], group["nesterov"])
-            orthogonal = newton_schulz(momentum, group["ns_steps"], group["ns_coefficients"])
-            scale = shape_scale(batch.rows, batch.cols, group["scale"])
-            batch.apply(orthogonal, group["lr"], group["weight_decay"], scale)
+    def directions(self, stacks: Sequence[MatrixStack], group: dict[str, Any]) -> list[Tensor]:
+        """The update rule from O on, in the order of the class docstring."""
+        found = []
+        for stack in stacks:
+            rows, cols = stack.momentum.shape[-2:]
+            orthogonal = newton_schulz(stack.momentum, group["ns_steps"], group["ns_coefficients"])
+            found.append(orthogonal * shape_scale(rows, cols, group["scale"]))
+        return found

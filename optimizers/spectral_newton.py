@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from optimizers import checks
 from optimizers.layer_alphas import check_alpha, layer_alphas
@@ -19,7 +20,7 @@ from optimizers.matrix_functions import (
     transfer_amplitude,
     with_frobenius_norm,
 )
-from optimizers.matrix_optimizer import MatrixOptimizer, Params
+from optimizers.matrix_optimizer import MatrixOptimizer, MatrixStack, Params
 
 SCALES = ("raw", "amplitude", "frobenius")
 
@@ -70,6 +71,7 @@ class SpectralNewton(MatrixOptimizer):
         scale: str = "frobenius",
         method: str = "auto",
         weight_decay: float = 0.0,
+        compile: bool = False,
         exponents: str | Path | None = None,
         fallback_alpha: float = 2.0,
         adamw_lr: float = 1e-3,
@@ -88,6 +90,7 @@ class SpectralNewton(MatrixOptimizer):
             "scale": scale,
             "method": method,
             "weight_decay": weight_decay,
+            "compile": compile,
             "exponents": None if exponents is None else str(exponents),
             "fallback_alpha": fallback_alpha,
             "adamw_lr": adamw_lr,
@@ -114,18 +117,25 @@ class SpectralNewton(MatrixOptimizer):
             # Parallel to the parameters, so that a checkpoint keeps the alphas it ran with.
             group["alphas"] = layer_alphas(group)
 
-    def step_matrices(self, group: dict[str, Any]) -> None:
-        """The update rule, in the order of the class docstring."""
+    def keys(self, group: dict[str, Any]) -> list[float]:
+        """The alpha of each parameter."""
+        alphas: list[float] = group["alphas"]
+        return alphas
+
+    def directions(self, stacks: Sequence[MatrixStack], group: dict[str, Any]) -> list[Tensor]:
+        """The update rule from `normalize` on, in the order of the class docstring."""
         damping, normalize = group["damping"], group["normalize"]
-        for batch in self.batches(group, keys=group["alphas"]):
-            alpha: float = batch.key
-            momentum = batch.momentum(group["momentum"], group["nesterov"])
-            momentum = momentum.to(torch.promote_types(momentum.dtype, torch.float32))
+        found = []
+        for stack in stacks:
+            alpha: float = stack.key
+            dtype = torch.promote_types(stack.momentum.dtype, torch.float32)
+            momentum = stack.momentum.to(dtype)
             update = spectral_transfer(momentum, alpha, damping, normalize, group["method"])
-            scale = 1.0
             if group["scale"] == "amplitude":
                 update = update / transfer_amplitude(momentum, alpha, damping, normalize)
             elif group["scale"] == "frobenius":
-                update = with_frobenius_norm(update, math.sqrt(min(batch.rows, batch.cols)))
-                scale = shape_scale(batch.rows, batch.cols, "original")
-            batch.apply(update.to(momentum.dtype), group["lr"], group["weight_decay"], scale)
+                rows, cols = update.shape[-2:]
+                update = with_frobenius_norm(update, math.sqrt(min(rows, cols)))
+                update = update * shape_scale(rows, cols, "original")
+            found.append(update.to(dtype))
+        return found

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from analysis import cli, storage
+from analysis import storage
 from analysis.curvature import main
+from bench.errors import UserError
 from optimizers.exponents import read_exponents
 
 
@@ -102,7 +103,7 @@ def test_measured_numbers_do_not_depend_on_the_microbatch(run: Path) -> None:
 
 
 def refused(*arguments: str) -> str:
-    with pytest.raises(cli.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         main(list(arguments))
     assert "\n" not in str(caught.value)
     return str(caught.value)

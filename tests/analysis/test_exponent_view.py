@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import cli
 from analysis.exponent_view import LEGEND, render
 from analysis.exponents import exponents_table
+from bench import options as cli
 
 RANK = np.arange(1, 21, dtype=np.float64)
 

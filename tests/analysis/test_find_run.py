@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.cli import UserError
 from analysis.find_run import find_run, require_done
+from bench.errors import UserError
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from analysis import cli, tables
+from analysis import tables
+from bench.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_built_twice_it_is_the_same_to_the_byte(
 
 def test_options_reach_the_table(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["sweep=grid", "metric=best/epoch", "rows=optimizer,seed", "cols=dataset"]
-    with pytest.raises(cli.UserError, match="unknown column 'seed'"):
+    with pytest.raises(UserError, match="unknown column 'seed'"):
         output(capsys, f"source={source}", *options)
     options[2] = "rows=optimizer,schedule"
     out, _ = output(capsys, f"source={source}", *options, "seeds=0,1,5", "format=csv")
@@ -75,7 +76,7 @@ def test_the_table_goes_to_a_file(
     printed, _ = output(capsys, f"source={source}", "format=markdown")
     assert out == ""
     assert target.read_text(encoding="utf-8") == printed
-    with pytest.raises(cli.UserError, match=r"out=.*name another file"):
+    with pytest.raises(UserError, match=r"out=.*name another file"):
         output(capsys, f"source={source}", f"out={tmp_path}")
 
 
@@ -103,7 +104,7 @@ def test_mistakes_are_one_line(source: str, tmp_path: Path) -> None:
         ([f"source={source}", "format=latex"], "format=latex"),
         (["sorce=x"], "did you mean 'source='"),
     ]:
-        with pytest.raises(cli.UserError) as caught:
+        with pytest.raises(UserError) as caught:
             tables.main(argv)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -57,8 +57,8 @@ class Watcher:
     def finish(self, summary: dict[str, Any]) -> None:
         self._told("finish", dict(summary))
 
-    def abandon(self) -> None:
-        self._told("abandon")
+    def abandon(self, *, failed: bool) -> None:
+        self._told("abandon", failed)
 
 
 class Moody(torch.optim.SGD):

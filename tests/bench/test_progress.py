@@ -57,13 +57,13 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
         made.close()
 
 
-def make(style: str, **more: int) -> Any:
-    counts = {"epochs": 4, "total_steps": 40, "done_steps": 0, **more}
-    return make_progress(style, "digits-mlp", **counts)  # type: ignore[arg-type]
+def make(style: str) -> Any:
+    return make_progress(style, "digits-mlp", epochs=4, total_steps=40)  # type: ignore[arg-type]
 
 
 def drive(shown: Any, epochs: int = 4) -> None:
     with shown as entered:
+        entered.start_at(40 - 10 * epochs)
         for number in range(1, epochs + 1):
             for _ in range(10):
                 entered.advance()
@@ -109,7 +109,7 @@ def test_auto_is_lines_in_a_pipe() -> None:
 
 def test_auto_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with terminal(monkeypatch) as screen:
-        shown = make("auto", done_steps=20)
+        shown = make("auto")
         drive(shown, epochs=2)
         text = screen.shown()
     assert isinstance(shown, TerminalBar)

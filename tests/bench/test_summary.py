@@ -35,7 +35,8 @@ def epoch_row(number: int, val: float, test: float) -> dict[str, Any]:
 def summary(history: list[dict[str, Any]], state: str = "done", **seconds: float) -> dict[str, Any]:
     clock = Clock()
     clock.load_state_dict(seconds)
-    return summarise(state, history, clock, steps_per_epoch=10, batch_size=32)  # type: ignore[arg-type]
+    sizes = {"steps_per_epoch": 10, "batch_size": 32, "parameters": 1234}
+    return summarise(state, history, clock, **sizes)  # type: ignore[arg-type]
 
 
 def test_the_final_numbers_are_those_of_the_last_evaluation() -> None:
@@ -49,7 +50,7 @@ def test_the_final_numbers_are_those_of_the_last_evaluation() -> None:
         "test/accuracy": 0.4,
     }
     assert found["state"] == "done"
-    assert (found["steps"], found["epochs"]) == (20, 2.0)
+    assert (found["steps"], found["epochs"], found["parameters"]) == (20, 2.0, 1234)
 
 
 def test_the_best_epoch_is_the_first_of_equals() -> None:

@@ -51,7 +51,7 @@ class Fails:
     def finish(self, summary: dict[str, Any]) -> None:
         self._told("finish")
 
-    def abandon(self) -> None:
+    def abandon(self, *, failed: bool) -> None:
         self._told("abandon")
 
 
@@ -60,7 +60,7 @@ def tell_all(tracker: Tracker) -> None:
     tracker.log(HISTORY[:1])
     tracker.log(HISTORY)
     tracker.finish(SUMMARY)
-    tracker.abandon()
+    tracker.abandon(failed=True)
 
 
 # -- the guard ------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def offline(
         first.start()
         first.log(HISTORY[:1])
         first.log(HISTORY[:2])
-        first.abandon()
+        first.abandon(failed=True)
         second = WandbTracker(info, project="p", tags=["a", "b"])
         second.start()
         second.log(HISTORY[:2])
@@ -176,7 +176,7 @@ def test_each_attempt_is_a_file_of_the_same_wandb_run(offline: tuple[Path, Any])
 def test_an_attempt_that_was_abandoned_says_so(offline: tuple[Path, Any]) -> None:
     first = read_file(find_files(offline[0])[0])
     assert first.exit_code == 1
-    assert first.summary["state"] == "failed"
+    assert first.summary == {"state": "failed"}
     assert [row["_step"] for row in first.history] == [2, 4]
 
 
@@ -186,7 +186,7 @@ def test_the_last_attempt_is_the_whole_run(offline: tuple[Path, Any]) -> None:
     assert second.tags == ["a", "b"]
     assert second.config == CONFIG
     assert second.exit_code == 0
-    assert {key: second.summary[key] for key in SUMMARY} == SUMMARY
+    assert second.summary == SUMMARY  # and not the last row's values over it
     own = [{k: v for k, v in row.items() if not k.startswith("_")} for row in second.history]
     assert own == HISTORY  # all of it, once
     assert [row["_step"] for row in second.history] == [row["step"] for row in HISTORY]
@@ -211,6 +211,18 @@ def test_the_environment_is_left_as_it_was(offline: tuple[Path, dict[str, str]])
 def test_nothing_is_written_beside_the_runs_folder(offline: tuple[Path, Any]) -> None:
     assert [path.name for path in offline[0].parent.iterdir()] == ["runs"]
     assert [path.name for path in offline[0].iterdir()] == ["wandb"]
+
+
+def test_a_run_that_was_interrupted_has_no_final_state(tmp_path: Path) -> None:
+    tracker = WandbTracker(RunInfo("x", None, {}, tmp_path / "runs"))
+    tracker.start()
+    tracker.log(HISTORY[:1])
+    tracker.abandon(failed=False)
+    (file,) = find_files(tmp_path)
+    run = read_file(file)
+    assert run.exit_code == 1
+    assert run.summary == {}
+    assert len(run.history) == 1
 
 
 def test_disabled_writes_no_log(tmp_path: Path) -> None:

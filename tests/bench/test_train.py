@@ -271,7 +271,7 @@ def test_an_interrupted_run_is_running_and_continues(
         train.train(run)
     folder = folder_of(run)
     assert (folder.status["state"], folder.status["cause"]) == ("running", None)
-    assert parts.Watcher.calls[-1] == ("abandon",)
+    assert parts.Watcher.calls[-1] == ("abandon", False)
     assert not folder.summary
     parts.Moody.at = None
     capsys.readouterr()
@@ -342,6 +342,32 @@ def test_a_run_that_another_process_works_on_is_refused(quick: Make) -> None:
     other.release()
 
 
+def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(
+    moody: Make, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = moody()
+    build_data = experiment.build_data
+
+    def slowly(config: RunConfig) -> ImageData:
+        with monkeypatch.context() as patch:
+            patch.setattr(experiment, "build_data", build_data)
+            train.train(config)  # the other one's work, from its beginning to its end
+        return build_data(config)
+
+    monkeypatch.setattr(experiment, "build_data", slowly)
+    assert train.train(run)["state"] == "done"
+    assert parts.Moody.steps == 3
+    assert len(folder_of(run).provenance["attempts"]) == 1
+
+
+def test_threads_are_not_those_of_the_run_before(quick: Make) -> None:
+    default = torch.get_num_threads()
+    train.train(quick("trainer.threads=1"))
+    assert torch.get_num_threads() == 1
+    train.train(quick("trainer.threads=null", "seed=1"))
+    assert torch.get_num_threads() == default
+
+
 @pytest.mark.parametrize(
     "override", ["trainer.batch_size=2000", "dataset.validation=0", "dataset=cifar10"]
 )
@@ -377,7 +403,7 @@ def test_the_tracker_is_told_all_of_it_after_the_folder(watched: Make, parts: An
 
 @pytest.mark.parametrize("where", ["start", "log", "finish"])
 def test_a_tracker_that_fails_never_stops_the_run_and_is_served_later(
-    watched: Make, parts: Any, where: str, monkeypatch: pytest.MonkeyPatch
+    watched: Make, parts: Any, where: str
 ) -> None:
     run = watched("trainer.checkpoint_every=1")
     parts.Watcher.fail = {where: ConnectionError("no route")}
@@ -391,7 +417,6 @@ def test_a_tracker_that_fails_never_stops_the_run_and_is_served_later(
     assert folder.status["state"] == "done"
     assert folder.status["tracked"] is False
     before = contents(folder)
-    forbid_data(monkeypatch)  # what follows trains nothing
 
     with pytest.warns(UserWarning, match="tracker stopped"):  # still out of reach
         train.train(run)
@@ -410,6 +435,7 @@ def test_a_tracker_that_fails_never_stops_the_run_and_is_served_later(
     parts.Watcher.calls[:] = []
     train.train(run)
     assert parts.Watcher.calls == []  # sent once
+    assert parts.Moody.steps == 3  # and trained once
 
 
 def test_a_diverged_run_is_tracked_as_such(watched: Make, parts: Any) -> None:
@@ -430,7 +456,7 @@ def test_a_failed_run_is_abandoned(watched: Make, parts: Any) -> None:
     parts.Moody.at = 2
     with pytest.raises(RuntimeError, match="boom"):
         train.train(run)
-    assert [call[0] for call in parts.Watcher.calls] == ["start", "abandon"]
+    assert parts.Watcher.calls == [("start",), ("abandon", True)]
     assert folder_of(run).status["tracked"] is False
 
 
@@ -445,7 +471,7 @@ def test_wandb_has_what_the_folder_has(quick: Make, monkeypatch: pytest.MonkeyPa
     assert (sent.id, sent.project, sent.group) == (folder.path.name, "spectral-bench", "grid")
     assert (sent.tags, sent.exit_code) == (["one"], 0)
     assert sent.config == {**folder.config, "provenance": folder.provenance["attempts"][0]}
-    assert {key: sent.summary[key] for key in summary} == summary
+    assert sent.summary == summary
     rows = [{k: v for k, v in row.items() if not k.startswith("_")} for row in sent.history]
     assert rows == folder.history()
     assert json.loads(json.dumps(rows)) == rows

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers.matrix_optimizer import MatrixBatch, MatrixOptimizer, Params
+from optimizers.matrix_optimizer import MatrixOptimizer, MatrixStack, Params
 from optimizers.partition import hidden_matrices
 
 
@@ -21,6 +22,7 @@ class MomentumSGD(MatrixOptimizer):
             "momentum": 0.5,
             "nesterov": False,
             "weight_decay": 0.0,
+            "compile": False,
             "adamw_lr": 1e-2,
             "adamw_betas": (0.9, 0.99),
             "adamw_eps": 1e-8,
@@ -28,10 +30,14 @@ class MomentumSGD(MatrixOptimizer):
         }
         super().__init__(params, {**defaults, **hyperparameters})
 
-    def step_matrices(self, group: dict[str, Any]) -> None:
-        for batch in self.batches(group, group.get("keys")):
-            update = batch.momentum(group["momentum"], group["nesterov"])
-            batch.apply(update, group["lr"], group["weight_decay"])
+        self.seen: list[tuple[tuple[int, ...], Any]] = []
+
+    def keys(self, group: dict[str, Any]) -> Sequence[Any]:
+        return group.get("keys", super().keys(group))
+
+    def directions(self, stacks: Sequence[MatrixStack], group: dict[str, Any]) -> list[Tensor]:
+        self.seen = [(tuple(stack.momentum.shape), stack.key) for stack in stacks]
+        return [stack.momentum for stack in stacks]
 
 
 def parameter(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Parameter:
@@ -132,24 +138,31 @@ def test_batches_hold_equal_shapes_dtypes_and_keys_apart() -> None:
     ]
     optimizer = MomentumSGD(params)
     give_gradient(params[:5], 0)  # the last has none
-    group = optimizer.param_groups[0]
-    sizes = [(batch.rows, batch.cols, len(batch.params)) for batch in optimizer.batches(group)]
-    assert sizes == [(4, 6, 3), (6, 4, 1), (4, 6, 1)]
-    keyed = list(optimizer.batches(group, keys=[1, 1, 1, 1, 2, 2]))
-    assert [(batch.key, len(batch.params)) for batch in keyed] == [(1, 2), (1, 1), (1, 1), (2, 1)]
+    optimizer.step()
+    assert optimizer.seen == [((3, 4, 6), None), ((1, 6, 4), None), ((1, 4, 6), None)]
+    optimizer.param_groups[0]["keys"] = [1, 1, 1, 1, 2, 2]
+    optimizer.step()
+    expected = [((2, 4, 6), 1), ((1, 6, 4), 1), ((1, 4, 6), 1), ((1, 4, 6), 2)]
+    assert optimizer.seen == expected
+    give_gradient(params, 1)  # now all have one
+    optimizer.step()
+    assert optimizer.seen[-1] == ((2, 4, 6), 2)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_what_is_done_to_the_momentum_leaves_the_buffers_alone(nesterov: bool) -> None:
+    class Overwriting(MomentumSGD):
+        def directions(self, stacks: Sequence[MatrixStack], group: dict[str, Any]) -> list[Tensor]:
+            return [stack.momentum.fill_(math.pi) for stack in stacks]
+
     for dtype in (torch.bfloat16, torch.float32):
         weight = parameter(2, 3, dtype=dtype)
         give_gradient([weight], 0)
         assert weight.grad is not None
         grad = weight.grad.clone()
-        buffer = torch.zeros_like(weight)
-        batch = MatrixBatch(2, 3, params=[weight], buffers=[buffer])
-        batch.momentum(0.5, nesterov).fill_(math.pi)
-        torch.testing.assert_close(buffer, 0.5 * grad)
+        optimizer = Overwriting([weight], nesterov=nesterov)
+        optimizer.step()
+        torch.testing.assert_close(optimizer.state[weight]["momentum_buffer"], 0.5 * grad)
         assert torch.equal(weight.grad, grad)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field, field_validator, model_validator
 from rich.table import Table
 
-from analysis.cli import Options, UserError, help_page, parse, run, show
+from bench.options import Options, UserError, help_page, parse, run, show
 
 
 class Dtype(Enum):
@@ -208,7 +208,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
-    script = "from analysis.cli import run\nrun(lambda argv: print('line\\n' * 200_000))"
+    script = "from bench.options import run\nrun(lambda argv: print('line\\n' * 200_000))"
     pipe = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""The command line of the analysis commands: ``python -m analysis.<name> key=value ...``.
+"""The command line of commands that are not Hydra's: ``python -m analysis.tables key=value ...``.
 
 A command declares its options as a subclass of `Options` (typed, described fields) and calls
 
@@ -27,6 +27,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from rich.console import Console, RenderableType
 
+from bench.errors import UserError
+
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _WORDS = {"true": True, "false": False, "null": None, "~": None}
@@ -39,10 +41,6 @@ _NAMES: dict[Any, str] = {
     Path: "path",
     type(None): "null",
 }
-
-
-class UserError(Exception):
-    """A mistake in what the user asked for; the message is one line: what, where, what to do."""
 
 
 class Options(BaseModel):
