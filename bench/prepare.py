@@ -7,17 +7,14 @@ function ``prepare(root, **options) -> str`` is prepared by it; one without need
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
+from pydantic import Field
 
-from bench import paths
+from bench import options, paths
 from bench.errors import UserError, suggestion
-
-USAGE = "usage: python -m bench.prepare dataset=<name> [data_dir=data]"
 
 
 def prepare(dataset: str, root: Path, folder: Path | None = None) -> str:
@@ -37,42 +34,34 @@ def prepare(dataset: str, root: Path, folder: Path | None = None) -> str:
     if dataset not in names:
         raise UserError(f"dataset={dataset}: no such dataset; {suggestion(dataset, names)}")
     loaded = OmegaConf.to_container(OmegaConf.load(folder / f"{dataset}.yaml"))
-    options = cast("dict[str, Any]", loaded)
-    module = importlib.import_module(str(options.pop("_target_")).rpartition(".")[0])
+    own = cast("dict[str, Any]", loaded)
+    module = importlib.import_module(str(own.pop("_target_")).rpartition(".")[0])
     if not hasattr(module, "prepare"):
         return f"{dataset}: nothing is needed, the images are embedded"
-    return str(module.prepare(root, **options))
+    return str(module.prepare(root, **own))
 
 
-def _arguments(words: Sequence[str]) -> dict[str, str]:
-    known = ("dataset", "data_dir")
-    arguments = {"data_dir": "data"}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not value:
-            raise UserError(f"{word!r} is not of the form key=value; {USAGE}")
-        if key not in known:
-            raise UserError(f"{key}: unknown key; {suggestion(key, known)}")
-        arguments[key] = value
-    if "dataset" not in arguments:
-        raise UserError(f"which dataset? {USAGE}")
-    return arguments
+class PrepareOptions(options.Options):
+    """Options of the command."""
+
+    dataset: str = Field(description="A file of conf/dataset/, for example cifar10.")
+    data_dir: Path = Field(Path("data"), description="Where the dataset goes, as in bench.train.")
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, or 1 after one line on standard error."""
-    words = sys.argv[1:] if words is None else words
-    if "--help" in words or "-h" in words:
-        print(f"{USAGE}\nDownloads the dataset into the data folder, unless it is there already.")
-        return 0
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    asked = options.parse(
+        PrepareOptions,
+        argv,
+        prog="python -m bench.prepare",
+        description="Download a dataset into the data folder, unless it is there already.",
+        examples=("dataset=cifar10", "dataset=fashion_mnist data_dir=/scratch/data"),
+    )
     try:
-        arguments = _arguments(words)
-        print(prepare(arguments["dataset"], Path(arguments["data_dir"]).expanduser()))
-    except (UserError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        print(prepare(asked.dataset, asked.data_dir.expanduser()))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.run(main)
