@@ -6,7 +6,9 @@ Hydra composes; pydantic checks types and ranges; ``bench.components`` checks wh
 
 from __future__ import annotations
 
+import functools
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
@@ -173,5 +175,15 @@ def from_hydra(composed: DictConfig) -> RunConfig:
 
 
 def register_resolvers() -> None:
-    """Make ``${bench_home:}``, the parent of conf/ and sweeps/, known to OmegaConf."""
+    """Make our resolvers known to OmegaConf.
+
+    ``${bench_home:}`` is the parent of conf/ and sweeps/; ``${bench_scratch:}`` a folder of this
+    process for what Hydra insists on writing, so that a refused command leaves nothing behind.
+    """
     OmegaConf.register_new_resolver("bench_home", lambda: paths.home().as_posix(), replace=True)
+    OmegaConf.register_new_resolver("bench_scratch", lambda: _scratch().name, replace=True)
+
+
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="spectral-bench-")

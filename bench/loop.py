@@ -7,6 +7,7 @@ CPU, with the same bits as one that was never interrupted.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, cast
@@ -147,12 +148,18 @@ class Loop:
             losses = torch.stack(self.window).double().tolist()
         self.window = []
         first = self.step - len(losses) + 1
-        for number, loss in enumerate(losses, first):
-            if not math.isfinite(loss):
-                raise DivergedError(f"training loss is {loss} at step {number}")
+        finite = list(itertools.takewhile(math.isfinite, losses))
+        if len(finite) < len(losses):
+            bad, number = losses[len(finite)], first + len(finite)
+            if finite:  # the last that is known of a run that ends here
+                self._log_losses(finite, number - 1)
+            raise DivergedError(f"training loss is {bad} at step {number}")
+        self._log_losses(losses, self.step)
+
+    def _log_losses(self, losses: list[float], step: int) -> None:
         # The rate of the window's last step, not of the step to come.
-        rate = float(self.schedule.base_lrs[0]) * self.schedule.lr_lambdas[0](self.step - 1)
-        self._log({"train/loss": sum(losses) / len(losses), "lr": rate})
+        rate = float(self.schedule.base_lrs[0]) * self.schedule.lr_lambdas[0](step - 1)
+        self._log({"train/loss": sum(losses) / len(losses), "lr": rate}, step)
 
     def _log_evaluation(self) -> None:
         with self.clock("evaluation"):
@@ -164,7 +171,7 @@ class Loop:
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} is {value} after step {self.step}")
-        self._log(measured)
+        self._log(measured, self.step)
         self.progress.epoch(self.step // self.steps_per_epoch, self.history[-1])
 
     @torch.no_grad()
@@ -183,9 +190,9 @@ class Loop:
         loss, accuracy = (total / count).tolist()
         return float(loss), float(accuracy)
 
-    def _log(self, values: dict[str, float]) -> None:
-        if not self.history or self.history[-1]["step"] != self.step:
-            self.history.append({"step": self.step, "epoch": self.step / self.steps_per_epoch})
+    def _log(self, values: dict[str, float], step: int) -> None:
+        if not self.history or self.history[-1]["step"] != step:
+            self.history.append({"step": step, "epoch": step / self.steps_per_epoch})
         self.history[-1].update(values)
 
     # -- checkpoints ----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The run folder: one run's config, status, history, summary, checkpoints and provenance.
 
     config.json      the whole resolved config, with the run's id and variant
-    status.json      state (running, done, failed, diverged), cause, and whether W&B has it all
+    status.json      state (running, done, failed, diverged), cause, and which trackers have it all
     history.jsonl    a row per logged step and per epoch; no clock in it, so it can be compared
     summary.json     one number a name: what tables need
     checkpoint.pt    with checkpoint.prev.pt before it
@@ -16,6 +16,7 @@ import fcntl
 import os
 import socket
 import warnings
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -51,14 +52,26 @@ class RunFolder:
         """Whether the run has its result; a diverged run is a result too."""
         return self.status.get("state") in ("done", "diverged")
 
-    def set_status(self, state: State, cause: str | None = None, *, tracked: bool = False) -> None:
-        """Write the state, its cause, and whether the tracker holds the whole run."""
+    @property
+    def tracked(self) -> list[str]:
+        """Labels of the trackers that hold the whole run."""
+        return list(self.status.get("tracked", []))
+
+    def add_tracked(self, label: str) -> None:
+        """Note that the tracker of this label holds the whole run."""
+        status = self.status
+        self.set_status(status["state"], status["cause"], [*self.tracked, label])
+
+    def set_status(
+        self, state: State, cause: str | None = None, tracked: Sequence[str] = ()
+    ) -> None:
+        """Write the state, its cause, and the labels of the trackers that hold the whole run."""
         write_json(
             self.path / "status.json",
             {
                 "state": state,
                 "cause": cause,
-                "tracked": tracked,
+                "tracked": list(tracked),
                 "updated": datetime.now(UTC).isoformat(timespec="seconds"),
                 "pid": os.getpid(),
                 "host": socket.gethostname(),

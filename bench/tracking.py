@@ -111,8 +111,8 @@ class WandbTracker:
         )
         # W&B would otherwise put the last history row over the summary when the run ends.
         self._run.define_metric("*", summary="none")
-        self._run.define_metric("val/*", step_metric="epoch")
-        self._run.define_metric("test/*", step_metric="epoch")
+        self._run.define_metric("val/*", step_metric="epoch", summary="none")
+        self._run.define_metric("test/*", step_metric="epoch", summary="none")
         # What the server has already, it would refuse; an offline file begins at 0.
         self._next_step = int(self._run.step)
 

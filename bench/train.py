@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from bench import cli, config, experiment, provenance
 from bench.config import RunConfig
 from bench.data.images import ImageData
-from bench.identity import Identity, identify
+from bench.identity import Identity, digest, identify
 from bench.loop import DivergedError, Loop
 from bench.progress import make_progress
 from bench.run import RunFolder, State
@@ -39,7 +39,7 @@ def train(run_config: RunConfig) -> dict[str, Any]:
     """
     identity = identify(run_config)
     folder = RunFolder(Path(run_config.runs_dir) / identity.id)
-    if folder.finished and folder.status.get("tracked"):
+    if folder.finished and tracker_label(run_config) in folder.tracked:
         _report(folder, "already ")
         return folder.summary
     data = experiment.build_data(run_config)  # before the folder exists: it may be missing
@@ -69,13 +69,12 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: I
     checkpoint = folder.load_checkpoint()
     folder.begin(stored, source)
     tracker.start()
-    if checkpoint is not None:
-        loop.load_state_dict(checkpoint)
-        print(f"{identity.id}: continues at step {loop.step} of {loop.total_steps}", flush=True)
-
     state: State = "done"
     cause = None
     try:
+        if checkpoint is not None:
+            loop.load_state_dict(checkpoint)
+            print(f"{identity.id}: continues at step {loop.step} of {loop.total_steps}", flush=True)
         loop.run()
     except DivergedError as error:
         state, cause = "diverged", str(error)
@@ -90,7 +89,7 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: I
         tracker.abandon(failed=False)
         raise
     folder.finish(state, cause, loop.summary(state))
-    _hand_over(folder, tracker)
+    _hand_over(run_config, folder, tracker)
 
 
 def _make_loop(
@@ -125,12 +124,17 @@ def _tracker(run_config: RunConfig, identity: Identity, stored: dict[str, Any]) 
     return Guarded(instantiate(run_config.tracker)(info))
 
 
-def _hand_over(folder: RunFolder, tracker: Guarded) -> None:
+def tracker_label(run_config: RunConfig) -> str:
+    """Return what tells one tracker's view from another's: its config without the tags."""
+    return digest({key: value for key, value in run_config.tracker.items() if key != "tags"})
+
+
+def _hand_over(run_config: RunConfig, folder: RunFolder, tracker: Guarded) -> None:
     """Give the tracker what it lacks of a finished run, and note that it has it."""
     tracker.log(folder.history())
     tracker.finish(folder.summary)
-    status = folder.status
-    folder.set_status(status["state"], status["cause"], tracked=tracker.healthy)
+    if tracker.healthy:
+        folder.add_tracked(tracker_label(run_config))
 
 
 def _track_again(run_config: RunConfig, identity: Identity, folder: RunFolder) -> None:
@@ -138,7 +142,7 @@ def _track_again(run_config: RunConfig, identity: Identity, folder: RunFolder) -
     source = folder.provenance["attempts"][-1]
     tracker = _tracker(run_config, identity, {**folder.config, "provenance": source})
     tracker.start()
-    _hand_over(folder, tracker)
+    _hand_over(run_config, folder, tracker)
 
 
 def stored_config(run_config: RunConfig, identity: Identity) -> dict[str, Any]:

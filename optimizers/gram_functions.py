@@ -13,20 +13,57 @@ import torch
 from torch import Tensor
 
 
-def schatten8_bound(gram: Tensor) -> Tensor:
-    """Upper bound ``[B, 1, 1]`` on sigma_1 of M from gram = M M^T ``[B, n, n]``; one product.
+def square_bound(square: Tensor) -> Tensor:
+    """Upper bound ``[B, 1, 1]`` on sigma_1 of M, from square = gram @ gram, gram = M M^T.
 
     It is the Schatten-8 norm (sum sigma^8)^(1/8) = ||gram^2||_F^(1/4), between sigma_1 and
-    n^(1/8) sigma_1; the closer to sigma_1, the faster sigma falls. Float32 or wider. Scale M to
-    Frobenius norm about n^(1/4) in half precision, so that nothing over- or underflows.
+    n^(1/8) sigma_1; the closer to sigma_1, the faster sigma falls. Float32 or wider. In half
+    precision scale M to Frobenius norm about n^(1/4), so that nothing over- or underflows.
     """
+    return _frobenius(square).sqrt().sqrt()
+
+
+def schatten8_bound(gram: Tensor) -> Tensor:
+    """:func:`square_bound` of gram @ gram, for one who does not need that product itself."""
     return square_bound(gram @ gram)
 
 
-def square_bound(square: Tensor) -> Tensor:
-    """:func:`schatten8_bound` for one who has ``square`` = gram @ gram already."""
-    wide = torch.promote_types(square.dtype, torch.float32)
-    return torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True, dtype=wide).sqrt().sqrt()
+def spectral_squarings(size: int, slack: float) -> int:
+    """Squarings after which :func:`spectral_bound` is <= (1 + slack) sigma_1, for n = ``size``."""
+    order = math.log(size) / math.log1p(slack)
+    return max(1, math.ceil(math.log2(max(order, 1.0))) - 2)
+
+
+def spectral_bound(gram: Tensor, squarings: int, square: Tensor | None = None) -> Tensor:
+    """Upper bound ``[B, 1, 1]`` on sigma_1 of M: Schatten norm of order 2^(squarings + 2).
+
+    Between sigma_1 and n^(1 / 2^(squarings + 2)) sigma_1, by repeated squaring of the Gram matrix,
+    each time scaled to Frobenius norm 1; a rounding error counts the less, the later it is made.
+    ``square``, if one has it, is gram @ gram.
+    """
+    length = _frobenius(gram)
+    bound, root = length.sqrt(), 0.5
+    power = gram * inverse(length).to(gram.dtype)
+    for index in range(squarings):
+        if index == 0 and square is not None:
+            power = square * inverse(length.square()).to(gram.dtype)
+        else:
+            power = power @ power
+        length, root = _frobenius(power), root / 2
+        bound = bound * length**root
+        power = power * inverse(length).to(gram.dtype)
+    return bound
+
+
+def _frobenius(batch: Tensor) -> Tensor:
+    wide = torch.promote_types(batch.dtype, torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(batch, dim=(-2, -1), keepdim=True, dtype=wide)
+    return norm
+
+
+def inverse(value: Tensor) -> Tensor:
+    """1 / value, and 0 for 0."""
+    return torch.where(value > 0, 1 / value, 0.0)
 
 
 def paterson_stockmeyer(degree: int) -> tuple[int, int]:
@@ -34,8 +71,12 @@ def paterson_stockmeyer(degree: int) -> tuple[int, int]:
 
     2 products for degree 4, 3 for 6, 4 for 9, 5 for 12, 6 for 16, 7 for 20, 8 for 25, 9 for 30.
     """
-    pairs = ((s, math.ceil(degree / s)) for s in range(1, degree + 1))
-    return min(pairs, key=lambda pair: (sum(pair), pair[0]))
+    best = (1, degree)
+    for s in range(2, degree + 1):  # a plain loop: torch.compile cannot trace min() of a generator
+        r = -(-degree // s)
+        if s + r < sum(best):
+            best = (s, r)
+    return best
 
 
 def evaluate_chebyshev(gram: Tensor, coefficients: Tensor, square: Tensor | None = None) -> Tensor:
@@ -52,7 +93,7 @@ def evaluate_chebyshev(gram: Tensor, coefficients: Tensor, square: Tensor | None
     2 n^3 FLOPs for a matrix.
     """
     wide = torch.promote_types(gram.dtype, torch.float32)
-    coefficients = torch.atleast_2d(coefficients).to(wide)
+    coefficients = coefficients.reshape(-1, coefficients.shape[-1]).to(wide)
     degree = coefficients.shape[-1] - 1
     eye = torch.eye(gram.shape[-1], dtype=wide, device=gram.device)
     if degree == 0:
@@ -100,10 +141,42 @@ def _clenshaw_blocks(coefficients: Tensor, baby: int, giant: int) -> list[Tensor
     """
     missing = (giant + 1) * baby - coefficients.shape[-1]
     padded = torch.nn.functional.pad(coefficients, (0, missing))
-    blocks = list(padded.unflatten(-1, (giant + 1, baby)).unbind(-2))
+    blocks = list(padded.reshape(-1, giant + 1, baby).unbind(-2))
     for j in range(giant - 1, 0, -1):
         inner = blocks[j][:, 1:]
         blocks[j] = torch.cat((blocks[j][:, :1], 2 * inner), dim=-1)
         below = blocks[j - 1]
         blocks[j - 1] = torch.cat((below[:, :1], below[:, 1:] - inner.flip(-1)), dim=-1)
     return blocks
+
+
+def evaluate_rational(gram: Tensor, c0: Tensor, weights: Tensor, poles: Tensor) -> Tensor:
+    """c0 I + sum over j of weights[:, j] (gram + poles[:, j] I)^-1, for a batch ``[B, n, n]``.
+
+    ``c0`` is ``[B]`` or one number, ``weights`` and ``poles`` ``[B, J]`` or ``[J]``, all poles and
+    weights > 0 (weight 0 switches a pole off). Float32 or float64: with float32 the smallest pole
+    should be >= 1e-5, or rounding can make a factor NaN. All B J Cholesky factors in one call;
+    n^3 / 3 for the factor, n^3 for its inverse L^-1, 2 n^3 for L^-T L^-1: 10/3 J n^3 FLOPs.
+    """
+    size = gram.shape[-1]
+    weights = weights.reshape(-1, weights.shape[-1], 1, 1).to(gram.dtype)
+    poles = poles.reshape(-1, poles.shape[-1], 1, 1).to(gram.dtype)
+    eye = torch.eye(size, dtype=gram.dtype, device=gram.device)
+    shifted = gram.unsqueeze(1) + poles * eye  # [B, J, n, n]
+    factor = torch.linalg.cholesky_ex(shifted).L
+    inverses = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+    rows = (weights.sqrt() * inverses).flatten(1, 2)
+    constant = c0.to(gram.dtype).reshape(-1, 1, 1) * eye
+    return torch.baddbmm(constant.expand_as(gram), rows.mT, rows)
+
+
+def damped_solve(gram: Tensor, damping: Tensor, matrix: Tensor) -> Tensor:
+    """(gram + damping I)^-1 matrix, for ``[B, n, n]``, ``[B, 1, 1]`` and ``[B, n, k]``.
+
+    n^3 / 3 + 2 n^2 k FLOPs. Two triangular solves: torch.cholesky_solve cannot be captured.
+    """
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    factor = torch.linalg.cholesky_ex(gram + damping * eye).L
+    half = torch.linalg.solve_triangular(factor, matrix, upper=False)
+    solution: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return solution

@@ -8,20 +8,76 @@ gives NaN (for that matrix of a batch only), so that a diverged run shows as one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from optimizers import checks
+from optimizers.gram_functions import (
+    evaluate_chebyshev,
+    evaluate_rational,
+    inverse,
+    schatten8_bound,
+    spectral_bound,
+    spectral_squarings,
+    square_bound,
+)
+from optimizers.gram_transfer import transfer_by_gram
+from optimizers.polar import (
+    MUON_COEFFICIENTS,
+    newton_schulz,
+    polar,
+    polar_express_coefficients,
+)
+from optimizers.rational_fit import rational_poles
+from optimizers.transfer_fit import (
+    chebyshev_coefficients,
+    polynomial_degree,
+    polynomial_error,
+    polynomial_fit,
+    transfer_peak,
+)
+from optimizers.transfer_methods import (
+    METHODS,
+    NORMALIZATIONS,
+    Plan,
+    Transfer,
+    automatic_plan,
+    available_precisions,
+    make_plan,
+    transfer_flops,
+)
 
-NORMALIZATIONS = ("none", "frobenius", "rms", "spectral")
+__all__ = [
+    "METHODS",
+    "MUON_COEFFICIENTS",
+    "NORMALIZATIONS",
+    "SHAPE_SCALES",
+    "as_matrix",
+    "chebyshev_coefficients",
+    "evaluate_chebyshev",
+    "evaluate_rational",
+    "newton_schulz",
+    "polar",
+    "polar_express_coefficients",
+    "polynomial_degree",
+    "polynomial_error",
+    "polynomial_fit",
+    "rational_poles",
+    "schatten8_bound",
+    "shape_scale",
+    "spectral_bound",
+    "spectral_transfer",
+    "square_bound",
+    "transfer_amplitude",
+    "transfer_flops",
+    "transfer_peak",
+    "transfer_plan",
+    "with_frobenius_norm",
+]
+
 SHAPE_SCALES = ("original", "match_rms_adamw")
-MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-
-# (matrix with largest entry 1, gain or None for spectral, alpha, damping) -> transferred matrix
-_Method: TypeAlias = Callable[[Tensor, Tensor | None, float, float], Tensor]
+_AMPLITUDE_SLACK = 1e-3
 
 
 def as_matrix(weight: Tensor) -> Tensor:
@@ -45,42 +101,15 @@ def shape_scale(rows: int, cols: int, rule: str) -> float:
     return 0.2 * math.sqrt(max(rows, cols))
 
 
-def newton_schulz(
-    matrix: Tensor,
-    steps: int = 5,
-    coefficients: tuple[float, float, float] = MUON_COEFFICIENTS,
-    eps: float = 1e-7,
-) -> Tensor:
-    """Muon's approximate polar factor U V^T of ``matrix`` ``[..., m, n]`` = U diag(sigma) V^T.
-
-    Each step maps sigma to a sigma + b sigma^3 + c sigma^5, from sigma / max(||sigma||, eps); with
-    Muon's coefficients the results spread over about [0.7, 1.2] instead of converging to 1. Runs in
-    bfloat16 on CUDA and in the given dtype on CPU; float64 stays float64 everywhere.
-
-    Source: Jordan et al., "Muon" (2024); compared with torch.optim.Muon.
-    """
-    steps = checks.whole("steps", steps)
-    a, b, c = checks.numbers("coefficients", coefficients, 3)
-    if matrix.numel() == 0:
-        return matrix.clone()
-    low = matrix.is_cuda and matrix.dtype != torch.float64
-    x = matrix.reshape(-1, *matrix.shape[-2:]).to(torch.bfloat16 if low else matrix.dtype)
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    x = x.mT if tall else x
-    return x.reshape(matrix.shape).to(matrix.dtype)
-
-
 def spectral_transfer(
     matrix: Tensor,
     alpha: float,
     damping: float,
     normalize: str = "spectral",
     method: str = "auto",
+    *,
+    tolerance: float = 0.01,
+    precision: torch.dtype | None = None,
 ) -> Tensor:
     """U diag(T(sigma)) V^T with T(sigma) = sigma / (sigma^alpha + damping).
 
@@ -90,104 +119,180 @@ def spectral_transfer(
     - ``none``: 1 (the paper's text as it stands);
     - ``frobenius``: ||sigma||, the Frobenius norm;
     - ``rms``: ||sigma|| / sqrt(min(m, n)), so that the mean square of sigma is 1;
-    - ``spectral``: sigma_1, the exact largest singular value.
+    - ``spectral``: sigma_1, the largest singular value;
+    - ``schatten8``: (sum sigma^8)^(1/8), from sigma_1 to min(m, n)^(1/8) sigma_1, which costs one
+      product (1.0 to 1.1 sigma_1 where sigma falls off, 1.5 for random entries with m = 300).
 
-    ``method``: ``eigh`` eigendecomposes the smaller Gram matrix, whose eigenvalue x = sigma^2 gives
-    the factor 1 / (x^(alpha/2) + damping); ``svd`` is the reference; ``auto`` is ``eigh``. Both
-    work in float64 (float32 on devices without it) and return the dtype of ``matrix``.
+    ``method``, with the bound on its error (as :mod:`optimizers.transfer_methods` defines error):
 
-    Raises ValueError for alpha <= 0, damping <= 0, or an unknown ``normalize`` or ``method``.
+    - ``eigh``: eigendecomposition of the smaller Gram matrix, whose eigenvalue x = sigma^2 gives
+      the factor 1 / (x^(alpha/2) + damping), and ``svd``, the reference. In float64 (float32 where
+      there is none): 1e-14 / damping for svd and for eigh from alpha = 2 on, with normalised sigma;
+      eigh below 2 sees a sigma under 1e-7 sigma_1 with error 1e-7.
+    - ``cholesky``: alpha = 2 only, one damped solve; exact but for rounding.
+    - ``polynomial``: the minimax polynomial of the lowest Paterson-Stockmeyer degree that serves;
+      ``tolerance``. Small damping asks for degrees above 64: refused.
+    - ``rational``: alpha <= 2, a few positive definite solves; ``tolerance``.
+    - ``auto``: on the CPU, and for float64 anywhere, accuracy first: eigh, or cholesky where alpha
+      is 2 and sigma_1 need not be known. Else ``tolerance``, through the first of polynomial, then
+      cholesky (alpha = 2) or rational (alpha < 2), then eigh, that reaches it; "none" takes eigh.
+
+    The last three know sigma_1 for "spectral" up to a bound that is a quarter of ``tolerance`` too
+    high at most, which is in their ``tolerance`` along with rounding, and refuse sigma that are not
+    normalised (but for cholesky). ``precision`` names the dtype of their products; by default it is
+    the fastest that keeps to ``tolerance``: float64 on the CPU, else float16, float32 or float64.
+    :func:`transfer_plan` tells what is taken, :func:`transfer_flops` what it costs.
+
+    Raises ValueError for alpha <= 0, damping <= 0, an unknown ``normalize`` or ``method``, or one
+    that cannot reach ``tolerance``.
     Source: Calvo 2026 (arXiv 2606.02596), section 7.3, T(sigma; alpha).
+    """
+    if matrix.ndim < 2 or not matrix.is_floating_point():
+        shape = tuple(matrix.shape)
+        raise ValueError(f"expected a real matrix [..., m, n], got {matrix.dtype} of shape {shape}")
+    plan = transfer_plan(
+        matrix, alpha, damping, normalize, method, tolerance=tolerance, precision=precision
+    )
+    if matrix.numel() == 0:
+        return matrix.clone()
+    if isinstance(plan, Plan):
+        wide = torch.promote_types(matrix.dtype, torch.promote_types(plan.precision, torch.float32))
+    else:
+        wide = _widest(matrix.device)
+    unit, peak, finite = _unit_peak(matrix, wide)
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    unit = unit.mT if tall else unit
+    if isinstance(plan, Plan):
+        flat = unit.reshape(-1, *unit.shape[-2:])
+        moved = transfer_by_gram(flat, peak.reshape(-1, 1, 1), plan).reshape(unit.shape)
+    else:
+        exact = _transfer_eigh if plan == "eigh" else _transfer_svd
+        moved = exact(unit, peak, Transfer(alpha, damping, normalize))
+    moved = moved.mT if tall else moved
+    return torch.where(finite, moved, math.nan).to(matrix.dtype)
+
+
+def transfer_plan(
+    matrix: Tensor,
+    alpha: float,
+    damping: float,
+    normalize: str = "spectral",
+    method: str = "auto",
+    *,
+    tolerance: float = 0.01,
+    precision: torch.dtype | None = None,
+) -> Plan | str:
+    """What :func:`spectral_transfer` takes for these arguments: "eigh", "svd", or a Plan.
+
+    A Plan holds the method, the precision of its products, its fit and the bound on its error.
     """
     alpha, damping = checks.positive("alpha", alpha), checks.positive("damping", damping)
     checks.choice("normalize", normalize, NORMALIZATIONS)
     checks.choice("method", method, METHODS)
-    if matrix.numel() == 0:
-        return matrix.clone()
-    unit, peak, finite = _unit_peak(matrix)
-    transferred = METHODS[method](unit, _gain(unit, peak, normalize), alpha, damping)
-    return torch.where(finite, transferred, math.nan).to(matrix.dtype)
+    checks.positive("tolerance", tolerance)
+    device, size = matrix.device, max(1, min(matrix.shape[-2:]))
+    exact = device.type == "cpu" or matrix.dtype == torch.float64
+    if method == "auto" and precision is None and exact:
+        # Raw sigma can be so large that damping is lost in the rounding of the Gram matrix.
+        method = "cholesky" if alpha == 2 and normalize not in ("none", "spectral") else "eigh"
+    if method in ("eigh", "svd"):
+        return method
+    precisions = (precision,) if precision else available_precisions(method, device, matrix.dtype)
+    tf32 = device.type == "cuda" and _tensor_float()
+    transfer = Transfer(alpha, damping, normalize)
+    if method == "auto":
+        return automatic_plan(transfer, size, tolerance, precisions, tf32=tf32) or "eigh"
+    return make_plan(method, transfer, size, tolerance, precisions, tf32=tf32)
 
 
 def transfer_amplitude(matrix: Tensor, alpha: float, damping: float, normalize: str) -> Tensor:
     """Largest value of T on [0, sigma_1], ``[..., 1, 1]``; sigma_1 normalised as spectral_transfer.
 
     T rises up to sigma = (damping / (alpha - 1))^(1/alpha) for alpha > 1, and everywhere for
-    alpha <= 1. For a matrix of zeros it is 1, so that dividing by it is always possible.
+    alpha <= 1. sigma_1 is taken from a bound that is up to 0.1 % too high, so the amplitude may be
+    too, and never too low: dividing by it leaves singular values <= 1. It is exact for "spectral".
+    For a matrix of zeros it is 1, so that dividing by it is always possible. No decomposition.
     """
-    unit, peak, finite = _unit_peak(matrix)
-    gain = _gain(unit, peak, normalize)
-    top = unit.new_ones(peak.shape)
-    if gain is not None:
-        top = torch.linalg.matrix_norm(unit, ord=2, keepdim=True) * gain
+    unit, peak, finite = _unit_peak(matrix, _widest(matrix.device))
+    short = unit.mT if unit.shape[-2] > unit.shape[-1] else unit
+    length = torch.linalg.matrix_norm(short, keepdim=True)
+    nonzero = finite & (length > 0)
+    short = short * inverse(length)
+    gram = short @ short.mT
+    size = max(1, gram.shape[-1])
+    largest = spectral_bound(gram, spectral_squarings(size, _AMPLITUDE_SLACK))
+    scales = {
+        "none": peak * length,
+        "frobenius": 1.0,
+        "rms": math.sqrt(size),
+        "spectral": inverse(largest),
+        "schatten8": inverse(schatten8_bound(gram)),
+    }
+    top = largest * scales[checks.choice("normalize", normalize, NORMALIZATIONS)]
     if alpha > 1:
         top = top.clamp(max=(damping / (alpha - 1)) ** (1 / alpha))
-    amplitude = top / (top**alpha + damping)
-    return torch.where(finite & (amplitude > 0), amplitude, 1.0)
+    return torch.where(nonzero, top / (top**alpha + damping), 1.0)
 
 
 def with_frobenius_norm(matrix: Tensor, norm: float) -> Tensor:
     """Scale each matrix of ``[..., m, n]`` to Frobenius norm ``norm``; zero stays zero."""
     if matrix.numel() == 0:
         return matrix.clone()
-    unit, _, finite = _unit_peak(matrix)
+    unit, _, finite = _unit_peak(matrix, _widest(matrix.device))
     length = torch.linalg.matrix_norm(unit, keepdim=True)
     scaled = unit * torch.where(length > 0, norm / length, 0.0)
     return torch.where(finite, scaled, math.nan).to(matrix.dtype)
 
 
-def _unit_peak(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _unit_peak(matrix: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Split into (matrix with largest entry 1, that entry, whether all entries are finite).
 
     With the largest entry at 1 no square can overflow or vanish. Where not finite, unit is 0.
     """
-    if matrix.ndim < 2 or not matrix.is_floating_point():
-        shape = tuple(matrix.shape)
-        raise ValueError(f"expected a real matrix [..., m, n], got {matrix.dtype} of shape {shape}")
-    work = matrix.to(torch.float32 if matrix.device.type == "mps" else torch.float64)
+    work = matrix.to(wide)
     peak = work.abs().amax(dim=(-2, -1), keepdim=True)
     finite = peak.isfinite()
     peak = torch.where(finite & (peak > 0), peak, 1.0)
     return torch.where(finite, work / peak, 0.0), peak, finite
 
 
-def _gain(unit: Tensor, peak: Tensor, normalize: str) -> Tensor | None:
-    """Factor ``[..., 1, 1]`` from sigma of ``unit`` to normalised sigma; None for 1 / sigma_1."""
-    if normalize == "spectral":
-        return None
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _tensor_float() -> bool:
+    """Whether float32 products on CUDA are rounded to TensorFloat-32."""
+    own = str(torch.backends.cuda.matmul.fp32_precision)
+    return (str(getattr(torch.backends, "fp32_precision", "")) if own == "none" else own) == "tf32"
+
+
+def _gain(sigma: Tensor, peak: Tensor, normalize: str) -> Tensor:
+    """Factor ``[..., 1, 1]`` from sigma ``[..., k, 1]`` of ``unit`` to normalised sigma."""
     if normalize == "none":
         return peak
-    length = torch.linalg.matrix_norm(unit, keepdim=True)
-    root = math.sqrt(min(unit.shape[-2:])) if normalize == "rms" else 1.0
-    return _inverse(length) * root
+    if normalize == "schatten8":
+        largest = sigma.amax(dim=-2, keepdim=True)
+        share = (sigma * inverse(largest)).pow(8).sum(dim=-2, keepdim=True)
+        return inverse(largest * share.pow(1 / 8))
+    if normalize == "spectral":
+        return inverse(sigma.amax(dim=-2, keepdim=True))
+    length = torch.linalg.vector_norm(sigma, dim=-2, keepdim=True)
+    return inverse(length) * (math.sqrt(sigma.shape[-2]) if normalize == "rms" else 1.0)
 
 
-def _inverse(value: Tensor) -> Tensor:
-    return torch.where(value > 0, 1 / value, 0.0)
-
-
-def _transfer_eigh(unit: Tensor, gain: Tensor | None, alpha: float, damping: float) -> Tensor:
-    if unit.shape[-2] > unit.shape[-1]:
-        return _transfer_eigh(unit.mT, gain, alpha, damping).mT
+def _transfer_eigh(unit: Tensor, peak: Tensor, transfer: Transfer) -> Tensor:
     eigenvalues, basis = torch.linalg.eigh(unit @ unit.mT)
     sigma = eigenvalues.clamp(min=0).sqrt().unsqueeze(-1)  # rounding leaves small negative ones
-    gain = _inverse(sigma[..., -1:, :]) if gain is None else gain
-    factor = gain / ((sigma * gain) ** alpha + damping)
+    gain = _gain(sigma, peak, transfer.normalize)
+    factor = gain / ((sigma * gain) ** transfer.alpha + transfer.damping)
     transferred: Tensor = basis @ (factor * (basis.mT @ unit))
     return transferred
 
 
-def _transfer_svd(unit: Tensor, gain: Tensor | None, alpha: float, damping: float) -> Tensor:
+def _transfer_svd(unit: Tensor, peak: Tensor, transfer: Transfer) -> Tensor:
     left, singular_values, right = torch.linalg.svd(unit, full_matrices=False)
     sigma = singular_values.unsqueeze(-1)
-    gain = _inverse(sigma[..., :1, :]) if gain is None else gain
-    sigma = sigma * gain
-    transferred: Tensor = left @ (sigma / (sigma**alpha + damping) * right)
+    sigma = sigma * _gain(sigma, peak, transfer.normalize)
+    factor = sigma / (sigma**transfer.alpha + transfer.damping)
+    transferred: Tensor = left @ (factor * right)
     return transferred
-
-
-METHODS: dict[str, _Method] = {
-    "auto": _transfer_eigh,
-    "eigh": _transfer_eigh,
-    "svd": _transfer_svd,
-}

@@ -28,9 +28,13 @@ class MatrixStack(NamedTuple):
     key: Any
 
 
-class _Place(NamedTuple):
-    """Which of a group's parameters make one stack."""
+class Place(NamedTuple):
+    """Which of a group's parameters make one stack, by their position among those present."""
 
+    rows: int
+    cols: int
+    dtype: torch.dtype
+    device: torch.device
     key: Any
     indices: tuple[int, ...]
 
@@ -61,12 +65,19 @@ class MatrixOptimizer(Optimizer, ABC):
         super().__init__(params, defaults)
 
     @abstractmethod
-    def directions(self, stacks: Sequence[MatrixStack], group: dict[str, Any]) -> list[Tensor]:
+    def directions(
+        self, stacks: Sequence[MatrixStack], group: dict[str, Any], plan: Any
+    ) -> list[Tensor]:
         """Return O of each stack, ``[k, rows, cols]``, for W <- (1 - lr weight_decay) W - lr O.
 
         The momentum in ``stacks`` is a copy (Nesterov's look-ahead included); gradients are off.
-        Reads only constants of ``group``, so that it can be compiled.
+        Reads only constants of ``group``, and what :meth:`plan` made of them, so that it can be
+        compiled.
         """
+
+    def plan(self, places: Sequence[Place], group: dict[str, Any]) -> Any:
+        """Return what can be computed once for these stacks; made anew with the hyperparameters."""
+        del places, group
 
     def keys(self, group: dict[str, Any]) -> Sequence[Hashable]:
         """Return one key a parameter; parameters of different keys are in different stacks."""
@@ -166,27 +177,29 @@ class MatrixOptimizer(Optimizer, ABC):
         known = self.__dict__.setdefault("_kernels", {})  # copies and pickles come without it
         if (index, present) in known and known[index, present][0] == constants:
             return known[index, present][1]
+        places = self._places(group, present)
         kernel: _Kernel = functools.partial(
             _matrix_step,
-            directions=self.directions,
+            directions=functools.partial(
+                self.directions, group=constants, plan=self.plan(places, group)
+            ),
             group=constants,
-            places=self._places(group, present),
+            places=places,
         )
         if group["compile"]:
             kernel = torch.compile(kernel, fullgraph=True, dynamic=False)
         known[index, present] = constants, kernel
         return kernel
 
-    def _places(self, group: dict[str, Any], present: tuple[int, ...]) -> list[_Place]:
+    def _places(self, group: dict[str, Any], present: tuple[int, ...]) -> list[Place]:
         keys = self.keys(group)
-        found: dict[Hashable, list[int]] = {}
+        found: dict[Place, list[int]] = {}
         for position, i in enumerate(present):
             param = group["params"][i]
-            alike = (as_matrix(param).shape, param.dtype, param.device, keys[i])
+            rows, cols = as_matrix(param).shape
+            alike = Place(rows, cols, param.dtype, param.device, keys[i], ())
             found.setdefault(alike, []).append(position)
-        return [
-            _Place(keys[present[positions[0]]], tuple(positions)) for positions in found.values()
-        ]
+        return [place._replace(indices=tuple(positions)) for place, positions in found.items()]
 
     def _step_adamw(self, group: dict[str, Any]) -> None:
         params = [param for param in group["params"] if self._has_gradient(param)]
@@ -235,9 +248,9 @@ def _matrix_step(
     buffers: list[Tensor],
     lr: float | Tensor,
     *,
-    directions: Callable[[Sequence[MatrixStack], dict[str, Any]], list[Tensor]],
+    directions: Callable[[Sequence[MatrixStack]], list[Tensor]],
     group: dict[str, Any],
-    places: list[_Place],
+    places: list[Place],
 ) -> None:
     """One group's step: momentum, direction, decoupled weight decay, update."""
     mu = group["momentum"]
@@ -249,7 +262,7 @@ def _matrix_step(
         MatrixStack(torch.stack([as_matrix(ahead[i]) for i in place.indices]), place.key)
         for place in places
     ]
-    for place, update in zip(places, directions(stacks, group), strict=True):
+    for place, update in zip(places, directions(stacks), strict=True):
         for i, matrix in zip(place.indices, update.unbind(), strict=True):
             params[i].mul_(1 - lr * group["weight_decay"])
             params[i].sub_(matrix.reshape(params[i].shape) * lr)

@@ -74,7 +74,9 @@ class Muon(MatrixOptimizer):
         checks.numbers("ns_coefficients", values["ns_coefficients"], 3)
         checks.choice("scale", values["scale"], SHAPE_SCALES)
 
-    def directions(self, stacks: Sequence[MatrixStack], group: dict[str, Any]) -> list[Tensor]:
+    def directions(
+        self, stacks: Sequence[MatrixStack], group: dict[str, Any], plan: Any
+    ) -> list[Tensor]:
         """The update rule from O on, in the order of the class docstring."""
         found = []
         for stack in stacks:

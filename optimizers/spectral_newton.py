@@ -20,8 +20,11 @@ from optimizers.matrix_functions import (
     transfer_amplitude,
     with_frobenius_norm,
 )
-from optimizers.matrix_optimizer import MatrixOptimizer, MatrixStack, Params
+from optimizers.matrix_optimizer import MatrixOptimizer, MatrixStack, Params, Place
+from optimizers.shared_gram import Bucket, make_buckets, transfer_stacks, with_norm
+from optimizers.transfer_fit import transfer_peak
 
+SHARED_NORMALIZATIONS = ("schatten8", "frobenius")
 SCALES = ("raw", "amplitude", "frobenius")
 
 
@@ -70,6 +73,7 @@ class SpectralNewton(MatrixOptimizer):
         normalize: str = "spectral",
         scale: str = "frobenius",
         method: str = "auto",
+        tolerance: float = 0.01,
         weight_decay: float = 0.0,
         compile: bool = False,
         exponents: str | Path | None = None,
@@ -89,6 +93,7 @@ class SpectralNewton(MatrixOptimizer):
             "normalize": normalize,
             "scale": scale,
             "method": method,
+            "tolerance": tolerance,
             "weight_decay": weight_decay,
             "compile": compile,
             "exponents": None if exponents is None else str(exponents),
@@ -109,6 +114,7 @@ class SpectralNewton(MatrixOptimizer):
         checks.choice("normalize", values["normalize"], NORMALIZATIONS)
         checks.choice("scale", values["scale"], SCALES)
         checks.choice("method", values["method"], METHODS)
+        checks.positive("tolerance", values["tolerance"])
 
     def complete_group(self, group: dict[str, Any]) -> None:
         """Settle the alpha of each matrix of a group."""
@@ -122,20 +128,67 @@ class SpectralNewton(MatrixOptimizer):
         alphas: list[float] = group["alphas"]
         return alphas
 
-    def directions(self, stacks: Sequence[MatrixStack], group: dict[str, Any]) -> list[Tensor]:
+    def plan(self, places: Sequence[Place], group: dict[str, Any]) -> list[Bucket] | None:
+        """Fit the polynomials of method "polynomial", once; None where it is not used."""
+        method, normalize = group["method"], group["normalize"]
+        if method == "auto" and not all(place.device.type == "cuda" for place in places):
+            return None
+        if method not in ("auto", "polynomial") or normalize not in SHARED_NORMALIZATIONS:
+            return None
+        try:
+            return make_buckets(
+                [(len(place.indices), place.rows, place.cols) for place in places],
+                [place.key for place in places],
+                group["damping"],
+                group["tolerance"],
+                [place.device for place in places],
+            )
+        except ValueError:
+            if method == "auto":
+                return None
+            raise
+
+    def directions(
+        self, stacks: Sequence[MatrixStack], group: dict[str, Any], plan: list[Bucket] | None
+    ) -> list[Tensor]:
         """The update rule from `normalize` on, in the order of the class docstring."""
         damping, normalize = group["damping"], group["normalize"]
-        found = []
-        for stack in stacks:
-            alpha: float = stack.key
-            dtype = torch.promote_types(stack.momentum.dtype, torch.float32)
-            momentum = stack.momentum.to(dtype)
-            update = spectral_transfer(momentum, alpha, damping, normalize, group["method"])
-            if group["scale"] == "amplitude":
-                update = update / transfer_amplitude(momentum, alpha, damping, normalize)
-            elif group["scale"] == "frobenius":
-                rows, cols = update.shape[-2:]
-                update = with_frobenius_norm(update, math.sqrt(min(rows, cols)))
-                update = update * shape_scale(rows, cols, "original")
-            found.append(update.to(dtype))
-        return found
+        if plan is None:
+            wide = [matrix.to(_wide(matrix)) for matrix, _ in stacks]
+            transferred = [
+                spectral_transfer(matrix, alpha, damping, normalize, group["method"])
+                for matrix, (_, alpha) in zip(wide, stacks, strict=True)
+            ]
+        else:
+            dtype = _product_dtype(stacks[0].momentum)
+            transferred = transfer_stacks([matrix for matrix, _ in stacks], plan, normalize, dtype)
+        return [
+            self._scaled(update, stack, group, exact=plan is None)
+            for update, stack in zip(transferred, stacks, strict=True)
+        ]
+
+    def _scaled(
+        self, update: Tensor, stack: MatrixStack, group: dict[str, Any], *, exact: bool
+    ) -> Tensor:
+        """Apply `scale`: return c O."""
+        rows, cols = update.shape[-2:]
+        damping, alpha = group["damping"], stack.key
+        if group["scale"] == "amplitude" and exact:
+            amplitude = transfer_amplitude(stack.momentum, alpha, damping, group["normalize"])
+            update = update / amplitude
+        elif group["scale"] == "amplitude":  # sigma <= 1 in a shared evaluation
+            update = update / transfer_peak(alpha, damping)
+        elif group["scale"] == "frobenius":
+            factor = math.sqrt(min(rows, cols)) * shape_scale(rows, cols, "original")
+            scale = with_frobenius_norm if exact else with_norm
+            update = scale(update, factor)
+        return update.to(_wide(stack.momentum))
+
+
+def _wide(matrix: Tensor) -> torch.dtype:
+    return torch.promote_types(matrix.dtype, torch.float32)
+
+
+def _product_dtype(matrix: Tensor) -> torch.dtype:
+    """Half precision on a GPU, whose tensor cores accumulate it in float32."""
+    return torch.float16 if matrix.is_cuda else torch.float32

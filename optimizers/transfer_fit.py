@@ -31,12 +31,15 @@ class PolynomialFit(NamedTuple):
     """p(x) = scale * sum over k of coefficients[k] T_k(2 x - 1).
 
     ``scale`` is the largest |p| on [0, 1]: what is summed stays within [-1, 1], as half precision
-    needs it (f(0) = 1 / damping). ``error`` is the criterion of the module docstring.
+    needs it (f(0) = 1 / damping). ``error`` is the criterion of the module docstring, and
+    ``sensitivity`` how much of it a unit of error in p / scale, in x, or in both may add:
+    max of |p| + sigma |p'|, over max T.
     """
 
     coefficients: tuple[float, ...]
     scale: float
     error: float
+    sensitivity: float
 
 
 def transfer(sigma: Tensor, alpha: float, damping: float) -> Tensor:
@@ -66,9 +69,11 @@ def polynomial_fit(alpha: float, damping: float, degree: int) -> PolynomialFit:
     at_zero = _chebyshev(grid.new_zeros(1), count) @ coefficients
     largest = max(values.abs().max().item(), at_zero.abs().max().item())
     error = (basis @ coefficients - target).abs().max().item()
-    # Between two points of the grid the error is larger by at most 1 part in 1,000 (tested).
+    sensitivity = largest + (_chebyshev_slope(grid, count) @ coefficients).abs().max().item()
     scaled = tuple((coefficients / largest).tolist())
-    return PolynomialFit(scaled, largest * transfer_peak(alpha, damping), 1.001 * error + 1e-13)
+    scale = largest * transfer_peak(alpha, damping)
+    # Between two points of the grid the error is larger by at most 1 part in 1,000 (tested).
+    return PolynomialFit(scaled, scale, 1.001 * error + 1e-13, sensitivity)
 
 
 def chebyshev_coefficients(alpha: float, damping: float, degree: int) -> tuple[float, ...]:
@@ -104,17 +109,25 @@ def polynomial_degree(alpha: float, damping: float, tolerance: float) -> int:
 
 
 def _grid(degree: int) -> Tensor:
-    """sigma in (0, 1], about 40 points to each half wave of the error, and geometric near 0."""
+    """Values of sigma in (0, 1], 40 to each half wave of the error, and geometric near 0."""
     count = 40 * (2 * degree + 3)
     angles = torch.arange(count + 1, dtype=torch.float64) * (math.pi / 2 / count)
-    small = torch.logspace(-9, math.log10(2 / degree), 600, dtype=torch.float64)
-    return torch.cat((angles.sin()[1:], small)).unique()
+    small = torch.logspace(-9, math.log10(min(1.0, 2 / degree)), 600, dtype=torch.float64)
+    return torch.cat((angles.sin()[1:], small)).sort().values
 
 
 def _chebyshev(sigma: Tensor, count: int) -> Tensor:
     """T_k(2 sigma^2 - 1) = cos(2 k acos(sigma)) for k < count, one column each."""
     order = 2 * torch.arange(count, dtype=torch.float64)
-    return torch.cos(torch.acos(sigma.clamp(-1, 1)).unsqueeze(1) * order)
+    angle = torch.acos(sigma.clamp(-1, 1)).unsqueeze(1)
+    return torch.cos(angle * order)
+
+
+def _chebyshev_slope(sigma: Tensor, count: int) -> Tensor:
+    """Slope in x of T_k(2 x - 1), times sigma: k sin(2 k t) / sin t, where cos t = sigma."""
+    angle = torch.acos(sigma.clamp(-1, 1)).clamp(min=1e-7).unsqueeze(1)
+    order = torch.arange(count, dtype=torch.float64)
+    return order * torch.sin(2 * order * angle) / torch.sin(angle)
 
 
 def _remez(basis: Tensor, target: Tensor, grid: Tensor, degree: int) -> Tensor:
@@ -123,7 +136,7 @@ def _remez(basis: Tensor, target: Tensor, grid: Tensor, degree: int) -> Tensor:
     nodes = torch.cos(torch.arange(count, dtype=torch.float64).flip(0) * math.pi / (2 * degree + 3))
     chosen = torch.searchsorted(grid, nodes).clamp(max=len(grid) - 1)
     sign = (-1.0) ** torch.arange(count, dtype=torch.float64)
-    best, smallest = None, math.inf
+    best, smallest = basis.new_zeros(degree + 1), math.inf
     for _ in range(60):
         system = torch.cat((basis[chosen], sign.unsqueeze(1)), dim=1)
         solution = torch.linalg.solve(system, target[chosen])
@@ -133,14 +146,13 @@ def _remez(basis: Tensor, target: Tensor, grid: Tensor, degree: int) -> Tensor:
             best, smallest = solution[:-1], peak
         if peak <= level * (1 + 1e-4) + 1e-14:
             break
-        chosen = _alternation(residual, count)
+        chosen = alternation(residual, count)
         if chosen.numel() < count:
             break
-    assert best is not None  # the first pass sets it
     return best
 
 
-def _alternation(residual: Tensor, count: int) -> Tensor:
+def alternation(residual: Tensor, count: int) -> Tensor:
     """Indices of ``count`` alternating extrema of the residual, the largest one among them.
 
     Fewer where the residual, at rounding level, has not that many changes of sign.
@@ -151,7 +163,9 @@ def _alternation(residual: Tensor, count: int) -> Tensor:
     size = residual.abs()
     peaks = [int(torch.where(runs == run, size, -1.0).argmax()) for run in range(int(runs[-1]) + 1)]
     while len(peaks) > count:
-        if len(peaks) == count + 1:  # drop the smaller end; between, signs would no longer alternate
+        if (
+            len(peaks) == count + 1
+        ):  # drop the smaller end; between, signs would no longer alternate
             del peaks[0 if size[peaks[0]] < size[peaks[-1]] else -1]
             continue
         smallest = min(range(len(peaks)), key=lambda i: float(size[peaks[i]]))

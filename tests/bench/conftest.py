@@ -8,7 +8,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow
 import pyarrow.parquet
@@ -17,6 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from bench import cli, config, train
+from bench.data.images import Augment, ImageData, Split
+from bench.experiment import build_optimizer, build_schedule
+from bench.loop import Loop
+from bench.progress import Lines
+from bench.run import RunFolder
+from bench.seeding import derive
+from bench.tracking import NullTracker, RunInfo
 
 # A run of 3 steps (1294 training images, batches of 400) and well under a second.
 QUICK = (
@@ -27,6 +34,7 @@ QUICK = (
     "trainer.batch_size=400",
     "trainer.log_every=1",
     "trainer.progress=none",
+    "trainer.device=cpu",
     "trainer.threads=1",
 )
 
@@ -78,6 +86,8 @@ class Moody(torch.optim.SGD):
 class NoisyNet(nn.Module):
     """Convolution, batch norm and dropout: everything that has state or draws random numbers."""
 
+    seeds: list[int]
+
     def __init__(self, in_channels: int, num_classes: int, image_size: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, 4, 3, padding=1)
@@ -90,14 +100,122 @@ class NoisyNet(nn.Module):
         features = torch.relu(self.norm(self.conv(inputs)))
         logits: Tensor = self.head(self.drop(features).flatten(1))
         channels_last = inputs.is_contiguous(memory_format=torch.channels_last)
+        NoisyNet.seeds.append(torch.initial_seed())
         self.seen.append((logits.dtype, self.training, channels_last))
         return logits
+
+
+class Stop(Lines):
+    """Progress that calls ``act`` once the run has made ``at`` steps in all."""
+
+    def __init__(self, at: int, act: Callable[[], None] | None = None) -> None:
+        super().__init__("run", 2, quiet=True)
+        self.at, self.act, self.steps = at, act, 0
+
+    def start_at(self, step: int) -> None:
+        self.steps = step
+
+    def advance(self) -> None:
+        self.steps += 1
+        if self.steps == self.at:
+            if self.act is None:
+                raise KeyboardInterrupt
+            self.act()
+
+
+class LoopRig:
+    """Builds loops of 2 epochs of 4 steps, as a process would: the folder's checkpoint loaded."""
+
+    Stop = Stop
+    TRAINER: ClassVar[dict[str, Any]] = {
+        "epochs": 2,
+        "batch_size": 8,
+        "eval_batch_size": 5,
+        "label_smoothing": 0.1,
+        "grad_clip": 1.0,
+        "precision": "float32",
+        "channels_last": False,
+        "compile": False,
+        "device": "cpu",
+        "threads": 1,
+        "log_every": 3,  # windows across epochs' ends and checkpoints
+        "checkpoint_every": None,
+        "progress": "none",
+    }
+    ADAMW: ClassVar[dict[str, Any]] = {
+        "_target_": "torch.optim.AdamW",
+        "_partial_": True,
+        "lr": 0.01,
+        "weight_decay": 0.1,
+    }
+
+    def __init__(self, root: Path, parts: Any) -> None:
+        self.root, self.parts = root, parts
+
+    def images(self, augment: Augment | None = None) -> ImageData:
+        stream = torch.Generator().manual_seed(7)
+
+        def split(count: int) -> Split:
+            pixels = torch.randint(0, 256, (count, 2, 5, 5), generator=stream, dtype=torch.uint8)
+            return Split(pixels, torch.randint(0, 3, (count,), generator=stream))
+
+        splits, statistics = (split(35), split(12), split(11)), ((0.5, 0.4), (0.3, 0.3))
+        return ImageData("noise", 3, *splits, *statistics, augment or Augment(pad=1, flip=True))
+
+    def __call__(
+        self,
+        name: str = "run",
+        optimizer: dict[str, Any] = ADAMW,
+        seed: int = 0,
+        stop: Stop | None = None,
+        data: ImageData | None = None,
+        precision: str = "float32",
+        memory_format: torch.memory_format = torch.contiguous_format,
+        folder: RunFolder | None = None,
+        **changes: Any,
+    ) -> Loop:
+        folder = folder or RunFolder(self.root / name)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        data = data or self.images()
+        trainer = config.TrainerConfig(**{**self.TRAINER, **changes})
+        torch.manual_seed(derive(seed, "init"))
+        model = self.parts.NoisyNet(2, 3, 5)
+        model = model.to(data.train.images.device, memory_format=memory_format)
+        made = build_optimizer(optimizer, model)
+        cosine = {"_target_": "bench.schedules.cosine", "_partial_": True, "warmup": 0.3}
+        schedule = build_schedule(cosine, made, data.steps_per_epoch(8) * trainer.epochs)
+        torch.manual_seed(derive(seed, "noise"))
+        loop = Loop(
+            model=model,
+            optimizer=made,
+            schedule=schedule,
+            data=data,
+            config=trainer,
+            seed=seed,
+            precision=precision,
+            memory_format=memory_format,
+            folder=folder,
+            tracker=NullTracker(RunInfo(name, None, {}, self.root)),
+            progress=stop or Lines(name, trainer.epochs, quiet=True),
+        )
+        checkpoint = folder.load_checkpoint()
+        if checkpoint is not None:
+            loop.load_state_dict(checkpoint)
+        return loop
+
+
+@pytest.fixture
+def build(tmp_path: Path, parts: Any) -> LoopRig:
+    """Build loops in tmp_path, on one thread."""
+    torch.set_num_threads(1)
+    return LoopRig(tmp_path, parts)
 
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make the classes above importable, as ``_target_: bench_test_parts.<class>``."""
     Watcher.calls, Watcher.fail = [], {}
+    NoisyNet.seeds = []
     Moody.at, Moody.steps, Moody.error = None, 0, RuntimeError("boom\nsecond line")
     module = types.ModuleType("bench_test_parts")
     module.Watcher, module.Moody, module.NoisyNet = Watcher, Moody, NoisyNet  # type: ignore[attr-defined]

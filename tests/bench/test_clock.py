@@ -59,5 +59,12 @@ def test_a_restored_clock_goes_on_from_where_it_was() -> None:
         time.sleep(0.002)
     assert second.seconds["evaluation"] > 100.0
     assert second.seconds["step"] == 100.0
-    assert state == dict.fromkeys(PHASES, 100.0)  # a copy, not the clock's own
     assert first.seconds == dict.fromkeys(PHASES, 100.0)
+
+
+def test_a_saved_state_does_not_run_on_with_the_clock() -> None:
+    clock = Clock()
+    state = clock.state_dict()
+    with clock("data"):
+        time.sleep(0.001)
+    assert state == dict.fromkeys(PHASES, 0.0)

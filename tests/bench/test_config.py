@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench import cli, config, paths
 from bench.config import GROUPS, RunConfig, TrainerConfig
 from bench.errors import UserError
+from bench.experiment import TRIAL_SHAPE, build_model
 
 CHOICES = [
     (group, file.stem)
@@ -80,9 +81,11 @@ def test_every_shipped_file_composes(group: str, name: str, exponents: Callable[
 def test_every_optimizer_takes_every_model(
     model: str, optimizer: str, exponents: Callable[..., Path]
 ) -> None:
-    # Exponents belong to one model; a file of this one's first layer is enough.
-    layer = {"convnet": "conv1", "mlp": "hidden.0", "resnet18": "conv1"}.get(model, "head")
-    path = exponents(layer=[layer, "b", "c", "d"])
+    # Exponents belong to one model; a file of this one's last layer is enough.
+    component = changed((f"model={model}",), {}).model
+    with torch.device("meta"):
+        *_, last = build_model(component, TRIAL_SHAPE).named_parameters()
+    path = exponents(layer=["a", "b", "c", last[0].rpartition(".")[0]])
     run = changed((f"model={model}", f"optimizer={optimizer}"), {"exponents": str(path)})
     assert run.names["optimizer"] == optimizer
 

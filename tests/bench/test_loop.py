@@ -1,4 +1,4 @@
-"""The loop: what a step does, what is measured, and bits that survive any interruption."""
+"""The loop: what a step does, what is measured, and how a run diverges."""
 
 from __future__ import annotations
 
@@ -15,124 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.config import TrainerConfig
-from bench.data.images import Augment, ImageData, Split
-from bench.experiment import build_optimizer, build_schedule
+from bench.data.images import Augment
 from bench.loop import DivergedError, Loop
-from bench.progress import Lines
-from bench.run import Row, RunFolder
-from bench.seeding import derive
+from bench.run import Row
 from bench.tracking import NullTracker, RunInfo
 
-ADAMW = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.01, "weight_decay": 0.1}
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}
 MOMENTUM = {**SGD, "momentum": 0.9, "nesterov": True}
-MUON = {
-    "_target_": "optimizers.Muon",
-    "_partial_": True,
-    "params": {"_target_": "optimizers.partition.hidden_matrices", "_partial_": True},
-    "lr": 0.02,
-}
-COSINE = {"_target_": "bench.schedules.cosine", "_partial_": True, "warmup": 0.3}
 STEPS, EPOCHS = 4, 2  # batches an epoch; 35 images make 4 batches of 8 and a rest
 TOTAL = STEPS * EPOCHS
-AUGMENT = Augment(pad=1, flip=True)
-
-
-def config(**changes: Any) -> TrainerConfig:
-    values: dict[str, Any] = {
-        "epochs": EPOCHS,
-        "batch_size": 8,
-        "eval_batch_size": 5,
-        "label_smoothing": 0.1,
-        "grad_clip": 1.0,
-        "precision": "float32",
-        "channels_last": False,
-        "compile": False,
-        "device": "cpu",
-        "threads": 1,
-        "log_every": 3,  # windows across epochs' ends and checkpoints
-        "checkpoint_every": None,
-        "progress": "none",
-    }
-    return TrainerConfig(**{**values, **changes})
-
-
-def images(augment: Augment = AUGMENT) -> ImageData:
-    stream = torch.Generator().manual_seed(7)
-
-    def split(count: int) -> Split:
-        pixels = torch.randint(0, 256, (count, 2, 5, 5), generator=stream, dtype=torch.uint8)
-        return Split(pixels, torch.randint(0, 3, (count,), generator=stream))
-
-    return ImageData("noise", 3, split(35), split(12), split(11), (0.5, 0.4), (0.3, 0.3), augment)
-
-
-class Stop(Lines):
-    """Progress that calls ``act`` once the run has made ``at`` steps in all."""
-
-    def __init__(self, at: int, act: Callable[[], None], done: int = 0) -> None:
-        super().__init__("run", EPOCHS, quiet=True)
-        self.at, self.act, self.steps = at, act, done
-
-    def advance(self) -> None:
-        self.steps += 1
-        if self.steps == self.at:
-            self.act()
-
-
-def interrupt() -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.fixture
-def build(tmp_path: Path, parts: Any) -> Callable[..., Loop]:
-    """Build a loop anew, as a process would, with the folder's checkpoint where there is one."""
-    torch.set_num_threads(1)
-
-    def make(
-        name: str = "run",
-        optimizer: dict[str, Any] = ADAMW,
-        seed: int = 0,
-        stop: Stop | None = None,
-        data: ImageData | None = None,
-        precision: str = "float32",
-        memory_format: torch.memory_format = torch.contiguous_format,
-        folder: RunFolder | None = None,
-        **changes: Any,
-    ) -> Loop:
-        folder = folder or RunFolder(tmp_path / name)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        data = data or images()
-        torch.manual_seed(derive(seed, "init"))
-        model = parts.NoisyNet(2, 3, 5).to(data.train.images.device, memory_format=memory_format)
-        made = build_optimizer(optimizer, model)
-        trainer = config(**changes)
-        steps = data.steps_per_epoch(trainer.batch_size) * trainer.epochs
-        schedule = build_schedule(COSINE, made, steps)
-        torch.manual_seed(derive(seed, "noise"))
-        loop = Loop(
-            model=model,
-            optimizer=made,
-            schedule=schedule,
-            data=data,
-            config=trainer,
-            seed=seed,
-            precision=precision,
-            memory_format=memory_format,
-            folder=folder,
-            tracker=NullTracker(RunInfo(name, None, {}, tmp_path)),
-            progress=stop or Lines(name, trainer.epochs, quiet=True),
-        )
-        checkpoint = folder.load_checkpoint()
-        if checkpoint is not None:
-            loop.load_state_dict(checkpoint)
-        return loop
-
-    return make
-
-
-Build = Callable[..., Loop]
+Build = Any  # conftest's LoopRig
 Same = Callable[..., None]
 
 
@@ -144,134 +36,6 @@ def ran(loop: Loop) -> Loop:
 
 def history_file(loop: Loop) -> bytes:
     return (loop.folder.path / "history.jsonl").read_bytes()
-
-
-# -- interruptions --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("checkpoint_every", [None, 1, 3])
-@pytest.mark.parametrize("optimizer", [ADAMW, MOMENTUM, MUON], ids=["adamw", "sgd", "muon"])
-def test_a_run_interrupted_at_any_step_ends_with_the_same_bits(
-    build: Build, assert_same: Same, optimizer: dict[str, Any], checkpoint_every: int | None
-) -> None:
-    options = {"optimizer": optimizer, "checkpoint_every": checkpoint_every}
-    whole = build("whole", **options)
-    whole.run()
-    for at in range(1, TOTAL + 1):
-        name = f"stopped-{at}"
-        with pytest.raises(KeyboardInterrupt):
-            build(name, stop=Stop(at, interrupt), **options).run()
-        rest = build(name, **options)
-        every = checkpoint_every or STEPS
-        # The step at which it stopped is lost: it was stopped before its checkpoint.
-        assert rest.step == max((at - 1) // every * every, (at - 1) // STEPS * STEPS)
-        rest.run()
-        assert rest.step == TOTAL
-        assert_same(rest.state_dict(), whole.state_dict(), name)
-        assert rest.history == whole.history
-        assert history_file(rest) == history_file(whole)
-        shutil.rmtree(rest.folder.path)
-
-
-def test_a_run_interrupted_at_every_step_in_turn(build: Build, assert_same: Same) -> None:
-    whole = build("whole", checkpoint_every=1)
-    whole.run()
-    for at in range(2, TOTAL + 1):
-        loop = build("stopped", checkpoint_every=1)
-        assert loop.step == at - 2
-        loop.progress = Stop(at, interrupt, done=loop.step)
-        with pytest.raises(KeyboardInterrupt):
-            loop.run()
-    rest = build("stopped", checkpoint_every=1)
-    rest.run()
-    assert_same(rest.state_dict(), whole.state_dict())
-    assert history_file(rest) == history_file(whole)
-
-
-class DiesInCommit(RunFolder):
-    """Stops between the history and the checkpoint of commit number ``at``."""
-
-    at = 0
-
-    def write_history(self, history: list[Row]) -> None:
-        super().write_history(history)
-        self.at -= 1
-        if self.at == 0:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("at", range(1, TOTAL + 1))
-def test_rows_after_the_checkpoint_are_written_again(
-    build: Build, assert_same: Same, tmp_path: Path, at: int
-) -> None:
-    whole = build("whole", checkpoint_every=1, log_every=1)
-    whole.run()
-    folder = DiesInCommit(tmp_path / "stopped")
-    folder.at = at
-    with pytest.raises(KeyboardInterrupt):
-        build("stopped", folder=folder, checkpoint_every=1, log_every=1).run()
-    assert len(folder.history()) == at  # a row more than the checkpoint knows
-    rest = build("stopped", checkpoint_every=1, log_every=1)
-    assert len(rest.history) == at - 1
-    rest.run()
-    assert_same(rest.state_dict(), whole.state_dict())
-    assert history_file(rest) == history_file(whole)
-
-
-def test_an_unreadable_checkpoint_costs_time_alone(build: Build, assert_same: Same) -> None:
-    whole = build("whole", checkpoint_every=3)
-    whole.run()
-    with pytest.raises(KeyboardInterrupt):
-        build("torn", checkpoint_every=3, stop=Stop(7, interrupt)).run()
-    path = whole.folder.path.parent / "torn" / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="cannot be read"):
-        rest = build("torn", checkpoint_every=3)
-    assert rest.step == 4  # not 6
-    rest.run()
-    assert_same(rest.state_dict(), whole.state_dict())
-    assert history_file(rest) == history_file(whole)
-
-
-def test_a_run_stopped_after_its_last_checkpoint_has_nothing_left_to_do(
-    build: Build, assert_same: Same
-) -> None:
-    whole = build()
-    whole.run()
-    again = build()
-    again.run()
-    assert_same(again.state_dict(), whole.state_dict())
-    assert again.history == whole.history
-
-
-def test_how_often_a_run_is_written_down_does_not_change_it(
-    build: Build, assert_same: Same
-) -> None:
-    often = {"log_every": 1, "checkpoint_every": 1, "eval_batch_size": 3}
-    rarely = {"log_every": 100, "checkpoint_every": None, "eval_batch_size": 100}
-    runs = [ran(build("often", **often)), ran(build("rarely", **rarely))]
-    states = [{**loop.state_dict(), "window": None} for loop in runs]
-    assert_same(*states)
-    last = [loop.history[-1] for loop in runs]
-    for key in ("val/loss", "test/loss"):
-        assert last[0][key] == pytest.approx(last[1][key], rel=1e-6)
-    assert last[0]["val/accuracy"] == last[1]["val/accuracy"]
-
-
-def test_the_clock_goes_on_and_the_checkpoint_holds_plain_things(build: Build) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        build(checkpoint_every=1, stop=Stop(5, interrupt)).run()
-    rest = build(checkpoint_every=1)
-    before = dict(rest.clock.seconds)
-    assert before["step"] > 0
-    assert before["evaluation"] > 0
-    assert before["compile"] == 0
-    rest.run()
-    for phase in ("data", "step", "evaluation", "checkpoint"):
-        assert rest.clock.seconds[phase] > before[phase]
-    # weights_only loading is what reads it: tensors, numbers, strings and containers.
-    path = rest.folder.path / "checkpoint.pt"
-    assert torch.load(path, weights_only=True)["step"] == TOTAL
 
 
 # -- seeds ----------------------------------------------------------------------------------------
@@ -290,7 +54,7 @@ def test_a_seed_is_a_run(build: Build, assert_same: Same) -> None:
 
 
 def test_two_seeds_see_the_data_in_another_order(build: Build) -> None:
-    plain = images(Augment())
+    plain = build.images(Augment())
     orders = []
     for seed in (0, 0, 1):
         loop = build(f"{len(orders)}", seed=seed, data=plain)
@@ -468,7 +232,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_step(
     build: Build, at: int, log_every: int
 ) -> None:
     loop = build(log_every=log_every, checkpoint_every=1)
-    loop.progress = Stop(at, poison(loop, math.nan))
+    loop.progress = build.Stop(at, poison(loop, math.nan))
     after = at == STEPS  # then the evaluation sees it first
     expected = f"val/loss is nan after step {at}" if after else f"loss is nan at step {at + 1}"
     with pytest.raises(DivergedError, match=expected):
@@ -476,12 +240,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_step(
     for row in loop.history:
         assert all(math.isfinite(value) for value in row.values())
         assert row["step"] <= at
-    assert bool(loop.history) == (at >= min(log_every, STEPS))
+    # Whatever was finite is kept, also of the window in which the run ended.
+    assert bool(loop.history) == (at >= min(log_every, STEPS) or not after)
+    if not after:
+        assert loop.history[-1]["step"] == at
 
 
 def test_infinity_is_divergence_too(build: Build) -> None:
     loop = build(log_every=1)
-    loop.progress = Stop(2, poison(loop, -math.inf))
+    loop.progress = build.Stop(2, poison(loop, -math.inf))
     with pytest.raises(DivergedError, match=r"training loss is (inf|nan) at step 3"):
         loop.run()
 
@@ -546,7 +313,7 @@ def test_compilation_has_a_clock_of_its_own(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_bf16_and_channels_last_on_a_gpu_continue_where_they_stopped(build: Build) -> None:
-    data = images().to("cuda")
+    data = build.images().to("cuda")
     options = {
         "data": data,
         "precision": "bf16",
@@ -559,7 +326,7 @@ def test_bf16_and_channels_last_on_a_gpu_continue_where_they_stopped(build: Buil
     assert all(channels_last for _, _, channels_last in whole.model.seen)
     assert next(whole.model.parameters()).device.type == "cuda"
     with pytest.raises(KeyboardInterrupt):
-        build("stopped", stop=Stop(5, interrupt), **options).run()
+        build("stopped", stop=build.Stop(5), **options).run()
     rest = build("stopped", **options)
     assert rest.step == 4
     rest.run()

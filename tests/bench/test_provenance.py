@@ -159,6 +159,4 @@ def test_everything_of_an_attempt_is_there_and_json() -> None:
     assert found["device_type"] == "cpu"
     assert found["optimizer_source"] == source_digest("torch.optim.AdamW")
     assert found["started"].endswith("+00:00")
-    root = Path(__file__).resolve().parents[2]
-    if (root / ".git").exists():
-        assert found["git"]["commit"] == git(root, "rev-parse", "HEAD")
+    assert found["git"] == git_state(Path(__file__).resolve().parents[2])

@@ -61,7 +61,7 @@ def test_a_run_that_never_began_has_no_state_and_no_folder(tmp_path: Path) -> No
 def test_states(folder: RunFolder, state: Any, finished: bool) -> None:
     folder.set_status(state, "why")
     status = folder.status
-    assert (status["state"], status["cause"], status["tracked"]) == (state, "why", False)
+    assert (status["state"], status["cause"], status["tracked"]) == (state, "why", [])
     assert status["pid"] == os.getpid()
     assert status["host"]
     assert status["updated"].endswith("+00:00")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,15 +145,17 @@ def offline(
         patch.setenv("WANDB_API_KEY", "0" * 40)
         for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             patch.setenv(proxy, address)
-        before = dict(os.environ)
+        before, sent = dict(os.environ), list[int]()
         info = RunInfo(CONFIG["id"], "grid", CONFIG, folder)  # type: ignore[arg-type]
         first = WandbTracker(info, project="p", tags=["a", "b"])
         first.start()
         first.log(HISTORY[:1])
         first.log(HISTORY[:2])
         first.abandon(failed=True)
+        time.sleep(1.0)  # W&B names an attempt's folder by the second
         second = WandbTracker(info, project="p", tags=["a", "b"])
         second.start()
+        spy_on(second, sent)
         second.log(HISTORY[:2])
         second.log(HISTORY)
         second.log(HISTORY)  # nothing new: nothing sent
@@ -162,7 +165,19 @@ def offline(
             for key, value in os.environ.items()
             if key.startswith("WANDB_") and before.get(key) != value
         }
+        assert sent == [2, 4, 6]  # each row once; the client would drop the others with a warning
     return folder, changed
+
+
+def spy_on(tracker: WandbTracker, sent: list[int]) -> None:
+    """Note the steps that the real client is given."""
+    log = tracker._run.log
+
+    def noted(row: dict[str, Any], step: int) -> None:
+        sent.append(step)
+        log(row, step=step)
+
+    tracker._run.log = noted
 
 
 def test_each_attempt_is_a_file_of_the_same_wandb_run(offline: tuple[Path, Any]) -> None:

@@ -1,9 +1,8 @@
-"""A run from its config to its folder: done once, continued, tried again, tracked again."""
+"""A run from its config to its folder, and what its tracker is told."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +14,9 @@ import torch
 from analysis.wandb_files import find_files, read_file
 from bench import experiment, train
 from bench.config import RunConfig
-from bench.data.images import ImageData
-from bench.errors import UserError
 from bench.identity import identify
 from bench.run import RunFolder
+from bench.seeding import derive
 
 Make = Callable[..., RunConfig]
 Same = Callable[..., None]
@@ -47,13 +45,6 @@ def contents(folder: RunFolder) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def forbid_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: RunConfig) -> ImageData:
-        raise AssertionError("the data were built")
-
-    monkeypatch.setattr(experiment, "build_data", refuse)
-
-
 # -- one run --------------------------------------------------------------------------------------
 
 
@@ -64,7 +55,7 @@ def test_a_run_is_a_folder(quick: Make, capsys: pytest.CaptureFixture[str]) -> N
     assert sorted(path.name for path in folder.path.iterdir()) == FILES
     assert folder.status["state"] == "done"
     assert folder.status["cause"] is None
-    assert folder.status["tracked"] is True
+    assert folder.tracked == [train.tracker_label(run)]
     config = folder.config
     identity = identify(run)
     assert (config["id"], config["variant"]) == (folder.path.name, identity.variant)
@@ -143,6 +134,15 @@ def test_the_same_run_elsewhere_has_the_same_bits(
     assert one.history() == two.history()
 
 
+def test_noise_has_a_seed_of_its_own(quick: Make, parts: Any) -> None:
+    # Dropout would otherwise go on with what the initialisation left over of its stream.
+    for seed in (0, 1):
+        run = quick("~model.hidden", "model._target_=bench_test_parts.NoisyNet", f"seed={seed}")
+        parts.NoisyNet.seeds.clear()
+        train.train(run)
+        assert set(parts.NoisyNet.seeds) == {derive(seed, "noise")}
+
+
 def test_bf16_on_a_cpu(quick: Make) -> None:
     run = quick("trainer.precision=bf16")
     summary = train.train(run)
@@ -154,7 +154,7 @@ def test_bf16_on_a_cpu(quick: Make) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_auto_is_bf16_and_channels_last_on_a_gpu(quick: Make) -> None:
-    run = quick("trainer.epochs=4", "trainer.batch_size=64")
+    run = quick("trainer.device=auto", "trainer.epochs=4", "trainer.batch_size=64")
     summary = train.train(run)
     assert summary["test/accuracy"] > 0.5
     (attempt,) = folder_of(run).provenance["attempts"]
@@ -195,190 +195,6 @@ def test_device() -> None:
     assert train.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-# -- asking again ---------------------------------------------------------------------------------
-
-
-def test_a_done_run_is_not_trained_again(
-    quick: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = quick()
-    first = train.train(run)
-    before = contents(folder_of(run))
-    forbid_data(monkeypatch)
-    capsys.readouterr()
-    assert train.train(run) == first
-    assert contents(folder_of(run)) == before
-    assert ": already done, test accuracy" in capsys.readouterr().out
-
-
-def test_a_diverged_run_is_a_result_with_its_history(
-    quick: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = quick("optimizer=sgd", "optimizer.lr=1e30")
-    summary = train.train(run)
-    folder = folder_of(run)
-    assert folder.status["state"] == summary["state"] == "diverged"
-    cause = folder.status["cause"]
-    assert re.fullmatch(r"training loss is (nan|inf) at step [23]", cause)
-    assert f"diverged, {cause}" in capsys.readouterr().out
-    rows = folder.history()
-    assert rows
-    assert all(math.isfinite(value) for row in rows for value in row.values())
-    assert summary["steps"] == rows[-1]["step"] == int(cause[-1]) - 1
-    assert not [key for key in summary if "accuracy" in key or "loss" in key]
-    before = contents(folder)
-    forbid_data(monkeypatch)
-    assert train.train(run) == summary
-    assert contents(folder) == before
-    assert f"already diverged, {cause}" in capsys.readouterr().out
-
-
-def test_a_failed_run_says_why_and_is_tried_again(
-    moody: Make, parts: Any, quick: Make, assert_same: Same, tmp_path: Path
-) -> None:
-    run = moody("trainer.epochs=2", "trainer.checkpoint_every=1")
-    parts.Moody.at = 5
-    with pytest.raises(RuntimeError, match="boom"):
-        train.train(run)
-    folder = folder_of(run)
-    assert folder.status["state"] == "failed"
-    assert folder.status["cause"] == "RuntimeError: boom"  # one line
-    assert not folder.finished
-    assert len(folder.history()) == 4
-    parts.Moody.at = None
-    assert train.train(run)["state"] == "done"
-    assert parts.Moody.steps == 5 + 2  # it went on from step 4
-    assert folder.status["cause"] is None
-    assert len(folder.provenance["attempts"]) == 2
-    whole = moody(
-        "trainer.epochs=2", "trainer.checkpoint_every=1", f"runs_dir={tmp_path / 'whole'}"
-    )
-    train.train(whole)
-    assert_same(folder.load_checkpoint(), folder_of(whole).load_checkpoint())
-    assert folder.history() == folder_of(whole).history()
-
-
-def test_an_interrupted_run_is_running_and_continues(
-    watched: Make,
-    parts: Any,
-    capsys: pytest.CaptureFixture[str],
-    assert_same: Same,
-    tmp_path: Path,
-) -> None:
-    run = watched("trainer.epochs=2", "trainer.checkpoint_every=2")
-    parts.Moody.at, parts.Moody.error = 4, KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        train.train(run)
-    folder = folder_of(run)
-    assert (folder.status["state"], folder.status["cause"]) == ("running", None)
-    assert parts.Watcher.calls[-1] == ("abandon", False)
-    assert not folder.summary
-    parts.Moody.at = None
-    capsys.readouterr()
-    train.train(run)
-    assert f"{folder.path.name}: continues at step 3 of 6" in capsys.readouterr().out
-    whole = watched(
-        "trainer.epochs=2", "trainer.checkpoint_every=2", f"runs_dir={tmp_path / 'whole'}"
-    )
-    train.train(whole)
-    assert_same(folder.load_checkpoint(), folder_of(whole).load_checkpoint())
-    assert folder.history() == folder_of(whole).history()
-    timeless = [
-        {key: value for key, value in one.summary.items() if "second" not in key}
-        for one in (folder, folder_of(whole))
-    ]
-    assert timeless[0] == timeless[1]
-
-
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(moody: Make, parts: Any) -> None:
-    run = moody()
-    parts.Moody.at, parts.Moody.error = 2, KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        train.train(run)
-    parts.Moody.at = None
-    assert train.train(run)["steps"] == 3
-    assert parts.Moody.steps == 2 + 3
-
-
-def test_a_run_killed_before_it_was_called_done_trains_no_step_more(
-    moody: Make, parts: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = moody()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RunFolder, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-        train.train(run)
-    assert folder_of(run).status["state"] == "running"
-    summary = train.train(run)
-    assert summary["state"] == "done"
-    assert parts.Moody.steps == 3
-
-
-def test_a_run_whose_checkpoints_are_torn_begins_anew_with_a_warning(
-    moody: Make, parts: Any, assert_same: Same
-) -> None:
-    run = moody()
-    parts.Moody.at, parts.Moody.error = 3, KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        train.train(moody("trainer.checkpoint_every=1"))
-    folder = folder_of(run)  # how often it is checkpointed is not part of its identity
-    for path in folder.path.glob("checkpoint*.pt"):
-        path.write_bytes(path.read_bytes()[:500])
-    parts.Moody.at = None
-    with pytest.warns(UserWarning, match="using an earlier state"):
-        train.train(run)
-    assert [row["step"] for row in folder.history()] == [1, 2, 3]
-
-
-def test_a_run_that_another_process_works_on_is_refused(quick: Make) -> None:
-    run = quick()
-    other = RunFolder(folder_of(run).path)
-    other.acquire()
-    with pytest.raises(UserError, match="is working on this run"):
-        train.train(run)
-    assert not (other.path / "config.json").exists()
-    other.release()
-    assert train.train(run)["state"] == "done"
-    other.acquire()  # given back at the end
-    other.release()
-
-
-def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(
-    moody: Make, parts: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = moody()
-    build_data = experiment.build_data
-
-    def slowly(config: RunConfig) -> ImageData:
-        with monkeypatch.context() as patch:
-            patch.setattr(experiment, "build_data", build_data)
-            train.train(config)  # the other one's work, from its beginning to its end
-        return build_data(config)
-
-    monkeypatch.setattr(experiment, "build_data", slowly)
-    assert train.train(run)["state"] == "done"
-    assert parts.Moody.steps == 3
-    assert len(folder_of(run).provenance["attempts"]) == 1
-
-
-def test_threads_are_not_those_of_the_run_before(quick: Make) -> None:
-    default = torch.get_num_threads()
-    train.train(quick("trainer.threads=1"))
-    assert torch.get_num_threads() == 1
-    train.train(quick("trainer.threads=null", "seed=1"))
-    assert torch.get_num_threads() == default
-
-
-@pytest.mark.parametrize(
-    "override", ["trainer.batch_size=2000", "dataset.validation=0", "dataset=cifar10"]
-)
-def test_what_the_data_refuse_leaves_nothing_behind(
-    quick: Make, tmp_path: Path, override: str
-) -> None:
-    with pytest.raises(UserError):
-        train.train(quick(override, f"data_dir={tmp_path / 'data'}"))
-    assert list(tmp_path.iterdir()) == []
-
-
 # -- trackers -------------------------------------------------------------------------------------
 
 
@@ -415,17 +231,17 @@ def test_a_tracker_that_fails_never_stops_the_run_and_is_served_later(
     assert summary["state"] == "done"
     folder = folder_of(run)
     assert folder.status["state"] == "done"
-    assert folder.status["tracked"] is False
+    assert folder.tracked == []
     before = contents(folder)
 
     with pytest.warns(UserWarning, match="tracker stopped"):  # still out of reach
         train.train(run)
-    assert folder.status["tracked"] is False
+    assert folder.tracked == []
 
     parts.Watcher.fail, parts.Watcher.calls[:] = {}, []
     assert train.train(run) == summary
     assert folder.status["state"] == "done"
-    assert folder.status["tracked"] is True
+    assert folder.tracked == [train.tracker_label(run)]
     assert [call[0] for call in parts.Watcher.calls] == ["start", "log", "finish"]
     assert parts.Watcher.calls[1][1] == folder.history()
     assert parts.Watcher.calls[2][1] == summary
@@ -438,12 +254,30 @@ def test_a_tracker_that_fails_never_stops_the_run_and_is_served_later(
     assert parts.Moody.steps == 3  # and trained once
 
 
+def test_another_tracker_gets_a_finished_run_too(quick: Make, parts: Any) -> None:
+    alone = quick("tracker=none")
+    train.train(alone)
+    folder = folder_of(alone)
+    assert folder.tracked == [train.tracker_label(alone)]
+    weights = (folder.path / "checkpoint.pt").read_bytes()
+    other = quick("tracker._target_=bench_test_parts.Watcher")
+    assert folder_of(other).path == folder.path
+    train.train(other)
+    assert [call[0] for call in parts.Watcher.calls] == ["start", "log", "finish"]
+    assert folder.tracked == [train.tracker_label(alone), train.tracker_label(other)]
+    assert (folder.path / "checkpoint.pt").read_bytes() == weights
+    parts.Watcher.calls[:] = []
+    train.train(alone)
+    train.train(other)
+    assert parts.Watcher.calls == []
+
+
 def test_a_diverged_run_is_tracked_as_such(watched: Make, parts: Any) -> None:
     run = watched("optimizer.lr=1e30")
     train.train(run)
     folder = folder_of(run)
     assert folder.status["state"] == "diverged"
-    assert folder.status["tracked"] is True
+    assert folder.tracked == [train.tracker_label(run)]
     assert folder.status["cause"]
     last_log = [call for call in parts.Watcher.calls if call[0] == "log"][-1]
     assert last_log[1] == folder.history()
@@ -457,7 +291,7 @@ def test_a_failed_run_is_abandoned(watched: Make, parts: Any) -> None:
     with pytest.raises(RuntimeError, match="boom"):
         train.train(run)
     assert parts.Watcher.calls == [("start",), ("abandon", True)]
-    assert folder_of(run).status["tracked"] is False
+    assert folder_of(run).tracked == []
 
 
 def test_wandb_has_what_the_folder_has(quick: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,7 +299,7 @@ def test_wandb_has_what_the_folder_has(quick: Make, monkeypatch: pytest.MonkeyPa
     run = quick("tracker=wandb", "tracker.tags=[one]", "sweep=grid")
     summary = train.train(run)
     folder = folder_of(run)
-    assert folder.status["tracked"] is True
+    assert folder.tracked == [train.tracker_label(run)]
     (file,) = find_files(Path(run.runs_dir))
     sent = read_file(file)
     assert (sent.id, sent.project, sent.group) == (folder.path.name, "spectral-bench", "grid")
@@ -487,7 +321,7 @@ def test_the_tasks_value_is_the_best_validation_accuracy(
     task = train.task
     monkeypatch.setattr(train, "task", lambda composed: values.append(task(composed)))
     words = ["model=mlp", "model.hidden=[8]", "tracker=none", "trainer.epochs=1"]
-    words += ["trainer.batch_size=400", "trainer.threads=1", "optimizer=sgd"]
+    words += ["trainer.batch_size=400", "trainer.device=cpu", "trainer.threads=1", "optimizer=sgd"]
     assert command(*words)[0] == 0
     assert command(*words, "optimizer.lr=1e30", "trainer.log_every=1")[0] == 0
     (folder,) = [p for p in Path("runs").iterdir() if RunFolder(p).status["state"] == "done"]

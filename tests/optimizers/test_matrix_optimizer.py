@@ -35,7 +35,9 @@ class MomentumSGD(MatrixOptimizer):
     def keys(self, group: dict[str, Any]) -> Sequence[Any]:
         return group.get("keys", super().keys(group))
 
-    def directions(self, stacks: Sequence[MatrixStack], group: dict[str, Any]) -> list[Tensor]:
+    def directions(
+        self, stacks: Sequence[MatrixStack], group: dict[str, Any], plan: Any
+    ) -> list[Tensor]:
         self.seen = [(tuple(stack.momentum.shape), stack.key) for stack in stacks]
         return [stack.momentum for stack in stacks]
 
@@ -152,7 +154,9 @@ def test_batches_hold_equal_shapes_dtypes_and_keys_apart() -> None:
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_what_is_done_to_the_momentum_leaves_the_buffers_alone(nesterov: bool) -> None:
     class Overwriting(MomentumSGD):
-        def directions(self, stacks: Sequence[MatrixStack], group: dict[str, Any]) -> list[Tensor]:
+        def directions(
+            self, stacks: Sequence[MatrixStack], group: dict[str, Any], plan: Any
+        ) -> list[Tensor]:
             return [stack.momentum.fill_(math.pi) for stack in stacks]
 
     for dtype in (torch.bfloat16, torch.float32):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.models.resnet import resnet18
+from bench.models.resnet import resnet18, resnet50
 
 
 def count(model: nn.Module) -> int:
@@ -22,6 +22,16 @@ def test_parameter_counts() -> None:
     assert count(build()) == 11_173_962
     assert count(build(channels=1)) == 11_173_962 - 64 * 2 * 9
     assert count(build(classes=100)) == 11_173_962 + 90 * 513
+
+
+def test_resnet50_has_the_same_stem_and_its_own_size() -> None:
+    with torch.device("meta"):
+        model = resnet50(3, 10, 32)
+    assert count(model) == 23_520_842
+    assert tuple(model.conv1.weight.shape) == (64, 3, 3, 3)  # type: ignore[union-attr]
+    assert isinstance(model.maxpool, nn.Identity)
+    with pytest.raises(ValueError, match="in_channels of resnet50 must be 1 or 3, not 2"):
+        resnet50(2, 10, 32)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

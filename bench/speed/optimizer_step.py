@@ -1,0 +1,294 @@
+"""Time one step of optimizers on a model's real weight shapes, side by side in one run.
+
+On CUDA each step is compiled where the optimizer offers it and captured in a CUDA graph where it
+can be, so that what is timed is its kernels; a step that cannot be captured is launched from Python
+and marked. Ratios are medians of the ratios within a round.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import config, options
+from bench.errors import UserError
+from bench.experiment import build_optimizer
+from bench.files import write_atomically
+from bench.provenance import device_name
+from bench.speed.shapes import skeleton
+from bench.speed.stopwatch import Timing, Work, side_by_side
+
+PROG = "python -m bench.speed.optimizer_step"
+BASELINES = ("adamw", "muon")
+
+
+class StepOptions(options.Options):
+    """Options of the command."""
+
+    model: str = Field("resnet18", description="A file of conf/model/, gpt2_mini or gpt2_small.")
+    optimizers: list[str] = Field(
+        ["adamw", "muon", "spectral_newton"],
+        description="Files of conf/optimizer/, with changes after colons: muon:ns_steps=6.",
+    )
+    device: str = Field("auto", description="auto, cpu, cuda.")
+    compile: bool = Field(True, description="Compile steps on CUDA where the optimizer offers it.")
+    rounds: int = Field(20, ge=2, description="Rounds in which each optimizer is timed once.")
+    calls: int = Field(50, ge=1, description="Steps timed together in one round.")
+    error: bool = Field(True, description="Compare the first step with method=svd in float64.")
+    out: Path | None = Field(None, description="Write the numbers as JSON to this file, too.")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One optimizer's numbers; ``error`` is None where there is no exact reference."""
+
+    optimizer: str
+    timing: Timing
+    how: str
+    to_adamw: float | None
+    to_muon: float | None
+    gflops: float
+    extra_mib: float | None
+    state_mib: float
+    error: float | None
+
+
+class Candidate:
+    """One optimizer on its own copy of the weights, with fixed gradients."""
+
+    def __init__(self, spec: str, asked: StepOptions, device: torch.device) -> None:
+        self.spec, self.device = spec, device
+        name, *changes = spec.split(":")
+        overrides = [f"optimizer.{change}" for change in changes]
+        self.component = config.load([f"optimizer={name}", *overrides]).optimizer
+        if device.type == "cuda" and asked.compile and "compile" in self.component:
+            self.component["compile"] = True
+        if device.type == "cuda" and self.component["_target_"].startswith("torch.optim.Adam"):
+            self.component |= {"fused": True, "capturable": True}
+        self.model = materialised(asked.model, device, torch.float32)
+        self.optimizer = make(self.component, self.model)
+        self.how = "eager"
+        self.extra_mib: float | None = None
+
+    def prepare(self) -> Work:
+        """Warm up (and compile), measure memory, and return the step to time."""
+        for _ in range(3):
+            self.optimizer.step()
+        if self.device.type != "cuda":
+            return self.optimizer.step
+        torch.cuda.synchronize(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self.optimizer.step()
+        self.extra_mib = (torch.cuda.max_memory_allocated(self.device) - before) / 2**20
+        return self._captured()
+
+    def _captured(self) -> Work:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(stream):
+                self.optimizer.step()
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+            with torch.cuda.graph(graph):
+                self.optimizer.step()
+        except Exception as error:  # whatever it does in a step that a graph cannot hold
+            torch.cuda.synchronize(self.device)
+            reason = (str(error).splitlines() or [""])[0]
+            print(f"{self.spec}: not captured in a graph ({reason[:90]})", flush=True)
+            return self.optimizer.step
+        self.how = "graph"
+        return graph.replay
+
+    def state_mib(self) -> float:
+        """Memory of the optimizer's state."""
+        tensors = [
+            value
+            for state in self.optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        ]
+        return sum(t.numel() * t.element_size() for t in tensors) / 2**20
+
+
+def materialised(name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return the model's shapes on ``device`` with zero weights and seeded gradients.
+
+    Gradients have singular values that fall about as 1/k, as measured ones do; zero weights make a
+    step's update exact in any precision.
+    """
+    model = skeleton(name).to_empty(device=device)
+    stream = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+        shape = parameter.flatten(1).shape if parameter.ndim > 1 else parameter.shape
+        gradient = torch.randn(shape, generator=stream)
+        if parameter.ndim > 1 and min(shape) <= 8192:
+            side = min(shape)
+            decay = 1.0 / torch.arange(1, side + 1)
+            mixing = torch.randn(side, side, generator=stream) * decay
+            short_first = gradient if shape[0] == side else gradient.T
+            short_first = mixing @ short_first
+            gradient = short_first if shape[0] == side else short_first.T
+        parameter.grad = gradient.reshape(parameter.shape).contiguous().to(device)
+    if dtype is torch.float64:
+        gradients = [parameter.grad for parameter in model.parameters()]
+        model = model.double()
+        for parameter, gradient64 in zip(model.parameters(), gradients, strict=True):
+            assert gradient64 is not None
+            parameter.grad = gradient64.double()
+    return model
+
+
+def make(component: dict[str, Any], model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer; on CUDA its learning rates are tensors, as a graph needs."""
+    optimizer = build_optimizer(component, model)
+    device = next(model.parameters()).device
+    if device.type == "cuda" and (component.get("capturable") or "compile" in component):
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+    return optimizer
+
+
+def error_of(component: dict[str, Any], asked: StepOptions, device: torch.device) -> float | None:
+    """Relative Frobenius error of the first update against method=svd in float64; None without."""
+    if "method" not in component:
+        return None
+    exact = {**component, "method": "svd", "compile": False}
+    updates = []
+    for options_, dtype in ((component, torch.float32), (exact, torch.float64)):
+        model = materialised(asked.model, device, dtype)
+        optimizer = make({**options_, "weight_decay": 0.0}, model)
+        optimizer.step()
+        hidden = [
+            parameter.detach().double()
+            for group in optimizer.param_groups
+            if group.get("algorithm") == "matrix"
+            for parameter in group["params"]
+        ]
+        updates.append(hidden)
+    errors = [float((a - b).norm() / b.norm()) for a, b in zip(*updates, strict=True)]
+    return max(errors)
+
+
+def flops_of(component: dict[str, Any], asked: StepOptions, device: torch.device) -> float:
+    """GFLOPs of the matrix products of one step, as torch counts them."""
+    model = materialised(asked.model, device, torch.float32)
+    plain = {**component, "compile": False} if "compile" in component else component
+    optimizer = make(plain, model)
+    optimizer.step()
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    return float(counter.get_total_flops()) / 1e9
+
+
+def measure(asked: StepOptions, device: torch.device) -> list[Row]:
+    """Time every optimizer asked for."""
+    candidates = [Candidate(spec, asked, device) for spec in asked.optimizers]
+    works = {candidate.spec: candidate.prepare() for candidate in candidates}
+    timings = side_by_side(works, device, rounds=asked.rounds, calls=asked.calls)
+    rows = []
+    for candidate in candidates:
+        timing = timings[candidate.spec]
+        ratios = [
+            timing.ratio_to(timings[baseline]) if baseline in timings else None
+            for baseline in BASELINES
+        ]
+        error = error_of(candidate.component, asked, device) if asked.error else None
+        flops = flops_of(candidate.component, asked, device)
+        rows.append(
+            Row(
+                optimizer=candidate.spec,
+                timing=timing,
+                how=candidate.how,
+                to_adamw=ratios[0],
+                to_muon=ratios[1],
+                gflops=flops,
+                extra_mib=candidate.extra_mib,
+                state_mib=candidate.state_mib(),
+                error=error,
+            )
+        )
+    return rows
+
+
+def render(rows: list[Row]) -> Table:
+    """Return the rows as a table for the terminal."""
+    table = Table(box=box.ASCII_DOUBLE_HEAD, pad_edge=False)
+    table.add_column("optimizer", no_wrap=True)
+    for name in ("ms/step", "quartiles", "x adamw", "x muon", "GFLOP", "extra MiB", "error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("how", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.optimizer,
+            f"{row.timing.median:.3f}",
+            f"{row.timing.low:.3f}-{row.timing.high:.3f}",
+            _number(row.to_adamw, ".2f"),
+            _number(row.to_muon, ".2f"),
+            f"{row.gflops:.1f}",
+            _number(row.extra_mib, ".0f"),
+            _number(None if row.error is None else 100 * row.error, ".2f", " %"),
+            row.how,
+        )
+    return table
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Return what a timing must be reported with."""
+    return {
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "cuda": str(torch.version.cuda),
+        "python": platform.python_version(),
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    asked = options.parse(
+        StepOptions,
+        argv,
+        prog=PROG,
+        description=__doc__ or "",
+        examples=(
+            "model=resnet18",
+            "model=gpt2_small optimizers=adamw,muon,spectral_newton:damping=0.1 out=steps.json",
+        ),
+    )
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(automatic if asked.device == "auto" else asked.device)
+    try:
+        rows = measure(asked, device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"model={asked.model}: out of memory; ask for fewer optimizers") from error
+    about = environment(device)
+    print(f"{asked.model}, {', '.join(f'{key} {value}' for key, value in about.items())}")
+    options.show(render(rows))
+    print(
+        "error: largest relative error of a layer's update against an SVD in float64;\n"
+        "GFLOP: matrix products only; extra: peak memory of a step beyond weights and state"
+    )
+    if asked.out is not None:
+        content = {"model": asked.model, **about, "rows": [asdict(row) for row in rows]}
+        text = json.dumps(content, indent=1) + "\n"
+        write_atomically(asked.out, lambda stream: stream.write(text.encode()))
+
+
+if __name__ == "__main__":
+    options.run(main)

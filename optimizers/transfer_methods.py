@@ -1,0 +1,196 @@
+"""The ways to compute the spectral transfer: which to take, what it costs, how far it may be off.
+
+``error`` everywhere: the spectral norm of (computed - exact), over the largest value that T takes
+on [0, limit], limit being the largest normalised sigma there can be: 1, or sqrt(min(m, n)) for rms.
+A matrix whose sigma all lie where T is small sees a larger error relative to its own result.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from optimizers import checks
+from optimizers.gram_functions import paterson_stockmeyer, spectral_squarings
+from optimizers.rational_fit import MAX_POLES, RationalFit, fit_poles, rational_fit
+from optimizers.transfer_fit import CHEAP_DEGREES, PolynomialFit, polynomial_fit
+
+NORMALIZATIONS = ("none", "frobenius", "rms", "spectral", "schatten8")
+METHODS = ("auto", "eigh", "svd", "cholesky", "polynomial", "rational")
+# Rounding in float64, of the reference that a bound is compared with too.
+_FLOOR = 1e-13
+
+
+class Transfer(NamedTuple):
+    """What is to be computed: T(sigma) = sigma / (sigma^alpha + damping), sigma normalised."""
+
+    alpha: float
+    damping: float
+    normalize: str
+
+
+class Plan(NamedTuple):
+    """How to compute ``transfer`` of matrices with a given short side.
+
+    ``fit`` is of f for s = sigma / limit in [0, 1], limit being the largest normalised sigma;
+    ``squarings`` serve the norm "spectral"; ``error`` is the bound on the error, and inf where
+    there is none ("none" with "cholesky").
+    """
+
+    method: str
+    transfer: Transfer
+    precision: torch.dtype
+    limit: float
+    fit: PolynomialFit | RationalFit
+    squarings: int
+    error: float
+
+
+@functools.lru_cache(maxsize=1024)
+def make_plan(
+    method: str,
+    transfer: Transfer,
+    size: int,
+    tolerance: float,
+    precisions: tuple[torch.dtype, ...],
+    *,
+    tf32: bool = False,
+) -> Plan:
+    """The cheapest plan of a fast ``method`` whose error is at most ``tolerance``.
+
+    ``size`` is the short side; ``precisions`` are the dtypes that products may run in, the fastest
+    first; ``tf32`` says that float32 products are rounded to TensorFloat-32.
+
+    Raises ValueError where ``method`` cannot serve alpha or ``normalize``, or nothing it has
+    reaches ``tolerance``.
+    """
+    alpha, damping, normalize = transfer
+    if normalize == "none" and method != "cholesky":
+        raise ValueError(
+            f"method {method!r} needs sigma <= 1: choose a normalize other than 'none', or 'eigh'"
+        )
+    limit = math.sqrt(size) if normalize == "rms" else 1.0
+    slack = _slack(alpha, tolerance) if normalize == "spectral" else 0.0
+    squarings = spectral_squarings(size, slack) if slack else 0
+    best = math.inf
+    for precision in precisions:
+        unit = unit_roundoff(precision, tf32=tf32)
+        for fit in _fits(method, alpha, damping / limit**alpha):
+            if normalize == "none":
+                return Plan(method, transfer, precision, limit, fit, 0, math.inf)
+            if isinstance(fit, RationalFit) and min(fit.poles) < 2 * math.sqrt(size) * unit:
+                break  # rounding could make a factor indefinite, and more poles lie lower
+            error = fit.error + slack * max(1.0, alpha - 1) + unit * fit.sensitivity + _FLOOR
+            if error <= tolerance:
+                return Plan(method, transfer, precision, limit, fit, squarings, error)
+            best = min(best, error)
+    names = ", ".join(str(precision).removeprefix("torch.") for precision in precisions)
+    raise ValueError(
+        f"method {method!r} in {names} reaches error {best:.2g} at best, not tolerance "
+        f"{tolerance:g}, at alpha={alpha:g}, damping={damping:g}; allow more, or use 'eigh'"
+    )
+
+
+def automatic_plan(
+    transfer: Transfer,
+    size: int,
+    tolerance: float,
+    precisions: tuple[torch.dtype, ...],
+    *,
+    tf32: bool = False,
+) -> Plan | None:
+    """The plan of method "auto" off the CPU for input below float64; None stands for eigh.
+
+    The first that reaches ``tolerance``: a polynomial up to degree 64; then one damped solve at
+    alpha = 2, rational below. Raw sigma ("none") always takes eigh.
+    """
+    if transfer.normalize == "none":
+        return None
+    methods = ["polynomial", *(["cholesky"] if transfer.alpha == 2 else ["rational"])]
+    for method in methods if transfer.alpha <= 2 else methods[:1]:
+        solvable = tuple(p for p in precisions if p in (torch.float32, torch.float64))
+        usable = precisions if method == "polynomial" else solvable
+        try:
+            return make_plan(method, transfer, size, tolerance, usable, tf32=tf32)
+        except ValueError:
+            continue
+    return None
+
+
+def available_precisions(
+    method: str, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.dtype, ...]:
+    """The dtypes that products may run in, the fastest first.
+
+    On the CPU float64, as for float64 input anywhere; else float16 with float32 accumulation,
+    float32, and where there is one float64. Solves need at least float32.
+    """
+    if device.type == "cpu" or dtype == torch.float64:
+        return (torch.float64,)
+    wide = (torch.float32,) if device.type == "mps" else (torch.float32, torch.float64)
+    return wide if method in ("cholesky", "rational") else (torch.float16, *wide)
+
+
+def unit_roundoff(precision: torch.dtype, *, tf32: bool = False) -> float:
+    """What a product in ``precision`` is counted to add to its result, relative to its largest.
+
+    Half precision is rounded once, after accumulation in float32: eps / 2. Float32 and float64
+    accumulate their own roundings: 4 eps.
+    """
+    if precision in (torch.float16, torch.bfloat16):
+        return torch.finfo(precision).eps / 2
+    return 2.0**-11 if tf32 and precision == torch.float32 else 4 * torch.finfo(precision).eps
+
+
+def transfer_flops(
+    method: str, rows: int, cols: int, *, degree: int = 0, poles: int = 1, squarings: int = 0
+) -> float:
+    """Floating-point operations of one ``rows x cols`` matrix, m its short side and n its long.
+
+    4 m^2 n for the Gram matrix and for applying the factor to M, in all but svd, and then
+
+    - ``polynomial``: 2 m^3 for each product, s + r - 2 of them at ``degree`` = s r (the bound of
+      schatten8 included, whose square of the Gram matrix is one of them);
+    - ``rational``: 10/3 m^3 for each of ``poles``;
+    - ``cholesky``: m^3 / 3, and the two triangular solves m^2 n each in place of the factor;
+    - ``eigh``: about 9 m^3 (tridiagonal divide and conquer), and once more 2 m^2 n;
+    - ``svd``: about 4 m^2 n + 22 m^3, and 2 m^2 n.
+
+    The norm "spectral" adds 2 m^3 for each of ``squarings`` (in polynomial, for all but the first).
+    """
+    checks.choice("method", method, METHODS[1:])
+    m, n = min(rows, cols), max(rows, cols)
+    extra = 2.0 * m**3 * squarings
+    if method == "polynomial":
+        products = sum(paterson_stockmeyer(degree)) - 2
+        return 4.0 * m * m * n + 2.0 * m**3 * products + max(0.0, extra - 2.0 * m**3)
+    if method == "rational":
+        return 4.0 * m * m * n + 10 / 3 * m**3 * poles + extra
+    if method == "cholesky":
+        return 4.0 * m * m * n + m**3 / 3 + extra
+    if method == "eigh":
+        return 6.0 * m * m * n + 9.0 * m**3
+    return 6.0 * m * m * n + 22.0 * m**3
+
+
+def _slack(alpha: float, tolerance: float) -> float:
+    """How far above sigma_1 its bound may lie, to spend a quarter of ``tolerance`` on it.
+
+    sigma T'(sigma) / T(sigma) lies between 1 - alpha and 1.
+    """
+    return tolerance / 4 / max(1.0, alpha - 1)
+
+
+def _fits(method: str, alpha: float, damping: float) -> Iterable[PolynomialFit | RationalFit]:
+    """Fits of rising cost, at least one; ValueError where ``method`` cannot serve alpha."""
+    if method == "polynomial":
+        return (polynomial_fit(alpha, damping, degree) for degree in CHEAP_DEGREES)
+    if method == "cholesky" and alpha != 2:
+        raise ValueError(f"method 'cholesky' needs alpha = 2, got {alpha:g}; use 'auto'")
+    if alpha >= 2:  # one exact pole, or the refusal
+        return (rational_fit(alpha, damping, 1.0),)
+    return (fit_poles(alpha, damping, count) for count in range(1, MAX_POLES + 1))
