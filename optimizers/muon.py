@@ -78,6 +78,7 @@ class Muon(MatrixOptimizer):
         self, stacks: Sequence[MatrixStack], group: dict[str, Any], plan: Any
     ) -> list[Tensor]:
         """The update rule from O on, in the order of the class docstring."""
+        del plan  # nothing to compute ahead
         found = []
         for stack in stacks:
             rows, cols = stack.momentum.shape[-2:]
