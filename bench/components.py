@@ -12,17 +12,14 @@ import pkgutil
 import typing
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from hydra.errors import InstantiationException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
+from bench import build
 from bench.errors import UserError, suggestion
-
-if TYPE_CHECKING:
-    from bench.config import RunConfig
 
 _T = TypeVar("_T")
 
@@ -36,17 +33,15 @@ _GIVEN = {
     "schedule": ("total_steps",),
     "tracker": ("info",),
 }
-_GROUPS = ("model", "dataset", "optimizer", "schedule", "tracker")
 
 
-def check(config: RunConfig) -> RunConfig:
-    """Return ``config`` with component values coerced and our own defaults written out.
+def check(components: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return a run's components by group, values coerced and our own defaults written out.
 
     Raises:
         UserError: a component that does not exist, a key it does not know, a value it refuses.
     """
-    updates = {group: _checked(getattr(config, group), group) for group in _GROUPS}
-    checked = config.model_copy(update=updates)
+    checked = {group: _checked(component, group) for group, component in components.items()}
     _try_out(checked)
     return checked
 
@@ -130,29 +125,13 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _try_out(config: RunConfig) -> None:
+def _try_out(checked: Mapping[str, dict[str, Any]]) -> None:
     """Build model, optimizer and schedule once without memory, so that they can refuse values."""
-    from bench import experiment
-
-    shape = experiment.TRIAL_SHAPE
+    shape = build.TRIAL_SHAPE
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
-        model = attempt("model", lambda: experiment.build_model(config.model, shape))
-        optimizer = attempt(
-            "optimizer", lambda: experiment.build_optimizer(config.optimizer, model)
+        model = build.attempt("model", lambda: build.build_model(checked["model"], shape))
+        optimizer = build.attempt(
+            "optimizer", lambda: build.build_optimizer(checked["optimizer"], model)
         )
-    attempt("schedule", lambda: experiment.build_schedule(config.schedule, optimizer, 100))
-
-
-def attempt(where: str, build: Callable[[], _T]) -> _T:
-    """Return ``build()``; what it refuses becomes a UserError that starts with ``where``."""
-    try:
-        return build()
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        reason = (str(cause).strip().splitlines() or [""])[0]
-        if not isinstance(cause, ValueError | TypeError | OSError):  # a bare KeyError says little
-            reason = f"{type(cause).__name__}: {reason}"
-        raise UserError(f"{where}: {reason}") from error
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise UserError(f"{where}: {str(error).strip().splitlines()[0]}") from error
+    build.attempt("schedule", lambda: build.build_schedule(checked["schedule"], optimizer, 100))

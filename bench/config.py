@@ -19,11 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench import paths
+from bench import components, paths
 from bench.errors import UserError, suggestion
 
 # The groups of which a run is composed; each choice's name is kept for tables and run names.
 GROUPS = ("model", "dataset", "optimizer", "schedule", "trainer", "tracker")
+# Those that are built from a _target_; the trainer's options are the bench's own.
+_COMPONENTS = tuple(group for group in GROUPS if group != "trainer")
 
 Component = Annotated[dict[str, Any], Field(description="a mapping with a _target_")]
 
@@ -95,8 +97,6 @@ def resolve(composed: DictConfig, choices: Mapping[str, str]) -> RunConfig:
     Raises:
         UserError: an impossible value, a wrong type or an unknown key, named by its dotted path.
     """
-    from bench import components
-
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -112,7 +112,8 @@ def resolve(composed: DictConfig, choices: Mapping[str, str]) -> RunConfig:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(_first_problem(error)) from error
-    return components.check(config)
+    chosen = {group: getattr(config, group) for group in _COMPONENTS}
+    return config.model_copy(update=components.check(chosen))
 
 
 def _top_level() -> list[str]:

@@ -5,30 +5,18 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from bench.components import attempt
+from bench.build import Shape, attempt, build_model
 from bench.config import RunConfig
 from bench.data.images import ImageData, MissingDataError
 from bench.errors import UserError
 from bench.run import RunFolder
 from bench.seeding import derive
-
-
-class Shape(NamedTuple):
-    """What a model must know of its data."""
-
-    in_channels: int
-    num_classes: int
-    image_size: int
-
-
-TRIAL_SHAPE = Shape(in_channels=3, num_classes=10, image_size=32)  # for trial construction only
 
 
 def build_data(config: RunConfig) -> ImageData:
@@ -60,34 +48,10 @@ def shape_of(data: ImageData) -> Shape:
     return Shape(data.in_channels, data.num_classes, data.image_size)
 
 
-def build_model(component: dict[str, Any], shape: Shape) -> nn.Module:
-    """Build a model; its initial weights come from torch's global generator."""
-    return cast(nn.Module, instantiate(component, **shape._asdict()))
-
-
 def seeded_model(config: RunConfig, shape: Shape) -> nn.Module:
     """Build the run's model with the initial weights of its seed."""
     torch.manual_seed(derive(config.seed, "init"))
     return attempt("model", functools.partial(build_model, config.model, shape))
-
-
-def build_optimizer(component: dict[str, Any], model: nn.Module) -> torch.optim.Optimizer:
-    """Build an optimizer of ``model``.
-
-    ``params``, where the config has it, is called with the model and gives the optimizer's first
-    argument (parameter groups); otherwise that is ``model.parameters()``.
-    """
-    own = {key: value for key, value in component.items() if key != "params"}
-    groups = component.get("params")
-    parameters = instantiate(groups)(model) if groups else model.parameters()
-    return cast(torch.optim.Optimizer, instantiate(own)(parameters))
-
-
-def build_schedule(
-    component: dict[str, Any], optimizer: torch.optim.Optimizer, total_steps: int
-) -> LambdaLR:
-    """Build the schedule, which scales each parameter group's own learning rate."""
-    return LambdaLR(optimizer, instantiate(component)(total_steps))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from bench import cli, config, experiment, provenance
+from bench.build import build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.data.images import ImageData
 from bench.identity import Identity, digest, identify
@@ -100,9 +101,9 @@ def _make_loop(
     memory_format = choose_memory_format(trainer.channels_last, device)
     model = experiment.seeded_model(run_config, experiment.shape_of(data))
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    optimizer = experiment.build_optimizer(run_config.optimizer, model)
+    optimizer = build_optimizer(run_config.optimizer, model)
     total_steps = data.steps_per_epoch(trainer.batch_size) * trainer.epochs
-    schedule = experiment.build_schedule(run_config.schedule, optimizer, total_steps)
+    schedule = build_schedule(run_config.schedule, optimizer, total_steps)
     torch.manual_seed(derive(run_config.seed, "noise"))  # dropout and the like
     return Loop(
         model=model,

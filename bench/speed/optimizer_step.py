@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import config, options
+from bench.build import build_optimizer
 from bench.errors import UserError
-from bench.experiment import build_optimizer
 from bench.files import write_atomically
 from bench.provenance import device_name
 from bench.speed.shapes import skeleton

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from bench import paths
+from bench.build import Shape, build_model
 from bench.errors import UserError, suggestion
-from bench.experiment import Shape, build_model
 
 _IMAGES = Shape(in_channels=3, num_classes=10, image_size=32)
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bench import cli, config, train
+from bench.build import build_optimizer, build_schedule
 from bench.data.images import Augment, ImageData, Split
-from bench.experiment import build_optimizer, build_schedule
 from bench.loop import Loop
 from bench.progress import Lines
 from bench.run import RunFolder

@@ -13,12 +13,19 @@ import torch
 from hydra.errors import InstantiationException
 from torch import nn
 
-from bench import config
-from bench.components import attempt, check
+from bench import components, config
+from bench.build import attempt
 from bench.config import RunConfig
 from bench.errors import UserError
 
 made: list[torch.device] = []
+
+
+def check(run: RunConfig) -> RunConfig:
+    """What bench.config does with a run's components."""
+    groups = ("model", "dataset", "optimizer", "schedule", "tracker")
+    checked = components.check({group: getattr(run, group) for group in groups})
+    return run.model_copy(update=checked)
 
 
 class Open(nn.Linear):

@@ -20,9 +20,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from bench import cli, config, paths
+from bench.build import TRIAL_SHAPE, build_model
 from bench.config import GROUPS, RunConfig, TrainerConfig
 from bench.errors import UserError
-from bench.experiment import TRIAL_SHAPE, build_model
 
 CHOICES = [
     (group, file.stem)

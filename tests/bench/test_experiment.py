@@ -13,18 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench import config, train
+from bench.build import Shape, build_model, build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.errors import UserError
-from bench.experiment import (
-    Shape,
-    build_data,
-    build_model,
-    build_optimizer,
-    build_schedule,
-    restore,
-    seeded_model,
-    shape_of,
-)
+from bench.experiment import build_data, restore, seeded_model, shape_of
 from bench.identity import identify
 
 Quick = Callable[..., RunConfig]
