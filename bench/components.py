@@ -18,7 +18,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from bench import build
+from bench import build, extras
 from bench.errors import UserError, suggestion
 
 _T = TypeVar("_T")
@@ -82,6 +82,9 @@ def _locate(component: Mapping[str, Any], where: str) -> Callable[..., Any]:
         found = pkgutil.resolve_name(str(component["_target_"]))
     except Exception as error:  # whatever the import raises, the name is what the user can mend
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        extra = extras.needed(error)
+        if extra is not None:
+            raise UserError(f"{where}: {component['_target_']} {extra}") from error
         raise UserError(
             f"{where}._target_: cannot import {component['_target_']!r} ({reason})"
         ) from error

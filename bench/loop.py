@@ -3,6 +3,10 @@
 The state of a run is (step, weights, optimizer, schedule, random state, open window of losses);
 everything else is a pure function of the config. So a run continued from any checkpoint ends, on a
 CPU, with the same bits as one that was never interrupted.
+
+Where an optimizer is to be evaluated at other weights than it trains at, evaluation, checkpoint
+(``model``) and so every later use have those; the checkpoint then holds the others beside them
+(``training_model``).
 """
 
 from __future__ import annotations
@@ -20,10 +24,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from bench.clock import Clock
 from bench.config import TrainerConfig
 from bench.data.images import Batch, ImageData, SplitName
+from bench.evaluation_weights import EvaluationWeights
 from bench.progress import Progress
 from bench.run import Row, RunFolder, State
 from bench.summary import summarise
 from bench.tracking import Tracker
+
+# Batches from which BatchNorm is measured anew at evaluation weights.
+_NORM_BATCHES = 50
 
 
 class DivergedError(Exception):
@@ -70,6 +78,9 @@ class Loop:
         self.step = 0
         self.window: list[Tensor] = []  # losses since the last history row, on the device
         self.history: list[Row] = []
+        self.evaluation_weights = EvaluationWeights(
+            model, optimizer, self._logits, self._norm_batches
+        )
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -162,7 +173,7 @@ class Loop:
         self._log({"train/loss": sum(losses) / len(losses), "lr": rate}, step)
 
     def _log_evaluation(self) -> None:
-        with self.clock("evaluation"):
+        with self.clock("evaluation"), self.evaluation_weights.lent(self.step):
             measured: dict[str, float] = {}
             splits: tuple[SplitName, ...] = ("val", "test")
             for split in splits:
@@ -181,14 +192,23 @@ class Loop:
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         count = 0
         for images, labels in self.data.eval_batches(split, self.config.eval_batch_size):
-            with self.autocast:
-                logits = self.model(images.to(memory_format=self.memory_format))
+            logits = self._logits(images)
             losses = F.cross_entropy(logits.float(), labels, reduction="sum")
             hits = (logits.argmax(dim=1) == labels).sum()
             total += torch.stack([losses, hits]).double()
             count += len(labels)
         loss, accuracy = (total / count).tolist()
         return float(loss), float(accuracy)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with self.autocast:
+            logits: Tensor = self.model(images.to(memory_format=self.memory_format))
+        return logits
+
+    def _norm_batches(self) -> Iterator[Tensor]:
+        """Training images, augmented as in training, the same ones every time."""
+        batches = self.data.train_batches(self.seed, 0, self.config.batch_size)
+        return (images for images, _ in itertools.islice(batches, _NORM_BATCHES))
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if not self.history or self.history[-1]["step"] != step:
@@ -207,13 +227,15 @@ class Loop:
         """Return all that a run needs to continue; tensors, numbers and strings only."""
         state = {
             "step": self.step,
-            "model": self.model.state_dict(),
+            "model": self.evaluation_weights.at(self.step),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "window": list(self.window),
             "clock": self.clock.state_dict(),
             "random": torch.get_rng_state(),
         }
+        if self.evaluation_weights.differ:
+            state["training_model"] = self.model.state_dict()
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -221,7 +243,7 @@ class Loop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state``, with the history up to its step."""
         self.step = int(state["step"])
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state.get("training_model", state["model"]))
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.window = [loss.to(self.device) for loss in state["window"]]

@@ -91,6 +91,10 @@ def evaluate_chebyshev(gram: Tensor, coefficients: Tensor, square: Tensor | None
     Paterson-Stockmeyer in the Chebyshev basis: with (s, r) of :func:`paterson_stockmeyer`, T_2 to
     T_s in s - 1 products, then Clenshaw's recurrence in T_s in r - 1 more. Each product is
     2 n^3 FLOPs for a matrix.
+
+    Rounding adds to a transfer computed with it at most the fit's ``sensitivity`` times 5e-7 in
+    float32, 5e-4 in float16, 4e-3 in bfloat16 (float64: 1e-15). Seen for alpha = 2, as a share of
+    the largest value of T: d = 0.1 0.1 % in float16 and 1 % in bfloat16; d = 0.01 0.7 % and 7 %.
     """
     wide = torch.promote_types(gram.dtype, torch.float32)
     coefficients = coefficients.reshape(-1, coefficients.shape[-1]).to(wide)

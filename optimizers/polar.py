@@ -130,10 +130,7 @@ def _minimax_quintic(lower: float, upper: float) -> Quintic:
         if abs(new - level) <= 1e-15:
             break
         level = new
-        # a + 3 b x^2 + 5 c x^4 = 0 at the inner extrema; on a narrow interval they nearly meet.
-        root = math.sqrt(max(0.0, 9 * b * b - 20 * a * c))
-        if root == 0:
-            break
+        root = math.sqrt(9 * b * b - 20 * a * c)  # a + 3 b x^2 + 5 c x^4 = 0 at the inner extrema
         inner = [math.sqrt((-3 * b - root) / (10 * c)), math.sqrt((-3 * b + root) / (10 * c))]
     return a, b, c
 

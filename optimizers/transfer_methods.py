@@ -156,7 +156,8 @@ def transfer_flops(
     - ``polynomial``: 2 m^3 for each product, s + r - 2 of them at ``degree`` = s r (the bound of
       schatten8 included, whose square of the Gram matrix is one of them);
     - ``rational``: 10/3 m^3 for each of ``poles``;
-    - ``cholesky``: m^3 / 3, and the two triangular solves m^2 n each in place of the factor;
+    - ``cholesky``: m^3 / 3, and the two triangular solves m^2 n each in place of the factor (on
+      CUDA, where they are slow, it is done as rational with one pole);
     - ``eigh``: about 9 m^3 (tridiagonal divide and conquer), and once more 2 m^2 n;
     - ``svd``: about 4 m^2 n + 22 m^3, and 2 m^2 n.
 

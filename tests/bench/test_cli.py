@@ -20,7 +20,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 # One of each kind; test_config.py has the others.
 MISTAKES = [
-    (["optimizer=adamx"], "optimizer=adamx: there is no such optimizer; did you mean adamw?"),
+    (["optimizer=adamx"], "optimizer=adamx: there is no such optimizer; did you mean adam?"),
     (["trainer.epoch=3"], "trainer.epoch: unknown key; did you mean epochs?"),
     (["+optimizer.lrr=3"], "optimizer.lrr: torch.optim.AdamW has no such option; did you mean lr?"),
     (["seed=abc"], "seed: input should be a valid integer"),

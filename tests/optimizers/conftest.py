@@ -65,9 +65,12 @@ class Problem:
     def loss(self) -> Tensor:
         return nn.functional.cross_entropy(self.model(self.inputs).float(), self.labels)
 
-    def gradients(self) -> None:
+    def gradients(self) -> float:
+        """Compute the gradients and return the loss."""
         self.model.zero_grad()
-        self.loss().backward()
+        loss = self.loss()
+        loss.backward()
+        return loss.item()
 
     def weights(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
@@ -105,6 +108,12 @@ def transformer() -> type[nn.Module]:
 def make_problem(request: pytest.FixtureRequest) -> Callable[..., Problem]:
     """A function from dtype to a problem: the same one on every call."""
     return lambda dtype=torch.float32: _PROBLEMS[request.param](dtype)
+
+
+@pytest.fixture
+def conv_problem() -> Callable[..., Problem]:
+    """As ``make_problem``, of the convolutional network only."""
+    return lambda dtype=torch.float32: _conv_problem(dtype)
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_polar_express_coefficients_are_the_published_ones() -> None:
     assert safe[-1] == pytest.approx(PUBLISHED[-1], rel=1e-8)
 
 
-@pytest.mark.parametrize("lower", [0.05, 0.3, 0.9])
+@pytest.mark.parametrize("lower", [0.05, 0.3, 0.5390625, 0.9, 0.999])
 def test_each_quintic_is_the_best_on_its_interval(lower: float) -> None:
     """Four alternating errors of one size on [lower, upper]: no odd quintic is nearer 1."""
     upper = 1.0

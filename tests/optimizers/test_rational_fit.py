@@ -24,8 +24,8 @@ def residual(
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.parametrize("damping", [1.0, 0.1, 0.01, 1e-4])
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 1.9])
+@pytest.mark.parametrize("damping", [1.0, 0.01, 1e-4])
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.9])
 def test_the_stated_error_holds_everywhere_and_is_reached(
     alpha: float, damping: float, count: int
 ) -> None:

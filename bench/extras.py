@@ -1,0 +1,33 @@
+"""Which extra of this project brings a package that is not installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+
+PROJECT = "spectral-bench"
+
+
+def needed(error: BaseException) -> str | None:
+    """Return how to install what a failed import lacks; None if no extra of ours brings it.
+
+    The name of a module is taken for that of its package but for case and separators, as in
+    pytorch_optimizer and pytorch-optimizer.
+    """
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    wanted = _canonical(error.name.split(".")[0])
+    try:
+        requirements = importlib.metadata.requires(PROJECT) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for requirement in requirements:
+        package = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"""extra\s*==\s*['"]([\w.-]+)['"]""", requirement)
+        if package and extra and _canonical(package[0]) == wanted:
+            return f"needs the {extra[1]} extra: pip install '{PROJECT}[{extra[1]}]'"
+    return None
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,277 @@
+"""The controls do what they are compared with, but for the one thing they take away."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from optimizers import Muon, SpectralNewton
+from optimizers.controls import MomentumOverDamping, ScrambledMuon
+from optimizers.partition import hidden_matrices
+
+CONFIGS = Path(__file__).parents[2] / "conf" / "optimizer"
+RAW = {"normalize": "none", "scale": "raw", "alpha": 2.0}
+
+
+def matrix(
+    rows: int = 6, cols: int = 9, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    stream = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, cols, generator=stream, dtype=torch.float64).to(dtype)
+
+
+def moves(optimizer: Any, gradients: list[Tensor], **options: Any) -> list[Tensor]:
+    """What ``optimizer`` adds to a weight of zeros at each step."""
+    weight = nn.Parameter(torch.zeros_like(gradients[0]))
+    made = optimizer([weight], **options)
+    found = []
+    for gradient in gradients:
+        before = weight.detach().clone()
+        weight.grad = gradient.clone()
+        made.step()
+        found.append(weight.detach() - before)
+    return found
+
+
+# -- SGD over damping -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("alpha", [2.0, 1.0])
+def test_spectral_newton_at_small_sigma_is_momentum_over_damping(
+    alpha: float, nesterov: bool
+) -> None:
+    damping = 0.1
+    largest = (0.02 * damping) ** (1 / alpha)  # sigma^alpha / d is 2 % at most
+    gradients = [matrix(seed=i) for i in range(4)]
+    gradients = [largest * g / torch.linalg.matrix_norm(g, 2) for g in gradients]
+    shared = {"lr": 0.1, "momentum": 0.9, "nesterov": nesterov, "damping": damping}
+    paper = moves(SpectralNewton, gradients, **{**RAW, "alpha": alpha, "method": "eigh"}, **shared)
+    control = moves(MomentumOverDamping, gradients, **shared)
+    for theirs, ours in zip(paper, control, strict=True):
+        assert 1e-6 < (theirs - ours).norm() / ours.norm() < 0.02
+
+
+def test_spectral_newton_at_large_sigma_is_not() -> None:
+    gradients = [matrix()]  # sigma of about 4, sqrt(d) of 0.3
+    paper = moves(SpectralNewton, gradients, damping=0.1, **RAW)[0]
+    control = moves(MomentumOverDamping, gradients, damping=0.1)[0]
+    assert paper.norm() < 0.2 * control.norm()
+
+
+def test_it_is_torchs_sgd_at_the_rate_that_the_docstring_states() -> None:
+    gradients = [matrix(seed=i) for i in range(5)]
+    ours = moves(MomentumOverDamping, gradients, lr=0.1, momentum=0.95, damping=0.1)
+    rate = 0.1 * (1 - 0.95) / 0.1
+    theirs = moves(torch.optim.SGD, gradients, lr=rate, momentum=0.95, nesterov=True)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_weight_decay_is_decoupled_and_state_is_that_of_the_matrices() -> None:
+    weight = nn.Parameter(torch.ones(2, 3, 2, 2))
+    optimizer = MomentumOverDamping([weight], lr=0.1, weight_decay=0.5)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full_like(weight, 0.95))
+    assert set(optimizer.state[weight]) == {"step", "momentum_buffer"}
+
+
+@pytest.mark.parametrize(
+    ("control", "studied"),
+    [
+        ("sgd_over_damping", "spectral_newton_paper"),
+        ("muon_scrambled", "muon"),
+        ("torch_muon", "muon"),
+    ],
+)
+def test_configs_share_all_that_they_have_in_common(control: str, studied: str) -> None:
+    ours, theirs = (OmegaConf.load(CONFIGS / f"{name}.yaml") for name in (control, studied))
+    assert ours.lr == theirs.lr
+    shared = (set(ours.matrix) & set(theirs)) - {"_target_", "_partial_"}
+    assert {"momentum", "nesterov", "weight_decay"} <= shared
+    assert {key: ours.matrix[key] for key in shared} == {key: theirs[key] for key in shared}
+    assert ours.other.lr == theirs.adamw_lr
+    assert ours.other.weight_decay == theirs.get("adamw_weight_decay", 0.0)
+    assert ours.params == theirs.params
+
+
+def test_the_preprints_preset_on_a_network_steps_as_its_control(conv_net: type[nn.Module]) -> None:
+    moved = []
+    for name in ("spectral_newton_paper", "sgd_over_damping"):
+        config = OmegaConf.load(CONFIGS / f"{name}.yaml")
+        params = instantiate(config.pop("params"))
+        torch.manual_seed(0)
+        net = conv_net()
+        optimizer = instantiate(config)(params(net))
+        before = [param.detach().clone() for param in net.parameters()]
+        for _ in range(3):
+            for param in net.parameters():  # sigma of about 0.02, sqrt(d) being 0.3
+                param.grad = 0.005 * torch.randn(param.shape)
+            optimizer.step()
+        moved.append([a - b for a, b in zip(before, net.parameters(), strict=True)])
+    for paper, control in zip(*moved, strict=True):
+        assert (paper - control).norm() < 0.02 * control.norm()
+    hidden = hidden_matrices(net)[0]["params"]
+    assert len(hidden) == 3
+
+
+# -- Muon with scrambled singular values ----------------------------------------------------------
+
+
+def spectrum_along(update: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The update in the singular basis of the gradient: its diagonal, and all that is off it."""
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    inside = left.mT @ update @ right.mT
+    diagonal = inside.diagonal()
+    rest = update - left @ torch.diag(diagonal) @ right
+    return diagonal, rest
+
+
+@given(
+    rows=st.integers(1, 7),
+    cols=st.integers(1, 7),
+    seed=st.integers(0, 1000),
+    size=st.sampled_from([1e-30, 1.0, 1e20]),
+    spectrum=st.sampled_from(["uniform", "permuted"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_directions_and_norm_are_muons(
+    rows: int, cols: int, seed: int, size: float, spectrum: str
+) -> None:
+    gradient = size * matrix(rows, cols, seed)
+    update = -moves(ScrambledMuon, [gradient], lr=1.0, spectrum=spectrum, seed=seed)[0]
+    tau, rest = spectrum_along(update, gradient)
+    assert rest.norm() < 1e-9
+    assert (tau > -1e-12).all()
+    scale = math.sqrt(max(1, rows / cols))
+    assert update.norm().item() == pytest.approx(scale * math.sqrt(min(rows, cols)))
+
+
+def test_uniform_values_are_uniform_and_know_nothing_of_sigma() -> None:
+    gradients = [matrix(12, 12, seed=i) for i in range(60)]
+    found = [
+        spectrum_along(-moves(ScrambledMuon, [g], lr=1.0, seed=i)[0], g)[0]
+        for i, g in enumerate(gradients)
+    ]
+    values = torch.stack(found)  # [60, 12], by descending sigma
+    # Uniform on [0, 1] scaled to a mean square of 1: mean sqrt(3)/2, standard deviation 1/2.
+    assert values.mean().item() == pytest.approx(math.sqrt(3) / 2, abs=0.06)
+    assert values.std().item() == pytest.approx(0.5, abs=0.06)
+    by_rank = values.mean(0)
+    assert abs(by_rank[:6].mean() - by_rank[6:].mean()).item() < 0.12
+
+
+def test_permuted_values_are_the_momentums_own_in_another_order() -> None:
+    gradient = matrix(8, 5)
+    update = -moves(ScrambledMuon, [gradient], lr=1.0, spectrum="permuted")[0]
+    tau, _ = spectrum_along(update, gradient)
+    sigma = torch.linalg.svdvals(gradient)
+    expected = sigma * math.sqrt(5) / sigma.norm() * math.sqrt(8 / 5)
+    torch.testing.assert_close(tau.sort(descending=True).values, expected)
+    assert not torch.allclose(tau, expected)
+
+
+def test_the_draw_depends_on_seed_step_and_name_alone() -> None:
+    gradient = matrix(8, 8)
+
+    def update(seed: int = 0, steps: int = 1, name: str = "a", group: str = "x") -> Tensor:
+        weight = nn.Parameter(torch.zeros_like(gradient))
+        other = nn.Parameter(torch.zeros(2, 2))
+        named = [(name, weight), (group, other)]
+        optimizer = ScrambledMuon(named if group == "x" else named[::-1], lr=1.0, seed=seed)
+        torch.rand(3)
+        for _ in range(steps):
+            weight.grad = gradient.clone()
+            before = weight.detach().clone()
+            optimizer.step()
+        return weight.detach() - before
+
+    first = update()
+    assert torch.equal(first, update())
+    torch.testing.assert_close(first, update(group="y"))  # another order of parameters
+    for changed in (update(seed=1), update(steps=2), update(name="b")):
+        assert not torch.allclose(first, changed, atol=1e-3)
+
+
+@pytest.mark.parametrize("spectrum", ["uniform", "permuted"])
+def test_what_muon_leaves_at_zero_stays_there(spectrum: str) -> None:
+    thin = matrix(6, 2) @ matrix(2, 7, seed=1)
+    update = -moves(ScrambledMuon, [thin], lr=1.0, spectrum=spectrum)[0]
+    assert update.norm().item() == pytest.approx(math.sqrt(2))
+    left = torch.linalg.svd(thin)[0][:, 2:]
+    assert (left.mT @ update).norm() < 1e-9
+    zero = moves(ScrambledMuon, [torch.zeros(3, 4)], spectrum=spectrum)[0]
+    assert torch.equal(zero, torch.zeros(3, 4))
+
+
+def test_scales_are_muons() -> None:
+    for scale, factor in (("original", math.sqrt(2)), ("match_rms_adamw", 0.2 * math.sqrt(8))):
+        update = moves(ScrambledMuon, [matrix(8, 4)], lr=1.0, scale=scale)[0]
+        assert update.norm().item() == pytest.approx(2 * factor)
+        muon = moves(Muon, [matrix(8, 4)], lr=1.0, scale=scale, momentum=0.0)[0]
+        assert muon.norm().item() == pytest.approx(2 * factor, rel=0.15)
+
+
+def test_an_infinite_gradient_shows(conv_net: type[nn.Module]) -> None:
+    gradient = matrix()
+    gradient[0, 0] = math.inf
+    assert moves(ScrambledMuon, [gradient])[0].isnan().all()
+
+
+# -- both -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [MomentumOverDamping, ScrambledMuon])
+def test_interrupted_runs_continue(kind: Any) -> None:
+    gradients = [matrix(seed=i) for i in range(4)]
+    weight = nn.Parameter(matrix())
+    optimizer = kind([weight], weight_decay=0.1)
+
+    def run(weight: nn.Parameter, optimizer: torch.optim.Optimizer, part: list[Tensor]) -> None:
+        for gradient in part:
+            weight.grad = gradient.clone()
+            optimizer.step()
+
+    run(weight, optimizer, gradients[:2])
+    other = nn.Parameter(weight.detach().clone())
+    resumed = kind([other], weight_decay=0.1)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    run(weight, optimizer, gradients[2:])
+    run(other, resumed, gradients[2:])
+    assert torch.equal(weight, other)
+
+
+@pytest.mark.parametrize("kind", [MomentumOverDamping, ScrambledMuon])
+def test_what_is_refused(kind: Any) -> None:
+    weight = nn.Parameter(torch.zeros(2, 2))
+    for name, value in (("lr", -1), ("momentum", 1.0), ("weight_decay", -0.1)):
+        with pytest.raises(ValueError, match=name):
+            kind([weight], **{name: value})
+    for wrong in (torch.zeros(3), torch.zeros(2, 2, dtype=torch.complex64)):
+        optimizer = kind([weight])
+        with pytest.raises(ValueError, match=r"takes real matrices, got shape \("):
+            optimizer.add_param_group({"params": [nn.Parameter(wrong)]})
+        assert len(optimizer.param_groups) == 1
+    weight.grad = torch.zeros(2, 2).to_sparse()
+    with pytest.raises(RuntimeError, match="sparse"):
+        kind([weight]).step()
+
+
+def test_their_own_hyperparameters_are_refused() -> None:
+    weight = nn.Parameter(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="damping must be > 0"):
+        MomentumOverDamping([weight], damping=0.0)
+    with pytest.raises(ValueError, match="spectrum must be one of uniform, permuted"):
+        ScrambledMuon([weight], spectrum="flat")
+    with pytest.raises(ValueError, match="scale must be one of"):
+        ScrambledMuon([weight], scale="huge")

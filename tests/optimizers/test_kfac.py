@@ -1,0 +1,408 @@
+"""K-FAC against a dense solve with the Kronecker product, and as an optimizer among others."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import math
+import pickle
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from optimizers.kfac import KFAC, damped_inverse, layers
+from optimizers.kronecker import KroneckerFactors
+from optimizers.paired import Paired
+
+ADAMW = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0)
+PLAIN = {"momentum": 0.0, "kl_clip": None, "inverse_every": 1}
+
+
+class Net(nn.Module):
+    """A padded convolution with a bias, one without, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 3, 3, padding=1)
+        self.second = nn.Conv2d(3, 2, 2, stride=2, bias=False)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(self.second(torch.tanh(self.first(inputs))))
+        return self.head(hidden.flatten(1))
+
+
+class Run:
+    """A network, a batch, and an optimizer that steps all of it."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64, **options: Any) -> None:
+        torch.manual_seed(0)
+        self.net = Net().to(dtype)
+        self.inputs, self.labels = torch.randn(9, 2, 4, 4).to(dtype), torch.arange(9) % 3
+        self.optimizer = KFAC(layers(self.net), **options)
+
+    def backward(self, scale: float = 1.0) -> float:
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.net(scale * self.inputs).float(), self.labels)
+        loss.backward()
+        return loss.item()
+
+    def step(self, count: int = 1) -> float:
+        for _ in range(count):
+            loss = self.backward()
+            self.optimizer.step()
+        return loss
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: param.detach().clone() for name, param in self.net.named_parameters()}
+
+
+def factors_of(run: Run) -> dict[str, Any]:
+    """The factors of the run's batch, gathered on a copy of its network."""
+    net = copy.deepcopy(run.net)
+    modules = {name: module for name, module in net.named_modules() if name}
+    with KroneckerFactors(modules, homogeneous=True) as factors:
+        F.cross_entropy(net(run.inputs).float(), run.labels).backward()
+        return factors.pop_all()
+
+
+def dense_step(run: Run, layer: str, a: Tensor, delta: Tensor, damping: float) -> Tensor:
+    """[W, bias] of the natural gradient, by solving with the whole Kronecker product."""
+    module = run.net.get_submodule(layer)
+    gradient = module.weight.grad.flatten(1)
+    if module.bias is not None:
+        gradient = torch.cat([gradient, module.bias.grad[:, None]], 1)
+    m, n = gradient.shape
+    pi = math.sqrt((a.trace() / n) / (delta.trace() / m))
+    a = a + pi * math.sqrt(damping) * torch.eye(n).double()
+    delta = delta + math.sqrt(damping) / pi * torch.eye(m).double()
+    # Row-major flattening of D^-1 G A^-1 is (D kron A)^-1 g.
+    return torch.linalg.solve(torch.kron(delta, a), gradient.flatten()).reshape(m, n)
+
+
+def joined(run: Run, layer: str, values: dict[str, Tensor]) -> Tensor:
+    matrix = values[f"{layer}.weight"].flatten(1)
+    bias = values.get(f"{layer}.bias")
+    return matrix if bias is None else torch.cat([matrix, bias[:, None]], 1)
+
+
+@pytest.mark.parametrize("damping", [1e-3, 0.1])
+def test_a_step_is_the_dense_kronecker_solve(damping: float) -> None:
+    run = Run(lr=0.3, damping=damping, **PLAIN)
+    factors = factors_of(run)
+    before = run.weights()
+    run.step()
+    moved = {name: before[name] - after for name, after in run.weights().items()}
+    for layer in ("first", "second", "head"):
+        found = factors[layer]
+        expected = 0.3 * dense_step(run, layer, found.input_mean, found.output, damping)
+        torch.testing.assert_close(joined(run, layer, moved), expected)
+
+
+def test_with_much_damping_the_step_is_the_gradient() -> None:
+    run = Run(lr=1.0, damping=1e8, **PLAIN)
+    before = run.weights()
+    run.step()
+    for name, after in run.weights().items():
+        gradient = run.net.get_parameter(name).grad
+        torch.testing.assert_close((before[name] - after) * 1e8, gradient, rtol=1e-3, atol=1e-9)
+
+
+def test_factors_are_running_means_renewed_when_due() -> None:
+    run = Run(lr=0.1, decay=0.8, factor_every=2, inverse_every=3, kl_clip=None)
+    state = run.optimizer.state[run.net.head.weight]
+    expected: Tensor | None = None
+    inverses = []
+    for step in range(7):
+        fresh = factors_of(run)["head"].input_mean
+        if step % 2 == 0:
+            expected = fresh if expected is None else 0.8 * expected + 0.2 * fresh
+        run.step()
+        assert expected is not None
+        torch.testing.assert_close(state["input_factor"], expected)
+        inverses.append(state["input_inverse"].clone())
+    renewed = [not torch.equal(a, b) for a, b in itertools.pairwise(inverses)]
+    assert renewed == [False, False, True, False, False, True]
+
+
+def test_momentum_is_that_of_sgd_on_the_preconditioned_gradient() -> None:
+    run, still = Run(lr=0.1, **{**PLAIN, "momentum": 0.9}), Run(lr=0.1, **PLAIN)
+    buffer = {name: torch.zeros_like(value) for name, value in run.weights().items()}
+    for _ in range(3):
+        still.net.load_state_dict(run.net.state_dict())
+        before = run.weights()
+        still.step()  # one step of no momentum, from the same point with the same history
+        run.step()
+        for name, after in run.weights().items():
+            buffer[name] = 0.9 * buffer[name] + (before[name] - still.weights()[name]) / 0.1
+            torch.testing.assert_close(after, before[name] - 0.1 * buffer[name])
+
+
+def test_the_clip_bounds_the_step_in_the_metric_of_the_gradient() -> None:
+    before_clip, clipped = Run(lr=0.5, **PLAIN), Run(lr=0.5, **{**PLAIN, "kl_clip": 1e-4})
+    moved = []
+    for run in (before_clip, clipped):
+        before = run.weights()
+        run.step()
+        moved.append({name: before[name] - after for name, after in run.weights().items()})
+    gradients = {name: param.grad for name, param in clipped.net.named_parameters()}
+    change = [sum((0.5 * m[name] * gradients[name]).sum() for name in m) for m in moved]
+    nu = math.sqrt(1e-4 / change[0])
+    assert nu < 0.5
+    for name, full in moved[0].items():
+        torch.testing.assert_close(moved[1][name], nu * full)
+    generous = Run(lr=0.5, **{**PLAIN, "kl_clip": 1e9})
+    generous.step()
+    for name, weight in generous.weights().items():
+        torch.testing.assert_close(weight, before_clip.weights()[name])
+
+
+def test_weight_decay_is_decoupled_and_spares_the_bias() -> None:
+    plain, decayed = Run(lr=0.1, **PLAIN), Run(lr=0.1, weight_decay=0.5, **PLAIN)
+    start = plain.weights()
+    plain.step()
+    decayed.step()
+    for name, weight in decayed.weights().items():
+        shrunk = 0.05 * start[name] if name.endswith("weight") else 0
+        torch.testing.assert_close(weight, plain.weights()[name] - shrunk)
+
+
+def test_it_learns_from_badly_scaled_inputs_where_gradient_descent_does_not() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(200, 8) * torch.logspace(-2, 1, 8)
+    labels = (inputs @ (torch.randn(8, 3) / torch.logspace(-2, 1, 8)[:, None])).argmax(1)
+
+    def loss_after(make: Callable[[nn.Module], torch.optim.Optimizer]) -> float:
+        torch.manual_seed(1)
+        net = nn.Linear(8, 3)
+        optimizer = make(net)
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(net(inputs), labels)
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    ours = loss_after(lambda net: KFAC(layers(net), lr=0.1, damping=1e-4, kl_clip=0.01))
+    rates = (0.001, 0.01, 0.1, 1.0)
+    best = min(
+        loss_after(partial(lambda lr, net: torch.optim.SGD(net.parameters(), lr, 0.9), lr))
+        for lr in rates
+    )
+    assert ours < 0.7 * best
+
+
+def test_a_sum_of_losses_is_told_by_reduction() -> None:
+    mean, total = Run(lr=0.1, **PLAIN), Run(lr=0.1, reduction="sum", **PLAIN)
+    mean.step()
+    F.cross_entropy(total.net(total.inputs).float(), total.labels, reduction="sum").backward()
+    total.optimizer.step()
+    for net in (mean.net, total.net):
+        assert net.head.weight.grad is not None
+    key = "output_factor"
+    factors = [run.optimizer.state[run.net.head.weight][key] for run in (mean, total)]
+    torch.testing.assert_close(*factors)
+
+
+# -- state and hooks ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_an_interrupted_run_continues_bit_for_bit(dtype: torch.dtype, at: int) -> None:
+    options = {"lr": 0.1, "factor_every": 2, "inverse_every": 3}
+    run = Run(dtype, **options)
+    run.step(at)
+    stream = io.BytesIO()
+    torch.save((run.net.state_dict(), run.optimizer.state_dict()), stream)
+    run.step(5)
+    stream.seek(0)
+    weights, state = torch.load(stream, weights_only=True)
+    rest = Run(dtype, **options)
+    rest.net.load_state_dict(weights)
+    rest.optimizer.load_state_dict(state)
+    rest.step(5)
+    for name, weight in run.weights().items():
+        assert torch.equal(weight, rest.weights()[name])
+    wide = torch.promote_types(dtype, torch.float32)
+    for key in ("input_factor", "output_inverse"):
+        ours, theirs = (r.optimizer.state[r.net.first.weight][key] for r in (run, rest))
+        assert ours.dtype == wide
+        assert torch.equal(ours, theirs)
+
+
+def test_nothing_but_tensors_and_plain_values_is_saved() -> None:
+    run = Run()
+    run.step(2)
+    saved = run.optimizer.state_dict()
+    assert [group["layer"] for group in saved["param_groups"]] == ["first", "second", "head"]
+    assert all("module" not in group for group in saved["param_groups"])
+    assert {type(value) for state in saved["state"].values() for value in state.values()} == {
+        Tensor
+    }
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_a_copy_has_the_state_and_gathers_no_factors(how: Callable[[Any], Any]) -> None:
+    run = Run(lr=0.1)
+    run.step(2)
+    net, optimizer = how((run.net, run.optimizer))
+    state = optimizer.state[net.head.weight]
+    before = state["input_factor"].clone()
+    F.cross_entropy(net(run.inputs).float(), run.labels).backward()
+    optimizer.step()
+    assert torch.equal(state["input_factor"], before)
+    run.step()
+    assert not torch.equal(run.optimizer.state[run.net.head.weight]["input_factor"], before)
+
+
+def test_a_forward_pass_in_between_leaves_no_trace() -> None:
+    run, disturbed = Run(lr=0.1), Run(lr=0.1)
+    for _ in range(3):
+        run.step()
+        with torch.no_grad():
+            disturbed.net(100 * disturbed.inputs)
+        disturbed.net(100 * disturbed.inputs)
+        disturbed.step()
+    for name, weight in run.weights().items():
+        assert torch.equal(weight, disturbed.weights()[name])
+
+
+def test_steps_without_factors_take_the_gradient() -> None:
+    run = Run(lr=0.1, **PLAIN)
+    before = run.weights()
+    for param in run.net.parameters():
+        param.grad = torch.ones_like(param)
+    run.optimizer.step()
+    for name, weight in run.weights().items():
+        torch.testing.assert_close(weight, before[name] - 0.1)
+
+
+def test_a_missing_gradient_of_weight_or_bias() -> None:
+    run = Run(lr=0.1, **PLAIN)
+    run.backward()
+    run.net.head.weight.grad = None
+    run.net.first.bias.grad = None
+    before = run.weights()
+    run.optimizer.step()
+    after = run.weights()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"first.weight", "second.weight", "head.bias"}
+    assert run.net.head.weight not in run.optimizer.state
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_memory_formats_make_the_same_steps(memory_format: torch.memory_format) -> None:
+    run, other = Run(), Run()
+    other.net.to(memory_format=memory_format)
+    other.inputs = other.inputs.to(memory_format=memory_format)
+    run.step(3)
+    other.step(3)
+    for name, weight in run.weights().items():
+        torch.testing.assert_close(weight, other.weights()[name])
+
+
+def test_a_diverged_network_shows_and_does_not_crash() -> None:
+    run = Run(torch.float32, lr=0.1)
+    run.step()
+    run.backward(scale=math.inf)
+    run.optimizer.step()
+    assert run.net.head.weight.isnan().any()
+
+
+# -- groups ---------------------------------------------------------------------------------------
+
+
+def test_groups_of_a_transformer(transformer: type[nn.Module]) -> None:
+    tied = layers(transformer(tied=True))
+    assert [group.get("layer") for group in tied] == ["block.linear1", "block.linear2", None]
+    net = transformer()
+    groups = layers(net)
+    names = ["block.linear1", "block.linear2", "head", None]
+    assert [group.get("layer") for group in groups] == names
+    held = [name for group in groups for name, _ in group["params"]]
+    assert sorted(held) == sorted(name for name, _ in net.named_parameters())
+    assert [group["algorithm"] for group in groups] == ["matrix"] * 3 + ["adamw"]
+
+
+def test_grouped_convolutions_and_frozen_layers_are_left_out(conv_net: type[nn.Module]) -> None:
+    net = conv_net()
+    net.hidden.weight.requires_grad_(False)
+    net.head.bias.requires_grad_(False)
+    groups = layers(net)
+    assert [group.get("layer") for group in groups] == ["conv1", "head", None]
+    assert [name for name, _ in groups[1]["params"]] == ["head.weight"]
+    rest = [name for name, _ in groups[-1]["params"]]
+    assert rest == ["temperature", "norm.weight", "norm.bias", "conv2.weight", "hidden.bias"]
+    for param in net.parameters():
+        param.requires_grad_(False)
+    assert layers(net) == []
+
+
+def test_a_frozen_bias_stays_while_its_weight_moves() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 2))
+    net[0].bias.requires_grad_(False)
+    optimizer = KFAC(layers(net), lr=0.1)
+    before = copy.deepcopy(net.state_dict())
+    net(torch.randn(4, 3)).square().mean().backward()
+    optimizer.step()
+    assert torch.equal(net[0].bias, before["0.bias"])
+    assert not torch.equal(net[0].weight, before["0.weight"])
+
+
+def test_with_another_optimizer_for_the_rest(make_problem: Any) -> None:
+    problem = make_problem()
+    optimizer = Paired(layers(problem.model), 0.05, matrix=KFAC, other=ADAMW)
+    before = problem.loss().item()
+    for _ in range(40):
+        problem.gradients()
+        optimizer.step()
+    assert problem.loss().item() < 0.5 * before
+
+
+def test_what_is_refused() -> None:
+    net = Net()
+    for name, value in (
+        ("lr", -1.0),
+        ("momentum", 1.0),
+        ("damping", 0.0),
+        ("decay", 1.0),
+        ("kl_clip", 0.0),
+        ("factor_every", 0),
+        ("inverse_every", 0),
+        ("weight_decay", -1.0),
+        ("reduction", "none"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            KFAC(layers(net), **{name: value})
+    with pytest.raises(ValueError, match=r"optimizers\.kfac\.layers"):
+        KFAC([{"params": list(net.parameters())}])
+    assert not net.head._forward_hooks
+
+
+# -- the damped inverse ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damping", [1e-6, 1e-2, 10.0])
+def test_the_damped_inverse(damping: float) -> None:
+    root = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).double()
+    matrix = root @ root.T
+    expected = torch.linalg.inv(matrix + damping * torch.eye(6).double())
+    torch.testing.assert_close(damped_inverse(matrix, damping), expected)
+    assert damped_inverse(matrix.fill_(math.nan), damping).isnan().all()
+
+
+def test_an_indefinite_matrix_counts_its_negative_eigenvalues_as_zero() -> None:
+    basis = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double())[
+        0
+    ]
+    values = torch.tensor([3.0, 1.0, 0.0, -0.5]).double()
+    found = damped_inverse((basis * values) @ basis.T, 0.1)
+    torch.testing.assert_close(found, (basis / (values.clamp(min=0) + 0.1)) @ basis.T)
