@@ -14,17 +14,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench.clock import Clock
 from bench.config import TrainerConfig
-from bench.data.images import Batch, ImageData, SplitName
+from bench.data.images import Batch, SplitName
 from bench.evaluation_weights import EvaluationWeights
+from bench.objective import cross_entropy, loss_and_hits
 from bench.progress import Progress
 from bench.run import Row, RunFolder, State
 from bench.summary import summarise
@@ -38,12 +38,28 @@ class DivergedError(Exception):
     """A loss is not finite; the text says which, and at which step."""
 
 
+class Data(Protocol):
+    """What the loop asks of a dataset: images or tokens, on the device they are trained on."""
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Return the number of training batches an epoch."""
+
+    def train_batches(
+        self, seed: int, epoch: int, batch_size: int, start: int = 0
+    ) -> Iterator[Batch]:
+        """Yield the epoch's batches from batch number ``start``."""
+
+    def eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples of a split, in order."""
+
+
 class Loop:
     """One run's training, from its newest checkpoint to its end or to divergence.
 
     Args:
         model: on the device, in the memory format and train mode it is to run in.
-        data: on the same device.
+        data: gives batches on ``device``: float [B, C, H, W] or int64 [B, T] inputs, int64 targets
+            [B] or [B, T].
         precision: "float32", or "bf16" for autocast to bfloat16 (parameters stay float32).
     """
 
@@ -53,7 +69,8 @@ class Loop:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: LambdaLR,
-        data: ImageData,
+        data: Data,
+        device: torch.device,
         config: TrainerConfig,
         seed: int,
         precision: str,
@@ -66,7 +83,7 @@ class Loop:
         self.data, self.config, self.seed = data, config, seed
         self.folder, self.tracker, self.progress = folder, tracker, progress
         self.clock = Clock()
-        self.device = data.train.images.device
+        self.device = device
         self.memory_format = memory_format
         self.autocast = torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"
@@ -108,8 +125,8 @@ class Loop:
 
     def _run_epoch(self) -> None:
         """The epoch from where it stands to its end, evaluation and checkpoint included."""
-        for inputs, labels in self._batches():
-            self._train_step(inputs, labels)
+        for inputs, targets in self._batches():
+            self._train_step(inputs, targets)
             at_end = self.step % self.steps_per_epoch == 0
             if at_end or self.step % self.config.log_every == 0:
                 self._log_window()
@@ -126,16 +143,22 @@ class Loop:
                 batch = next(batches, None)
                 if batch is None:
                     return
-                inputs = batch[0].to(memory_format=self.memory_format)
+                inputs = self._laid_out(batch[0])
             yield inputs, batch[1]
 
-    def _train_step(self, inputs: Tensor, labels: Tensor) -> None:
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        """Images in the memory format asked for; tokens have none."""
+        if inputs.ndim != 4 or not inputs.is_floating_point():
+            return inputs
+        return inputs.to(memory_format=self.memory_format)
+
+    def _train_step(self, inputs: Tensor, targets: Tensor) -> None:
         with self.clock("compile" if self.cold else "step"):
             self.model.train()
             self.optimizer.zero_grad(set_to_none=True)
             with self.autocast:
                 logits = self.forward(inputs)
-                loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+                loss = cross_entropy(logits, targets, self.config.label_smoothing)
             loss.backward()  # type: ignore[no-untyped-call]
             if self.config.grad_clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
@@ -187,28 +210,25 @@ class Loop:
 
     @torch.no_grad()
     def _evaluate(self, split: SplitName) -> tuple[float, float]:
-        """Return mean cross-entropy (without smoothing) and accuracy over a whole split."""
+        """Return mean cross-entropy (without smoothing) and accuracy, over a split's targets."""
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         count = 0
-        for images, labels in self.data.eval_batches(split, self.config.eval_batch_size):
-            logits = self._logits(images)
-            losses = F.cross_entropy(logits.float(), labels, reduction="sum")
-            hits = (logits.argmax(dim=1) == labels).sum()
-            total += torch.stack([losses, hits]).double()
-            count += len(labels)
+        for inputs, targets in self.data.eval_batches(split, self.config.eval_batch_size):
+            total += torch.stack(loss_and_hits(self._logits(inputs), targets)).double()
+            count += targets.numel()
         loss, accuracy = (total / count).tolist()
         return float(loss), float(accuracy)
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _logits(self, inputs: Tensor) -> Tensor:
         with self.autocast:
-            logits: Tensor = self.model(images.to(memory_format=self.memory_format))
+            logits: Tensor = self.model(self._laid_out(inputs))
         return logits
 
     def _norm_batches(self) -> Iterator[Tensor]:
-        """Training images, augmented as in training, the same ones every time."""
+        """Training inputs, augmented as in training, the same ones every time."""
         batches = self.data.train_batches(self.seed, 0, self.config.batch_size)
-        return (images for images, _ in itertools.islice(batches, _NORM_BATCHES))
+        return (inputs for inputs, _ in itertools.islice(batches, _NORM_BATCHES))
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if not self.history or self.history[-1]["step"] != step:

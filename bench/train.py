@@ -66,7 +66,9 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: I
     source = provenance.collect(str(run_config.optimizer["_target_"]), device, precision)
     stored = stored_config(run_config, identity)
     tracker = _tracker(run_config, identity, {**stored, "provenance": source})
-    loop = _make_loop(run_config, folder, data.to(device), precision, tracker)
+    loop = _make_loop(
+        run_config, folder, data.to(device), device=device, precision=precision, tracker=tracker
+    )
     checkpoint = folder.load_checkpoint()
     folder.begin(stored, source)
     tracker.start()
@@ -94,10 +96,16 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: I
 
 
 def _make_loop(
-    run_config: RunConfig, folder: RunFolder, data: ImageData, precision: str, tracker: Guarded
+    run_config: RunConfig,
+    folder: RunFolder,
+    data: ImageData,
+    *,
+    device: torch.device,
+    precision: str,
+    tracker: Guarded,
 ) -> Loop:
     """Build model, optimizer and schedule on the data's device, each from its own seed."""
-    trainer, device = run_config.trainer, data.train.images.device
+    trainer = run_config.trainer
     memory_format = choose_memory_format(trainer.channels_last, device)
     model = experiment.seeded_model(run_config, experiment.shape_of(data))
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -110,6 +118,7 @@ def _make_loop(
         optimizer=optimizer,
         schedule=schedule,
         data=data,
+        device=device,
         config=trainer,
         seed=run_config.seed,
         precision=precision,

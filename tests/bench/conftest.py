@@ -179,8 +179,8 @@ class LoopRig:
         data = data or self.images()
         trainer = config.TrainerConfig(**{**self.TRAINER, **changes})
         torch.manual_seed(derive(seed, "init"))
-        model = self.parts.NoisyNet(2, 3, 5)
-        model = model.to(data.train.images.device, memory_format=memory_format)
+        device = data.train.images.device
+        model = self.parts.NoisyNet(2, 3, 5).to(device, memory_format=memory_format)
         made = build_optimizer(optimizer, model)
         cosine = {"_target_": "bench.schedules.cosine", "_partial_": True, "warmup": 0.3}
         schedule = build_schedule(cosine, made, data.steps_per_epoch(8) * trainer.epochs)
@@ -190,6 +190,7 @@ class LoopRig:
             optimizer=made,
             schedule=schedule,
             data=data,
+            device=device,
             config=trainer,
             seed=seed,
             precision=precision,

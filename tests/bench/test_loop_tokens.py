@@ -1,0 +1,103 @@
+"""The loop on tokens: int64 inputs [B, T], one target a position or one a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import config
+from bench.build import build_schedule
+from bench.loop import Loop
+from bench.progress import Lines
+from bench.run import RunFolder
+from bench.tracking import NullTracker, RunInfo
+
+VOCABULARY, LENGTH, CLASSES = 7, 5, 3
+
+
+class Tokens:
+    """Successive tokens differ by 1 or 2, so that a model can learn something."""
+
+    def __init__(self, per_position: bool) -> None:
+        stream = torch.Generator().manual_seed(0)
+        start = torch.randint(0, VOCABULARY, (20, 1), generator=stream)
+        steps = torch.randint(1, 3, (20, LENGTH), generator=stream)
+        whole = torch.cat([start, start + steps.cumsum(1)], dim=1) % VOCABULARY
+        self.inputs = whole[:, :-1].contiguous()
+        self.targets = whole[:, 1:].contiguous() if per_position else whole[:, 0] % CLASSES
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return 16 // batch_size
+
+    def train_batches(
+        self, seed: int, epoch: int, batch_size: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(start * batch_size, 16, batch_size):
+            last = first + batch_size
+            yield self.inputs[first:last], self.targets[first:last]
+
+    def eval_batches(self, split: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        first, last = {"train": (0, 16), "val": (16, 18), "test": (17, 20)}[split]
+        yield self.inputs[first:last], self.targets[first:last]
+
+
+class Bigram(nn.Module):
+    def __init__(self, per_position: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 8)
+        self.head = nn.Linear(8, VOCABULARY if per_position else CLASSES)
+        self.per_position = per_position
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        assert tokens.dtype == torch.int64
+        features = self.embedding(tokens)
+        logits: Tensor = self.head(features if self.per_position else features.mean(1))
+        return logits
+
+
+def make_loop(tmp_path: Path, trainer: dict[str, Any], per_position: bool) -> Loop:
+    torch.manual_seed(0)
+    model = Bigram(per_position)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    constant = {"_target_": "bench.schedules.constant", "_partial_": True}
+    settings = config.TrainerConfig(**{**trainer, "epochs": 20, "log_every": 4})
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    return Loop(
+        model=model,
+        optimizer=optimizer,
+        schedule=build_schedule(constant, optimizer, 40),
+        data=Tokens(per_position),
+        device=torch.device("cpu"),
+        config=settings,
+        seed=0,
+        precision="float32",
+        memory_format=torch.channels_last,  # asked for, and meaningless for tokens
+        folder=folder,
+        tracker=NullTracker(RunInfo("run", None, {}, tmp_path)),
+        progress=Lines("run", 20, quiet=True),
+    )
+
+
+@pytest.mark.parametrize("per_position", [True, False])
+def test_tokens_are_learned_and_measured_a_target(
+    tmp_path: Path, build: Any, per_position: bool
+) -> None:
+    loop = make_loop(tmp_path, {**build.TRAINER, "label_smoothing": 0.0}, per_position)
+    loop.run()
+    first, last = loop.history[0], loop.history[-1]
+    assert last["train/loss"] < 0.8 * first["train/loss"]
+    inputs, targets = next(loop.data.eval_batches("val", 8))
+    with torch.no_grad():
+        logits = loop.model(inputs).double().flatten(0, -2)
+    assert last["val/loss"] == pytest.approx(
+        F.cross_entropy(logits, targets.flatten()).item(), rel=1e-5
+    )
+    hits = (logits.argmax(1) == targets.flatten()).double().mean().item()
+    assert last["val/accuracy"] == pytest.approx(hits, abs=1e-12)
