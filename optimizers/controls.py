@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, overload
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from optimizers import checks
+from optimizers.base import ClosureOptimizer
 from optimizers.matrix_functions import as_matrix, shape_scale
 
 SPECTRA = ("uniform", "permuted")
 
 
-class MomentumControl(Optimizer, ABC):
+class MomentumControl(ClosureOptimizer):
     """Momentum as in Muon and Spectral Newton; a subclass says what becomes of the matrix.
 
     M <- mu M + (1 - mu) G;  N = mu M + (1 - mu) G with ``nesterov``, else N = M;
@@ -50,31 +49,17 @@ class MomentumControl(Optimizer, ABC):
                 shape = tuple(self.param_groups.pop() and param.shape)
                 raise ValueError(f"{type(self).__name__} takes real matrices, got shape {shape}")
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Step every matrix; ``closure``, if given, re-evaluates the model and returns the loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def update(self) -> None:
+        """Step every matrix that has a gradient."""
         for number, group in enumerate(self.param_groups):
             names = group.get("param_names") or [
                 f"{number}.{i}" for i in range(len(group["params"]))
             ]
             for name, param in zip(names, group["params"], strict=True):
-                if param.grad is not None:
+                if self.has_gradient(param):
                     self._step_matrix(name, param, param.grad, group)
-        return loss
 
     def _step_matrix(self, name: str, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        if grad.is_sparse:
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
         state = self.state[param]
         if not state:
             state["step"] = torch.tensor(0.0)

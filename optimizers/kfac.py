@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from optimizers import checks
+from optimizers.base import ClosureOptimizer
 from optimizers.kronecker import Factors, KroneckerFactors, supports
 from optimizers.matrix_functions import as_matrix
 
@@ -53,7 +53,7 @@ def layers(model: nn.Module) -> list[dict[str, Any]]:
     return [*groups, {"params": rest, "algorithm": "adamw"}] if rest else groups
 
 
-class KFAC(Optimizer):
+class KFAC(ClosureOptimizer):
     """K-FAC with momentum for Linear and Conv2d layers.
 
     For a layer with gradient G = [dL/dW, dL/dbias], a convolution taken as (out, in*kh*kw)::
@@ -131,19 +131,8 @@ class KFAC(Optimizer):
         super().add_param_group(group)
         self._factors.watch(group["layer"], module)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Step every layer; ``closure``, if given, re-evaluates the model and returns the loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def update(self) -> None:
+        """Step every layer, all shortened by the same nu."""
         directions = [(group, self._directions(group)) for group in self.param_groups]
         clip = _clip(directions)
         for group, parts in directions:
@@ -151,7 +140,6 @@ class KFAC(Optimizer):
                 self._apply(group, param, direction * clip)
             group["steps"] += 1
         self._watch_when_due()
-        return loss
 
     def _directions(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         """(parameter, P) of those of a layer that have gradients."""

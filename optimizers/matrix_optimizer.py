@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from optimizers import checks
+from optimizers.base import ClosureOptimizer
 from optimizers.matrix_functions import as_matrix
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 _Kernel: TypeAlias = Callable[[list[Tensor], list[Tensor], list[Tensor], float | Tensor], None]
 # What changes from step to step, or is an input: a compiled step is not specialised to it.
 _NOT_CONSTANT = frozenset({"params", "param_names", "lr", "initial_lr"})
+
+
+class AdamWSettings(NamedTuple):
+    """Hyperparameters of the AdamW part, with the defaults of every MatrixOptimizer."""
+
+    adamw_lr: float = 1e-3
+    adamw_betas: tuple[float, float] = (0.9, 0.999)
+    adamw_eps: float = 1e-8
+    adamw_weight_decay: float = 0.0
+
+
+ADAMW = AdamWSettings()
 
 
 class MatrixStack(NamedTuple):
@@ -39,7 +51,7 @@ class Place(NamedTuple):
     indices: tuple[int, ...]
 
 
-class MatrixOptimizer(Optimizer, ABC):
+class MatrixOptimizer(ClosureOptimizer):
     """A torch optimizer with two algorithms; each parameter group says which one steps it.
 
     ``params`` is what every torch optimizer takes: parameters, named parameters, or groups. A group
@@ -135,28 +147,16 @@ class MatrixOptimizer(Optimizer, ABC):
             self.param_groups.pop()
             raise
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Step every group; ``closure``, if given, re-evaluates the model and returns the loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def update(self) -> None:
+        """Step matrices along their directions, and the rest by AdamW."""
         for index, group in enumerate(self.param_groups):
             if group["algorithm"] == "matrix":
                 self._step_matrices(index, group)
             else:
                 self._step_adamw(group)
-        return loss
 
     def _step_matrices(self, index: int, group: dict[str, Any]) -> None:
-        present = tuple(i for i, param in enumerate(group["params"]) if self._has_gradient(param))
+        present = tuple(i for i, param in enumerate(group["params"]) if self.has_gradient(param))
         if not present:
             return
         params = [group["params"][i] for i in present]
@@ -202,7 +202,7 @@ class MatrixOptimizer(Optimizer, ABC):
         return [place._replace(indices=tuple(positions)) for place, positions in found.items()]
 
     def _step_adamw(self, group: dict[str, Any]) -> None:
-        params = [param for param in group["params"] if self._has_gradient(param)]
+        params = [param for param in group["params"] if self.has_gradient(param)]
         if not params:
             return
         fused = all(param.is_cuda for param in params)  # one kernel, and no host synchronisation
@@ -232,14 +232,6 @@ class MatrixOptimizer(Optimizer, ABC):
             eps=group["adamw_eps"],
             maximize=False,
         )
-
-    def _has_gradient(self, param: Tensor) -> bool:
-        if param.grad is not None and param.grad.is_sparse:
-            raise RuntimeError(
-                f"{type(self).__name__} does not support sparse gradients; "
-                "build the embedding with sparse=False"
-            )
-        return param.grad is not None
 
 
 def _matrix_step(

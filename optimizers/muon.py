@@ -14,7 +14,13 @@ from optimizers.matrix_functions import (
     newton_schulz,
     shape_scale,
 )
-from optimizers.matrix_optimizer import MatrixOptimizer, MatrixStack, Params
+from optimizers.matrix_optimizer import (
+    ADAMW,
+    AdamWSettings,
+    MatrixOptimizer,
+    MatrixStack,
+    Params,
+)
 
 
 class Muon(MatrixOptimizer):
@@ -46,10 +52,10 @@ class Muon(MatrixOptimizer):
         scale: str = "original",
         weight_decay: float = 0.0,
         compile: bool = False,
-        adamw_lr: float = 1e-3,
-        adamw_betas: tuple[float, float] = (0.9, 0.999),
-        adamw_eps: float = 1e-8,
-        adamw_weight_decay: float = 0.0,
+        adamw_lr: float = ADAMW.adamw_lr,
+        adamw_betas: tuple[float, float] = ADAMW.adamw_betas,
+        adamw_eps: float = ADAMW.adamw_eps,
+        adamw_weight_decay: float = ADAMW.adamw_weight_decay,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -60,10 +66,7 @@ class Muon(MatrixOptimizer):
             "scale": scale,
             "weight_decay": weight_decay,
             "compile": compile,
-            "adamw_lr": adamw_lr,
-            "adamw_betas": adamw_betas,
-            "adamw_eps": adamw_eps,
-            "adamw_weight_decay": adamw_weight_decay,
+            **AdamWSettings(adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay)._asdict(),
         }
         super().__init__(params, defaults)
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from optimizers import checks
+from optimizers.base import ClosureOptimizer
 
 Group: TypeAlias = dict[str, Any]
 Factory: TypeAlias = Callable[[list[Group]], Optimizer]
 
 
-class Paired(Optimizer):
+class Paired(ClosureOptimizer):
     """``matrix`` steps the groups with ``algorithm: "matrix"``, ``other`` steps all other groups.
 
     Both are called with a list of groups and return a torch optimizer, such as
@@ -74,24 +74,12 @@ class Paired(Optimizer):
         self.param_groups.append(part.param_groups[-1])
         self._share_state()
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Step both; ``closure``, if given, re-evaluates the model and returns the loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def update(self) -> None:
+        """Step both."""
         for kind, part in self._parts.items():
             tensors = [param for group in part.param_groups for param in group["params"]]
             with self._shapes(kind, tensors):
                 part.step()
-        return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a saved state; each of the two loads its own groups, in its own way."""

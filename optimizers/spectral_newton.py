@@ -20,7 +20,14 @@ from optimizers.matrix_functions import (
     transfer_amplitude,
     with_frobenius_norm,
 )
-from optimizers.matrix_optimizer import MatrixOptimizer, MatrixStack, Params, Place
+from optimizers.matrix_optimizer import (
+    ADAMW,
+    AdamWSettings,
+    MatrixOptimizer,
+    MatrixStack,
+    Params,
+    Place,
+)
 from optimizers.shared_gram import Bucket, make_buckets, transfer_stacks, with_norm
 from optimizers.transfer_fit import transfer_peak
 
@@ -78,10 +85,10 @@ class SpectralNewton(MatrixOptimizer):
         compile: bool = False,
         exponents: str | Path | None = None,
         fallback_alpha: float = 2.0,
-        adamw_lr: float = 1e-3,
-        adamw_betas: tuple[float, float] = (0.9, 0.999),
-        adamw_eps: float = 1e-8,
-        adamw_weight_decay: float = 0.0,
+        adamw_lr: float = ADAMW.adamw_lr,
+        adamw_betas: tuple[float, float] = ADAMW.adamw_betas,
+        adamw_eps: float = ADAMW.adamw_eps,
+        adamw_weight_decay: float = ADAMW.adamw_weight_decay,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -98,10 +105,7 @@ class SpectralNewton(MatrixOptimizer):
             "compile": compile,
             "exponents": None if exponents is None else str(exponents),
             "fallback_alpha": fallback_alpha,
-            "adamw_lr": adamw_lr,
-            "adamw_betas": adamw_betas,
-            "adamw_eps": adamw_eps,
-            "adamw_weight_decay": adamw_weight_decay,
+            **AdamWSettings(adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay)._asdict(),
         }
         super().__init__(params, defaults)
 

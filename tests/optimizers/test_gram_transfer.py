@@ -11,54 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transfer_cases import FLOAT64, MATRICES, random_matrix, reference, with_singular_values
 
-from optimizers.matrix_functions import as_matrix, spectral_transfer, transfer_plan
+from optimizers.matrix_functions import spectral_transfer, transfer_plan
 from optimizers.transfer_methods import Plan
 
-FLOAT64 = torch.float64
 FAST = ("cholesky", "polynomial", "rational")
-
-
-def random_matrix(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=FLOAT64)
-
-
-def with_singular_values(rows: int, cols: int, sigma: np.ndarray, seed: int = 0) -> Tensor:
-    left = np.linalg.qr(random_matrix(rows, len(sigma), seed=seed).numpy())[0]
-    right = np.linalg.qr(random_matrix(cols, len(sigma), seed=seed + 1).numpy())[0]
-    return torch.from_numpy(left @ np.diag(sigma) @ right.T)
-
-
-def reference(matrix: Tensor, alpha: float, damping: float, normalize: str) -> np.ndarray:
-    """The definition in numpy: SVD, normalise sigma, apply T, put together again."""
-    left, sigma, right = np.linalg.svd(matrix.to(FLOAT64).numpy(), full_matrices=False)
-    norm = {
-        "none": 1.0,
-        "frobenius": math.sqrt((sigma**2).sum()),
-        "rms": math.sqrt((sigma**2).mean()),
-        "spectral": sigma[0],
-        "schatten8": (((sigma / (sigma[0] or 1.0)) ** 8).sum()) ** (1 / 8) * sigma[0],
-    }[normalize]
-    sigma = sigma / (norm or 1.0)
-    return left @ np.diag(sigma / (sigma**alpha + damping)) @ right
-
-
-MATRICES = {
-    "square": random_matrix(7, 7),
-    "tall": random_matrix(12, 5),
-    "wide": random_matrix(5, 12),
-    "one row": random_matrix(1, 9),
-    "one column": random_matrix(9, 1),
-    "one entry": random_matrix(1, 1),
-    "conv": as_matrix(random_matrix(6, 4, 3, 3)),
-    "rank deficient": random_matrix(8, 3) @ random_matrix(3, 8, seed=1),
-    "rank one": random_matrix(8, 1) @ random_matrix(1, 5, seed=1),
-    "ill-conditioned": with_singular_values(9, 12, np.logspace(0, -8, 9)),
-    "equal sigma": with_singular_values(6, 6, np.ones(6)),
-    "zero": torch.zeros(4, 6, dtype=FLOAT64),
-    "huge": random_matrix(5, 6) * 1e150,
-    "tiny": random_matrix(5, 6) * 1e-150,
-}
 
 
 def peak(alpha: float, damping: float, limit: float) -> float:
