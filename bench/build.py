@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from hydra.errors import InstantiationException
@@ -16,15 +18,56 @@ from bench.errors import UserError
 _T = TypeVar("_T")
 
 
-class Shape(NamedTuple):
-    """What a model must know of its data."""
+class ImageShape(NamedTuple):
+    """What a model must know of its data: batches are float32 [B, C, H, H] with int64 [B]."""
 
     in_channels: int
     num_classes: int
     image_size: int
 
 
-TRIAL_SHAPE = Shape(in_channels=3, num_classes=10, image_size=32)  # for trial construction only
+class TokenShape(NamedTuple):
+    """What a model must know of its data: batches are int64 [B, T] with int64 [B, T] or [B].
+
+    Targets are the next tokens [B, T] (then ``num_classes`` is ``vocab_size``) or classes [B].
+    """
+
+    vocab_size: int
+    context_length: int
+    num_classes: int
+
+
+Shape: TypeAlias = ImageShape | TokenShape
+# What each kind is called, and one of it for the trial construction on unknown data.
+CONTENT: dict[type[Shape], str] = {ImageShape: "images", TokenShape: "tokens"}
+TRIAL_SHAPES: dict[type[Shape], Shape] = {
+    ImageShape: ImageShape(in_channels=3, num_classes=10, image_size=32),
+    TokenShape: TokenShape(vocab_size=256, context_length=64, num_classes=256),
+}
+
+
+def taken_kinds(model: Callable[..., Any]) -> list[type[Shape]]:
+    """Return the kinds of shape whose fields ``model`` takes as keyword arguments by name."""
+    parameters = inspect.signature(model).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return list(CONTENT)
+    return [kind for kind in CONTENT if set(kind._fields) <= set(parameters)]
+
+
+def companion(target: str, name: str) -> Callable[..., Any] | None:
+    """Return the function ``name`` that stands beside ``target`` in its module, None without."""
+    function = getattr(pkgutil.resolve_name(target.rpartition(".")[0]), name, None)
+    return cast("Callable[..., Any] | None", function)
+
+
+def declared_shape(component: dict[str, Any]) -> Shape | None:
+    """Return the shape of a dataset's samples from its config alone, None if it does not say.
+
+    A dataset says by a function ``shape(**options)`` beside its ``_target_``; no file is read.
+    """
+    shape = companion(str(component["_target_"]), "shape")
+    options = {key: value for key, value in component.items() if key != "_target_"}
+    return None if shape is None else cast("Shape", shape(**options))
 
 
 def build_model(component: dict[str, Any], shape: Shape) -> nn.Module:

@@ -11,14 +11,16 @@ import inspect
 import pkgutil
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
+from omegaconf import OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from bench import build, extras
+from bench import build, extras, paths
 from bench.errors import UserError, suggestion
 
 _T = TypeVar("_T")
@@ -28,21 +30,27 @@ _RESERVED = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_ar
 _OURS = ("bench", "optimizers", "analysis")
 # What the bench gives a component itself: in a config it would be passed over in silence.
 _GIVEN = {
-    "model": ("in_channels", "num_classes", "image_size"),
     "dataset": ("root", "seed"),
     "schedule": ("total_steps",),
     "tracker": ("info",),
 }
 
 
-def check(components: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def check(
+    components: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return a run's components by group, values coerced and our own defaults written out.
 
+    Args:
+        components: by group.
+        names: the chosen file of each group, for messages.
+
     Raises:
-        UserError: a component that does not exist, a key it does not know, a value it refuses.
+        UserError: a component that does not exist, a key it does not know, a value it refuses, or
+            a model that cannot take what the dataset gives.
     """
     checked = {group: _checked(component, group) for group, component in components.items()}
-    _try_out(checked)
+    _try_out(checked, _fitting_shape(checked, names or {}))
     return checked
 
 
@@ -50,6 +58,7 @@ def _checked(component: Mapping[str, Any], where: str) -> dict[str, Any]:
     target = _locate(component, where)
     parameters = _parameters(target)
     hints = _hints(target)
+    given = _given(target, where)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     out: dict[str, Any] = {}
     for key, value in component.items():
@@ -57,7 +66,7 @@ def _checked(component: Mapping[str, Any], where: str) -> dict[str, Any]:
             out[key] = _checked(value, f"{where}.{key}")
         elif key in _RESERVED:
             out[key] = value
-        elif key in _GIVEN.get(where, ()):
+        elif key in given:
             raise UserError(f"{where}.{key}: the bench sets this itself; leave it out")
         elif key not in parameters and not open_ended:
             names = [name for name, p in parameters.items() if p.default is not p.empty]
@@ -91,6 +100,12 @@ def _locate(component: Mapping[str, Any], where: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"{where}._target_: {component['_target_']!r} cannot be called")
     return typing.cast("Callable[..., Any]", found)
+
+
+def _given(target: Callable[..., Any], where: str) -> Collection[str]:
+    if where == "model":
+        return [field for kind in build.taken_kinds(target) for field in kind._fields]
+    return _GIVEN.get(where, ())
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -128,9 +143,44 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _try_out(checked: Mapping[str, dict[str, Any]]) -> None:
+def _fitting_shape(checked: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> build.Shape:
+    """Return the shape to try the model with: the dataset's own where its config says it."""
+    model, dataset = checked["model"], checked["dataset"]
+    kinds = build.taken_kinds(_locate(model, "model"))
+    fields = " or ".join(", ".join(kind._fields) for kind in build.CONTENT)
+    if not kinds:
+        raise UserError(f"model._target_: {model['_target_']} takes no arguments named {fields}")
+    shape = build.attempt("dataset", lambda: build.declared_shape(dataset))
+    if shape is None:
+        return build.TRIAL_SHAPES[kinds[0]]
+    if type(shape) not in kinds:
+        takes, gives = build.CONTENT[kinds[0]], build.CONTENT[type(shape)]
+        raise UserError(
+            f"model={names.get('model', model['_target_'])} takes {takes}, "
+            f"dataset={names.get('dataset', dataset['_target_'])} gives {gives}; "
+            f"choose model={', '.join(models_for(type(shape)))}"
+        )
+    tasks = [component.get("task") for component in (model, dataset)]
+    if None not in tasks and tasks[0] != tasks[1]:
+        raise UserError(
+            f"model.task={tasks[0]} does not fit dataset.task={tasks[1]}; give both the same"
+        )
+    return shape
+
+
+def models_for(kind: type[build.Shape]) -> list[str]:
+    """Return the names of the files in conf/model/ whose model takes ``kind``."""
+    names = []
+    for file in sorted((paths.conf_dir() / "model").glob("*.yaml")):
+        config = OmegaConf.load(file)
+        with suppress(UserError):  # a file that is broken, or needs what is not installed
+            target = _locate({"_target_": OmegaConf.select(config, "_target_")}, "model")
+            names += [file.stem] if kind in build.taken_kinds(target) else []
+    return names
+
+
+def _try_out(checked: Mapping[str, dict[str, Any]], shape: build.Shape) -> None:
     """Build model, optimizer and schedule once without memory, so that they can refuse values."""
-    shape = build.TRIAL_SHAPE
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         model = build.attempt("model", lambda: build.build_model(checked["model"], shape))

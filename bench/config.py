@@ -113,7 +113,7 @@ def resolve(composed: DictConfig, choices: Mapping[str, str]) -> RunConfig:
     except ValidationError as error:
         raise UserError(_first_problem(error)) from error
     chosen = {group: getattr(config, group) for group in _COMPONENTS}
-    return config.model_copy(update=components.check(chosen))
+    return config.model_copy(update=components.check(chosen, config.names))
 
 
 def _top_level() -> list[str]:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from bench.build import Shape, attempt, build_model
 from bench.config import RunConfig
-from bench.data.images import ImageData, MissingDataError
+from bench.data.base import Data, MissingDataError
 from bench.errors import UserError
 from bench.run import RunFolder
 from bench.seeding import derive
 
 
-def build_data(config: RunConfig) -> ImageData:
+def build_data(config: RunConfig) -> Data:
     """Load the run's dataset, split by its seed.
 
     Raises:
@@ -35,7 +35,7 @@ def build_data(config: RunConfig) -> ImageData:
         if isinstance(cause, ValueError):
             raise UserError(f"dataset={choice}: {cause}") from error
         raise
-    assert isinstance(data, ImageData)
+    assert isinstance(data, Data)
     try:
         data.check_batch_size(config.trainer.batch_size)
     except ValueError as error:
@@ -43,9 +43,9 @@ def build_data(config: RunConfig) -> ImageData:
     return data
 
 
-def shape_of(data: ImageData) -> Shape:
+def shape_of(data: Data) -> Shape:
     """Return what a model must know of ``data``."""
-    return Shape(data.in_channels, data.num_classes, data.image_size)
+    return data.shape
 
 
 def seeded_model(config: RunConfig, shape: Shape) -> nn.Module:
@@ -59,14 +59,14 @@ class Restored:
     """A trained network with its data, rebuilt from a run folder, on the CPU and in eval mode."""
 
     model: nn.Module
-    data: ImageData
+    data: Data
     config: dict[str, Any]
     step: int
     epoch: float
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Return the first ``size`` training samples, unaugmented: float32 [B, C, H, W], int64."""
-        return next(self.data.eval_batches("train", min(size, len(self.data.train))))
+        """Return the first ``size`` training samples, unaugmented: see `bench.data.base.Data`."""
+        return next(self.data.eval_batches("train", min(size, self.data.size("train"))))
 
 
 def restore(folder: Path) -> Restored:

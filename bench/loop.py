@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from bench.clock import Clock
 from bench.config import TrainerConfig
-from bench.data.images import Batch, SplitName
+from bench.data.base import Batch, Data, SplitName
 from bench.evaluation_weights import EvaluationWeights
 from bench.objective import cross_entropy, loss_and_hits
 from bench.progress import Progress
@@ -36,21 +36,6 @@ _NORM_BATCHES = 50
 
 class DivergedError(Exception):
     """A loss is not finite; the text says which, and at which step."""
-
-
-class Data(Protocol):
-    """What the loop asks of a dataset: images or tokens, on the device they are trained on."""
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Return the number of training batches an epoch."""
-
-    def train_batches(
-        self, seed: int, epoch: int, batch_size: int, start: int = 0
-    ) -> Iterator[Batch]:
-        """Yield the epoch's batches from batch number ``start``."""
-
-    def eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
-        """Yield all samples of a split, in order."""
 
 
 class Loop:

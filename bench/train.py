@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from bench import cli, config, experiment, provenance
 from bench.build import build_optimizer, build_schedule
 from bench.config import RunConfig
-from bench.data.images import ImageData
+from bench.data.base import Data
 from bench.identity import Identity, digest, identify
 from bench.loop import DivergedError, Loop
 from bench.progress import make_progress
@@ -56,7 +56,7 @@ def train(run_config: RunConfig) -> dict[str, Any]:
     return folder.summary
 
 
-def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: ImageData) -> None:
+def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: Data) -> None:
     """Train from the newest checkpoint to the end, and write down how it ended."""
     trainer = run_config.trainer
     # Always set: a run must not depend on the threads of the one before it in this process.
@@ -98,7 +98,7 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: I
 def _make_loop(
     run_config: RunConfig,
     folder: RunFolder,
-    data: ImageData,
+    data: Data,
     *,
     device: torch.device,
     precision: str,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from bench.build import ImageShape
 from bench.data.images import Augment, ImageData, Split
 from bench.data.splits import (
     channel_statistics,
@@ -20,6 +21,12 @@ from bench.data.splits import (
 from bench.seeding import generator
 
 TEST_FRACTION = 0.2
+_SHAPE = ImageShape(in_channels=1, num_classes=10, image_size=8)
+
+
+def shape(**_options: object) -> ImageShape:
+    """Return the shape of the images."""
+    return _SHAPE
 
 
 def load(
@@ -53,4 +60,4 @@ def load(
     rest, test = split_stratified(everything, count, generator(0, "digits test split"))
     mean, std = channel_statistics(rest.images)
     train, val = split_validation(rest.images, rest.labels, validation, seed)
-    return ImageData("digits", 10, train, val, test, mean, std, Augment(pad, flip))
+    return ImageData("digits", _SHAPE.num_classes, train, val, test, mean, std, Augment(pad, flip))

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.build import ImageShape
+from bench.data import base
+from bench.data.base import Batch, SplitName
 from bench.seeding import generator
-
-SplitName: TypeAlias = Literal["train", "val", "test"]
-Batch: TypeAlias = tuple[Tensor, Tensor]
-
-
-class MissingDataError(ValueError):
-    """A dataset's files are absent or unreadable; the message gives the command that gets them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,27 +113,31 @@ class ImageData:
     augment: Augment = Augment()
 
     @property
-    def in_channels(self) -> int:
-        """Channels of an image."""
-        return self.train.images.shape[1]
+    def shape(self) -> ImageShape:
+        """Channels, classes and side in pixels."""
+        _, channels, size, _ = self.train.images.shape
+        return ImageShape(channels, self.num_classes, size)
 
     @property
-    def image_size(self) -> int:
-        """Side of the square images, in pixels."""
-        return self.train.images.shape[2]
+    def device(self) -> torch.device:
+        """Where the images live and the batches are made."""
+        return self.train.images.device
 
     def to(self, device: torch.device | str) -> ImageData:
         """Return the dataset with all its splits on ``device``."""
         train, val, test = (split.to(device) for split in (self.train, self.val, self.test))
         return dataclasses.replace(self, train=train, val=val, test=test)
 
+    def size(self, split: SplitName) -> int:
+        """Return the number of images of a split."""
+        return len(self._split(split))
+
+    def _split(self, name: SplitName) -> Split:
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
     def check_batch_size(self, batch_size: int) -> None:
         """Raise ValueError unless an epoch has at least one full batch of ``batch_size``."""
-        if not 1 <= batch_size <= len(self.train):
-            raise ValueError(
-                f"batch size {batch_size} does not fit dataset {self.name}, whose training split "
-                f"has {len(self.train)} images: choose a batch size from 1 to {len(self.train)}"
-            )
+        base.check_batch_size(self, batch_size)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Return the number of training batches an epoch; the last partial one is dropped."""
@@ -162,14 +161,13 @@ class ImageData:
             ValueError: ``batch_size`` does not fit, or ``start`` is beyond the epoch's end.
         """
         steps = self.steps_per_epoch(batch_size)
-        if not 0 <= start <= steps:
-            raise ValueError(f"start must be from 0 to {steps} batches of an epoch, not {start}")
+        base.check_start(start, steps)
         return self._train_batches(seed, epoch, batch_size, range(start, steps))
 
     def _train_batches(
         self, seed: int, epoch: int, batch_size: int, steps: range
     ) -> Iterator[Batch]:
-        device, count = self.train.images.device, len(self.train)
+        device, count = self.device, len(self.train)
         order = torch.randperm(count, generator=generator(seed, "order", epoch)).to(device)
         numbers = self.augment.draw(count, seed, epoch)
         numbers = None if numbers is None else numbers.to(device)
@@ -187,12 +185,8 @@ class ImageData:
         Raises:
             ValueError: the split's name is unknown, or ``batch_size`` is below 1.
         """
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        if split not in splits:
-            raise ValueError(f"no split {split!r}: choose one of {', '.join(splits)}")
-        if batch_size < 1:
-            raise ValueError(f"evaluation batch size must be 1 or more, not {batch_size}")
-        return self._eval_batches(splits[split], batch_size)
+        base.check_evaluation(split, batch_size)
+        return self._eval_batches(self._split(split), batch_size)
 
     def _eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         for first in range(0, len(split), batch_size):

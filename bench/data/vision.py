@@ -13,8 +13,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 
+from bench.build import ImageShape
 from bench.compat import ensure_torchvision
-from bench.data.images import Augment, ImageData, MissingDataError, Split
+from bench.data.base import MissingDataError
+from bench.data.images import Augment, ImageData, Split
 from bench.data.splits import channel_statistics, split_validation
 
 Kind: TypeAlias = Literal["fashion_mnist", "cifar10", "cifar100"]
@@ -25,7 +27,7 @@ class _Source:
     """``folder`` is where torchvision keeps it; ``archives`` what is fetched, from and to where."""
 
     class_name: str
-    num_classes: int
+    shape: ImageShape
     folder: str
     archives: str
 
@@ -33,20 +35,20 @@ class _Source:
 _SOURCES: dict[str, _Source] = {
     "fashion_mnist": _Source(
         "FashionMNIST",
-        10,
+        ImageShape(1, 10, 28),
         "FashionMNIST/raw",
         "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz (four files) from "
         "https://github.com/zalandoresearch/fashion-mnist into {root}/FashionMNIST/raw",
     ),
     "cifar10": _Source(
         "CIFAR10",
-        10,
+        ImageShape(3, 10, 32),
         "cifar-10-batches-py",
         "cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html into {root}",
     ),
     "cifar100": _Source(
         "CIFAR100",
-        100,
+        ImageShape(3, 100, 32),
         "cifar-100-python",
         "cifar-100-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html into {root}",
     ),
@@ -84,7 +86,12 @@ def load(
     everything, test = _read(root, kind, train=True), _read(root, kind, train=False)
     mean, std = channel_statistics(everything.images)
     train, val = split_validation(everything.images, everything.labels, validation, seed)
-    return ImageData(kind, source.num_classes, train, val, test, mean, std, augment)
+    return ImageData(kind, source.shape.num_classes, train, val, test, mean, std, augment)
+
+
+def shape(kind: Kind, **_options: object) -> ImageShape:
+    """Return the shape of a dataset's images."""
+    return _source(kind).shape
 
 
 def prepare(root: Path, kind: Kind, **_options: object) -> str:

@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from bench import paths
-from bench.build import Shape, build_model
+from bench.build import ImageShape, build_model
 from bench.errors import UserError, suggestion
 
-_IMAGES = Shape(in_channels=3, num_classes=10, image_size=32)
+_IMAGES = ImageShape(in_channels=3, num_classes=10, image_size=32)
 
 
 def _gpt2(layers: int, width: int, vocabulary: int = 50257, positions: int = 1024) -> nn.Module:

@@ -6,7 +6,8 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hydra.errors import InstantiationException
 from torch import nn
 
 from bench import components, config
-from bench.build import attempt
+from bench.build import CONTENT, ImageShape, TokenShape, attempt, taken_kinds
 from bench.config import RunConfig
 from bench.errors import UserError
 
@@ -24,7 +25,8 @@ made: list[torch.device] = []
 def check(run: RunConfig) -> RunConfig:
     """What bench.config does with a run's components."""
     groups = ("model", "dataset", "optimizer", "schedule", "tracker")
-    checked = components.check({group: getattr(run, group) for group in groups})
+    chosen = {group: getattr(run, group) for group in groups}
+    checked = components.check(chosen, {"model": "given", "dataset": "chosen"})
     return run.model_copy(update=checked)
 
 
@@ -83,6 +85,42 @@ def warning(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     return nn.Linear(3, num_classes)
 
 
+class Reader(nn.Linear):
+    """A model of tokens that asks for what it is given."""
+
+    seen: ClassVar[list[TokenShape]] = []
+
+    def __init__(
+        self, vocab_size: int, context_length: int, num_classes: int, task: str = "lm"
+    ) -> None:
+        super().__init__(vocab_size, num_classes)
+        self.seen.append(TokenShape(vocab_size, context_length, num_classes))
+
+
+def shapeless(rows: int = 3) -> nn.Module:
+    return nn.Linear(rows, rows)
+
+
+class texts:  # noqa: N801 (in a module's place)
+    """A dataset of tokens; the target is ``texts.load``, so that ``shape`` stands beside it."""
+
+    @staticmethod
+    def load(root: Any, seed: int, *, length: int = 9, task: str = "lm") -> None: ...
+
+    @staticmethod
+    def shape(length: int = 9, task: str = "lm") -> TokenShape:
+        if length < 1:
+            raise ValueError("length must be 1 or more")
+        return TokenShape(20, length, 2 if task == "classification" else 20)
+
+
+class unknown:  # noqa: N801
+    """A dataset that does not say its shape."""
+
+    @staticmethod
+    def load(root: Any, seed: int) -> None: ...
+
+
 def swallowed(inner: float = 1.0, deep: Any = None) -> float:
     return inner
 
@@ -100,9 +138,13 @@ def check_model(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     monkeypatch.setitem(sys.modules, "bench_test_components", module)
     made.clear()
 
-    def run(name: str, **options: Any) -> dict[str, Any]:
+    def run(name: str, data: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
         component = {"_target_": f"bench_test_components.{name}", **options}
-        return check(base.model_copy(update={"model": component})).model
+        update: dict[str, Any] = {"model": component}
+        if data is not None:
+            here = str(data["_target_"])
+            update["dataset"] = {**data, "_target_": f"bench_test_components.{here}"}
+        return check(base.model_copy(update=update)).model
 
     return run
 
@@ -223,3 +265,84 @@ def test_a_reading_error_says_where() -> None:
     with pytest.raises(UserError, match=r"^here: no good$"):
         attempt("here", build)
     assert attempt("here", lambda: 3) == 3
+
+
+# -- a model and the data it is to take -----------------------------------------------------------
+
+TEXTS = {"_target_": "texts.load"}
+
+
+def test_the_kind_of_a_model_is_read_from_its_signature() -> None:
+    assert set(CONTENT) == {ImageShape, TokenShape}
+    assert taken_kinds(Typed) == [ImageShape]
+    assert taken_kinds(Reader) == [TokenShape]
+    assert taken_kinds(Open) == [ImageShape, TokenShape]  # **more
+    assert taken_kinds(shapeless) == []
+    assert components.models_for(ImageShape)[:1] == ["convnet"]
+
+
+def test_a_model_is_tried_with_the_shape_that_its_data_declare(check_model: Check) -> None:
+    Reader.seen.clear()
+    check_model("Reader", {**TEXTS, "length": 5})
+    assert Reader.seen == [TokenShape(20, 5, 20)]
+    check_model("Open")  # the digits, 8x8
+
+
+def test_a_model_on_data_of_unknown_shape_is_tried_with_a_usual_one(check_model: Check) -> None:
+    Reader.seen.clear()
+    check_model("Reader", {"_target_": "unknown.load"})
+    assert Reader.seen == [TokenShape(256, 64, 256)]
+    check_model("Typed", {"_target_": "unknown.load"})
+
+
+def test_a_model_that_cannot_take_the_data_is_refused_in_one_line(
+    check_model: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(components, "models_for", lambda kind: [f"one of {kind.__name__}", "two"])
+    with pytest.raises(UserError) as caught:
+        check_model("Typed", TEXTS)
+    assert str(caught.value) == (
+        "model=given takes images, dataset=chosen gives tokens; choose model=one of TokenShape, two"
+    )
+    with pytest.raises(UserError, match=r"^model=given takes tokens, dataset=chosen gives images"):
+        check_model("Reader")
+
+
+def test_a_model_that_takes_no_shape_is_refused(check_model: Check) -> None:
+    with pytest.raises(UserError, match=r"^model\._target_: .*shapeless takes no arguments named"):
+        check_model("shapeless")
+
+
+def test_what_the_bench_gives_a_model_is_not_an_option(check_model: Check) -> None:
+    for name, key in (("Typed", "image_size"), ("Reader", "vocab_size"), ("Open", "num_classes")):
+        with pytest.raises(UserError, match=rf"^model\.{key}: the bench sets this itself"):
+            check_model(name, TEXTS if name == "Reader" else None, **{key: 3})
+
+
+def test_a_dataset_may_refuse_its_options_before_it_is_read(check_model: Check) -> None:
+    with pytest.raises(UserError, match=r"^dataset: length must be 1 or more$"):
+        check_model("Reader", {**TEXTS, "length": 0})
+
+
+def test_model_and_data_must_have_the_same_task(check_model: Check) -> None:
+    Reader.seen.clear()
+    check_model("Reader", {**TEXTS, "task": "classification"}, task="classification")
+    assert Reader.seen == [TokenShape(20, 9, 2)]
+    with pytest.raises(UserError, match=r"^model\.task=lm does not fit dataset\.task=classific"):
+        check_model("Reader", {**TEXTS, "task": "classification"}, task="lm")
+
+
+def test_a_broken_model_file_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    for name, text in (
+        ("a", "_target_: bench.models.mlp.MLP"),
+        ("b", "_target_: no.such.thing"),
+        ("c", "width: 3"),
+        ("d", "_target_: bench.models.convnet.ConvNet"),
+    ):
+        (tmp_path / "model" / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr("bench.paths.conf_dir", lambda: tmp_path)
+    assert components.models_for(ImageShape) == ["a", "d"]
+    assert components.models_for(TokenShape) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from bench import cli, config, paths
-from bench.build import TRIAL_SHAPE, build_model
+from bench.build import build_model, declared_shape
 from bench.config import GROUPS, RunConfig, TrainerConfig
 from bench.errors import UserError
 
@@ -57,6 +58,24 @@ def changed(groups: Sequence[str], changes: dict[str, Any]) -> RunConfig:
     return config.resolve(copy, choices)
 
 
+# Tried in this order, so that most files are tested with the default of the other group.
+PREFERRED = ("convnet", "digits", "cifar10")
+
+
+@cache
+def with_partner(group: str, name: str) -> tuple[str, ...]:
+    """Overrides that choose a file, and for a model or dataset one of the other that fits it."""
+    other = {"model": "dataset", "dataset": "model"}.get(group)
+    if other is None:
+        return (f"{group}={name}",)
+    names = [choice for its_group, choice in CHOICES if its_group == other]
+    for partner in sorted(names, key=lambda name: (name not in PREFERRED, name)):
+        with suppress(UserError):
+            changed((f"{group}={name}", f"{other}={partner}"), {})
+            return (f"{group}={name}", f"{other}={partner}")
+    raise AssertionError(f"nothing in conf/{other}/ fits {group}={name}")
+
+
 def line_of(error: Exception) -> str:
     text = str(error)
     assert text.strip() == text
@@ -69,7 +88,8 @@ def line_of(error: Exception) -> str:
 
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=str)
 def test_every_shipped_file_composes(group: str, name: str, exponents: Callable[..., Path]) -> None:
-    run = changed((f"{group}={name}",), {"trainer.device": "cpu", "exponents": str(exponents())})
+    changes = {"trainer.device": "cpu", "exponents": str(exponents())}
+    run = changed(with_partner(group, name), changes)
     assert run.names[group] == name
     assert set(run.names) == set(GROUPS)
     assert json.loads(run.model_dump_json()) == run.model_dump(mode="json")
@@ -82,11 +102,14 @@ def test_every_optimizer_takes_every_model(
     model: str, optimizer: str, exponents: Callable[..., Path]
 ) -> None:
     # Exponents belong to one model; a file of this one's last layer is enough.
-    component = changed((f"model={model}",), {}).model
+    chosen = with_partner("model", model)
+    plain = changed(chosen, {})
+    shape = declared_shape(plain.dataset)
+    assert shape is not None
     with torch.device("meta"):
-        *_, last = build_model(component, TRIAL_SHAPE).named_parameters()
+        *_, last = build_model(plain.model, shape).named_parameters()
     path = exponents(layer=["a", "b", "c", last[0].rpartition(".")[0]])
-    run = changed((f"model={model}", f"optimizer={optimizer}"), {"exponents": str(path)})
+    run = changed((*chosen, f"optimizer={optimizer}"), {"exponents": str(path)})
     assert run.names["optimizer"] == optimizer
 
 
@@ -95,7 +118,8 @@ def test_every_default_of_our_own_code_is_written_out(
     group: str, name: str, exponents: Callable[..., Path]
 ) -> None:
     # A default that is not in the config is not in the run's identity either.
-    run = changed((f"{group}={name}",), {"trainer.device": "cpu", "exponents": str(exponents())})
+    changes = {"trainer.device": "cpu", "exponents": str(exponents())}
+    run = changed(with_partner(group, name), changes)
     component = getattr(run, group)
     if group == "trainer":
         assert set(component.model_fields_set) == set(TrainerConfig.model_fields)

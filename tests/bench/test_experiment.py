@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench import config, train
-from bench.build import Shape, build_model, build_optimizer, build_schedule
+from bench.build import ImageShape, build_model, build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.errors import UserError
 from bench.experiment import build_data, restore, seeded_model, shape_of
 from bench.identity import identify
 
 Quick = Callable[..., RunConfig]
-SMALL = Shape(in_channels=1, num_classes=10, image_size=8)
+SMALL = ImageShape(in_channels=1, num_classes=10, image_size=8)
 
 
 def net() -> nn.Sequential:
@@ -82,11 +82,11 @@ def test_a_seed_is_an_initialisation(quick: Quick) -> None:
 
 def test_a_model_that_does_not_fit_the_data_is_one_line() -> None:
     with pytest.raises(UserError, match=r"^model: convnet needs images of 4x4.*use model=mlp$"):
-        seeded_model(config.load(), Shape(1, 10, 2))
+        seeded_model(config.load(), ImageShape(1, 10, 2))
 
 
 def test_the_shape_is_what_a_model_is_built_for() -> None:
-    model = build_model({"_target_": "bench.models.mlp.MLP", "hidden": [5]}, Shape(2, 7, 3))
+    model = build_model({"_target_": "bench.models.mlp.MLP", "hidden": [5]}, ImageShape(2, 7, 3))
     assert model(torch.zeros(4, 2, 3, 3)).shape == (4, 7)
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from bench.data.digits import load
+from bench.build import ImageShape
+from bench.data.digits import load, shape
 from bench.data.images import Augment, ImageData
 
 NOWHERE = Path("no/such/folder")
@@ -26,7 +27,8 @@ def pairs(data: ImageData, *splits: str) -> list[tuple[bytes, int]]:
 
 def test_sizes() -> None:
     data = load(NOWHERE, 0)
-    assert (data.name, data.num_classes, data.in_channels, data.image_size) == ("digits", 10, 1, 8)
+    assert (data.name, data.shape) == ("digits", ImageShape(1, 10, 8))
+    assert shape(validation=0.2) == data.shape
     assert (len(data.train), len(data.val), len(data.test)) == (1294, 144, 359)
     assert data.augment == Augment()
 

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.build import ImageShape
+from bench.data.base import SPLITS, Data
 from bench.data.images import Augment, ImageData, Split
 from bench.seeding import generator
 
@@ -60,8 +62,10 @@ FULL = Augment(pad=2, flip=True)
 
 def test_shapes_and_sizes() -> None:
     data = make_data()
-    assert (data.in_channels, data.image_size) == (3, 6)
-    assert make_data(channels=1).in_channels == 1
+    assert data.shape == ImageShape(in_channels=3, num_classes=1000, image_size=6)
+    assert make_data(channels=1).shape.in_channels == 1
+    assert [data.size(name) for name in SPLITS] == [37, 11, 7]
+    assert isinstance(data, Data)
     assert data.steps_per_epoch(5) == 7  # 37 images: two are dropped
     assert data.steps_per_epoch(37) == 1
     inputs, labels = next(data.train_batches(0, 0, 5))

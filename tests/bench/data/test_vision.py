@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench.data.images import Augment, ImageData, MissingDataError, Split
-from bench.data.vision import load, prepare
+from bench.build import ImageShape
+from bench.data.base import MissingDataError
+from bench.data.images import Augment, ImageData, Split
+from bench.data.vision import load, prepare, shape
 
 
 def as_pairs(split: Split) -> list[tuple[bytes, int]]:
@@ -35,7 +37,8 @@ def test_images_labels_and_shapes(tiny: Any, tmp_path: Path) -> None:
     tiny.install(tmp_path)
     data = load(tmp_path, 0, kind=tiny.kind)
     assert isinstance(data, ImageData) and data.name == tiny.kind
-    assert (data.in_channels, data.image_size) == (tiny.channels, tiny.size)
+    assert data.shape == ImageShape(tiny.channels, tiny.classes, tiny.size)
+    assert shape(kind=tiny.kind, pad=3) == data.shape
     assert data.num_classes == tiny.classes
     assert (len(data.train), len(data.val), len(data.test)) == (180, 20, 100)
     assert as_pairs(data.test) == expected_pairs(tiny.test)

@@ -1,0 +1,84 @@
+"""What every dataset has in common: its splits, its shape, and the batches drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from bench.build import Shape
+
+SplitName: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+Batch: TypeAlias = tuple[Tensor, Tensor]
+
+
+class MissingDataError(ValueError):
+    """A dataset's files are absent or unreadable; the message gives the command that gets them."""
+
+
+@runtime_checkable
+class Data(Protocol):
+    """A dataset as the training loop sees it.
+
+    A batch is (inputs, targets) on `device`: images float32 [B, C, H, H] with classes int64 [B],
+    or tokens int64 [B, T] with next tokens int64 [B, T] or classes int64 [B].
+    """
+
+    @property
+    def name(self) -> str:
+        """The dataset's name, for messages."""
+
+    @property
+    def shape(self) -> Shape:
+        """What a model must know of the samples."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are made."""
+
+    def to(self, device: torch.device | str) -> Data:
+        """Return the dataset with its batches on ``device``."""
+
+    def size(self, split: SplitName) -> int:
+        """Return the number of samples of a split: of images, or of windows of tokens."""
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise ValueError unless an epoch has at least one full batch of ``batch_size``."""
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Return the number of training batches an epoch; the last partial one is dropped."""
+
+    def train_batches(
+        self, seed: int, epoch: int, batch_size: int, start: int = 0
+    ) -> Iterator[Batch]:
+        """Yield the epoch's batches from batch number ``start``, a pure function of all four."""
+
+    def eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples of a split in order, unaugmented, the last partial batch included."""
+
+
+def check_batch_size(data: Data, batch_size: int, what: str = "images") -> None:
+    """Raise ValueError unless the training split fills at least one batch of ``batch_size``."""
+    count = data.size("train")
+    if not 1 <= batch_size <= count:
+        raise ValueError(
+            f"batch size {batch_size} does not fit dataset {data.name}, whose training split "
+            f"has {count} {what}: choose a batch size from 1 to {count}"
+        )
+
+
+def check_start(start: int, steps: int) -> None:
+    """Raise ValueError unless an epoch of ``steps`` batches can be entered at ``start``."""
+    if not 0 <= start <= steps:
+        raise ValueError(f"start must be from 0 to {steps} batches of an epoch, not {start}")
+
+
+def check_evaluation(split: str, batch_size: int) -> None:
+    """Raise ValueError unless there is such a split and ``batch_size`` is 1 or more."""
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}: choose one of {', '.join(SPLITS)}")
+    if batch_size < 1:
+        raise ValueError(f"evaluation batch size must be 1 or more, not {batch_size}")
