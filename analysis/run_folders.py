@@ -77,7 +77,7 @@ def _read_folder(folder: Path) -> RunRecord:
         # A diverged or failed run may have ended before it had anything to sum up.
         needed = state == "done" or (folder / "summary.json").exists()
         summary = _read_json(folder / "summary.json") if needed and state != "running" else {}
-        return RunRecord(run_id, state, config, summary)
+        return RunRecord(run_id, state, config, summary, _provenance(folder))
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) and config is None:
             raise
@@ -97,6 +97,16 @@ def _state(folder: Path) -> str:
     if state not in STATES[:-1]:
         raise ValueError(f"{path}: unknown state {state!r}")
     return str(state)
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    """Return the latest attempt's provenance, empty where none was written."""
+    try:
+        attempts = _read_json(folder / "provenance.json").get("attempts")
+    except FileNotFoundError:
+        return {}
+    latest = attempts[-1] if isinstance(attempts, list) and attempts else {}
+    return latest if isinstance(latest, dict) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -22,6 +22,11 @@ FIXED = (
 )  # fmt: skip
 GROUPS = ("dataset", "model", "optimizer", "schedule", "trainer")
 STATES = ("running", "done", "failed", "diverged", "unreadable")
+# What decides whether times may be compared, and whether a row can be reproduced.
+PROVENANCE = (
+    "device", "optimizer_source", "packed", "precision", "git.commit", "git.dirty",
+    "versions.torch",
+)  # fmt: skip
 _NOT_FLATTENED = frozenset({"id", "variant", "sweep", "seed", "names", "provenance"})
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
@@ -32,27 +37,32 @@ class RunWarning(UserWarning):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: its id, its state (one of `STATES`), its resolved config and its summary."""
+    """One run: its id, its state (one of `STATES`), its resolved config and its summary.
+
+    ``provenance`` is that of the latest attempt (see `bench.provenance.collect`).
+    """
 
     id: str
     state: str
     config: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return the canonical frame of ``records``: one row a run, however they were found.
 
     Columns: those of `FIXED` (text as object, ``seed`` as Int64), then ``config.<dotted key>``,
-    then the summary's own names, both sorted. Numbers are float64 (whole ones too), flags bool,
-    lists JSON text; a value that a run lacks, or that is null, is NaN or None. A run that is
-    still running has no summary values: what it has so far is not its result. Rows are sorted
-    by dataset, model, optimizer, variant, seed and id.
+    ``provenance.<dotted key>`` (of `PROVENANCE`) and the summary's own names, each sorted. Numbers
+    are float64 (whole ones too), flags bool, lists JSON text; a value that a run lacks, or that is
+    null, is NaN or None. A run that is still running has no summary values: what it has so far is
+    not its result. Rows are sorted by dataset, model, optimizer, variant, seed and id.
     """
     ordered = sorted(records, key=_order)
     rows = [_row(record) for record in ordered]
     names = {name for row in rows for name, value in row.items() if value is not None}
     config = sorted(name for name in names if name.startswith("config."))
+    config += sorted(name for name in names if name.startswith("provenance."))
     summary = sorted(names.difference(config, FIXED))
     columns: dict[str, pd.Series[Any]] = {}
     for name in (*FIXED, *config, *summary):
@@ -116,6 +126,9 @@ def _row(record: RunRecord) -> dict[str, Any]:
     for name, value in record.config.items():
         if name not in _NOT_FLATTENED and not name.startswith("_"):
             _flatten(f"config.{name}", value, row)
+    said: dict[str, Any] = {}
+    _flatten("provenance", record.provenance, said)
+    row |= {name: said.get(name) for name in (f"provenance.{key}" for key in PROVENANCE)}
     names = _names(record.config)
     return row | {
         "id": record.id,

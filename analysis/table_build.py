@@ -8,54 +8,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import pandas as pd
 
-from analysis import stats
-from analysis.run_frame import FIXED, GROUPS, nearest
+from analysis import bootstrap, stats, table_select
+from analysis.comparisons import Test
+from analysis.stats import NO_INTERVAL, Interval
+from analysis.table_compare import against_baseline
+from analysis.table_model import Cell, Spread, Statistic, Table, in_percent
 from analysis.table_rows import Key, Run, assign_rows, order, text, values
+from analysis.table_timing import SECONDS, is_timing, mixture
 
-_SECONDS = "seconds_per_epoch"
-_HIGHER = ("accuracy", "samples_per_second")
-_LOWER = ("loss", "seconds", "seconds_per_epoch")
+__all__ = ["Cell", "Table", "build_table"]
 
+_HIGHER = ("accuracy", "samples_per_second", "tokens_per_second", "utilisation")
+_LOWER = ("loss", "seconds", "seconds_per_epoch", "perplexity")
 
-def in_percent(metric: str) -> bool:
-    """Return whether a metric is an accuracy: a fraction, shown in percent."""
-    return metric.endswith("accuracy")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: its statistics are over ``run_ids``, the finished runs; NaN where there are none.
-
-    ``std`` is the sample standard deviation, NaN for one run; ``expected`` counts the column's
-    seeds; ``diverged`` counts this row's diverged runs.
-    """
-
-    mean: float
-    std: float
-    n: int
-    expected: int
-    diverged: int
-    seconds_per_epoch: float
-    run_ids: tuple[str, ...]
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of numbers, still without a form; ``cells[i][j]`` is row i, column j."""
-
-    metric: str
-    corner: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    cells: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...]
+Grid = dict[tuple[Key, Key], list[Run]]  # (row, column) -> its runs
 
 
 def build_table(
@@ -66,6 +38,14 @@ def build_table(
     cols: Sequence[str] = ("dataset", "model"),
     sweep: str | None = None,
     seeds: Sequence[int] | None = None,
+    statistic: Statistic = "mean",
+    spread: Spread = "std",
+    baseline: str | None = None,
+    better: Literal["higher", "lower"] | None = None,
+    level: float = 0.05,
+    test: Test = "auto",
+    resolve: float | None = None,
+    mix_timing: bool = False,
 ) -> Table:
     """Return the table of ``metric`` over ``runs`` (the frame of `analysis.runs.load_runs`).
 
@@ -76,41 +56,120 @@ def build_table(
         cols: columns that name a column.
         sweep: only the runs of this sweep.
         seeds: the expected seeds, and the only ones used; else those seen in a column.
+        statistic: what a cell shows of its runs.
+        spread: what is shown beside it: sample standard deviation or 95 % interval (Student's for
+            the mean, BCa bootstrap for the interquartile mean, from 10 seeds on).
+        baseline: the row that every other is compared with, paired by seed.
+        better: the metric's direction, where its name does not tell.
+        level: of any false verdict in the table (see `analysis.comparisons.compare`).
+        test: of the verdicts.
+        resolve: a difference in the metric's unit; cells say how many seeds would show it.
+        mix_timing: show times even of runs whose times cannot be compared.
 
     Raises:
-        ValueError: no runs, or an unknown metric, column or sweep; one line.
+        ValueError: no runs, an unknown metric, column, sweep or baseline, or a metric that is a
+            time of runs that cannot be compared; one line.
     """
-    runs = _of_sweep(runs, sweep)
-    _check_metric(runs, metric)
-    rows, cols = [_column(runs, name) for name in rows], [_column(runs, name) for name in cols]
-    everything = _records(runs)
+    runs = table_select.of_sweep(runs, sweep)
+    table_select.check_metric(runs, metric)
+    rows = [table_select.column(runs, name) for name in rows]
+    cols = [table_select.column(runs, name) for name in cols]
+    everything = table_select.records(runs)
     chosen = [run for run in everything if seeds is None or run["seed"] in seeds]
     placed = [run for run in chosen if run["variant"] is not None]
     if not placed:
         raise ValueError("no run left to show: none has a readable config and one of the seeds")
     keys, labels = assign_rows(placed, rows, cols)
-    cells: dict[tuple[Key, Key], list[Run]] = defaultdict(list)
+    cells: Grid = defaultdict(list)
     expected: dict[Key, set[int]] = defaultdict(set)
     for key, run in zip(keys, placed, strict=True):
         where = values(run, cols)
         cells[key, where].append(run)
         expected[where].update(seeds if seeds is not None else [run["seed"]])
     columns = sorted(expected, key=lambda where: [order(value) for value in where])
+    notes = [_what_is_shown(metric, statistic, spread), *_notes(chosen, placed, metric)]
+    if others := len(everything) - len(chosen):
+        notes.append(f"{others} runs of other seeds left out.")
+    mixed = {} if mix_timing else _mixtures(cells, columns, metric)
+    notes += [f"s/epoch of {_name(where)} withheld: {why}." for where, why in mixed.items()]
     grid = [
-        [_cell(cells.get((key, where), []), metric, len(expected[where])) for where in columns]
+        [
+            _cell(cells[key, where], metric, len(expected[where]), where in mixed, statistic)
+            for where in columns
+        ]
         for key in labels
     ]
+    direction = {"higher": 1, "lower": -1}.get(better or "", _direction(metric))
+    if baseline is not None or resolve is not None:
+        numbers = [[_by_seed(cells[key, where], metric) for where in columns] for key in labels]
+        results, said = against_baseline(
+            list(labels.values()), numbers, baseline=baseline, direction=direction, level=level,
+            test=test, resolve=resolve, metric=metric,
+        )  # fmt: skip
+        notes += said
+        grid = [
+            [replace(cell, comparison=found[0], needed=found[1])
+             for cell, found in zip(*pair, strict=True)]
+            for pair in zip(grid, results, strict=True)
+        ]  # fmt: skip
     return Table(
         metric=metric,
         corner="/".join(name.removeprefix("config.") for name in rows),
         rows=tuple(labels.values()),
-        columns=tuple("/".join(map(text, where)) for where in columns),
-        cells=_marked(grid, metric),
-        notes=_notes(chosen, placed, metric, len(everything) - len(chosen)),
+        columns=tuple(_name(where) for where in columns),
+        cells=_marked(grid, direction, statistic),
+        notes=tuple(notes),
+        statistic=statistic,
+        spread=spread,
+        baseline=baseline,
+        resolve=resolve,
     )
 
 
-def _cell(runs: Sequence[Run], metric: str, expected: int) -> Cell:
+def _name(where: Key) -> str:
+    return "/".join(map(text, where))
+
+
+def _mixtures(
+    cells: Mapping[tuple[Key, Key], list[Run]], columns: Sequence[Key], metric: str
+) -> dict[Key, str]:
+    """Return the columns whose times cannot be compared, each with the reason.
+
+    Raises:
+        ValueError: the metric itself is a time.
+    """
+    mixed = {}
+    for where in columns:
+        used = [
+            run
+            for (_, at), runs in cells.items()
+            for run in (runs if at == where else ())
+            if _usable(run, metric)
+        ]
+        if why := mixture(used):
+            if is_timing(metric):
+                raise ValueError(
+                    f"{metric} of {_name(where)}: {why}; choose runs with sweep= or cols=, "
+                    "or compare them all the same with mix_timing=true"
+                )
+            mixed[where] = why
+    return mixed
+
+
+def _by_seed(runs: Sequence[Run], metric: str) -> dict[int, float | None]:
+    """Return the runs' numbers by seed, None for a run that diverged; others are left out."""
+    found: dict[int, float | None] = {}
+    for run in runs:
+        if _usable(run, metric):
+            found[run["seed"]] = float(run[metric])
+        elif run["state"] == "diverged":
+            found[run["seed"]] = None
+    return found
+
+
+def _cell(
+    runs: Sequence[Run], metric: str, expected: int, untimed: bool, statistic: Statistic
+) -> Cell:
     """Return the cell of one row's runs in one column.
 
     Raises:
@@ -122,7 +181,8 @@ def _cell(runs: Sequence[Run], metric: str, expected: int) -> Cell:
         raise ValueError(f"{ids} have the same config and seed; remove one of them")
     used = sorted((run for run in runs if _usable(run, metric)), key=lambda run: run["seed"])
     numbers = [float(run[metric]) for run in used]
-    seconds = [float(run[_SECONDS]) for run in used if _is_finite(run.get(_SECONDS))]
+    timed = [] if untimed else used
+    seconds = [float(run[SECONDS]) for run in timed if _is_finite(run.get(SECONDS))]
     return Cell(
         mean=stats.mean(numbers) if numbers else math.nan,
         std=stats.sample_std(numbers) if numbers else math.nan,
@@ -131,7 +191,18 @@ def _cell(runs: Sequence[Run], metric: str, expected: int) -> Cell:
         diverged=sum(run["state"] == "diverged" for run in runs),
         seconds_per_epoch=stats.mean(seconds) if seconds else math.nan,
         run_ids=tuple(str(run["id"]) for run in used),
+        iqm=stats.iqm(numbers) if numbers else math.nan,
+        interval=_interval(numbers, statistic),
     )
+
+
+def _interval(numbers: Sequence[float], statistic: Statistic) -> Interval:
+    """Return the 95 % interval of the statistic; none where too few seeds would not cover."""
+    if statistic == "mean":
+        return stats.t_interval(numbers) if numbers else NO_INTERVAL
+    if len(numbers) < bootstrap.FEWEST:
+        return NO_INTERVAL
+    return bootstrap.bca_interval(numbers, bootstrap.iqms)
 
 
 def _usable(run: Run, metric: str) -> bool:
@@ -143,17 +214,18 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def _marked(grid: list[list[Cell]], metric: str) -> tuple[tuple[Cell, ...], ...]:
-    """Mark the best mean of each column; a row that lacks seeds wins only against its like."""
-    sign = _direction(metric)
+def _marked(
+    grid: list[list[Cell]], sign: int, statistic: Statistic
+) -> tuple[tuple[Cell, ...], ...]:
+    """Mark the best of each column; a row that lacks seeds wins only against its like."""
     for column in range(len(grid[0])):
         cells = [row[column] for row in grid if row[column].n]
         full = [cell for cell in cells if cell.n == cell.expected] or cells
         if sign == 0 or len(cells) < 2:
             continue
-        best = max(full, key=lambda cell: sign * cell.mean)
+        best = max(sign * getattr(cell, statistic) for cell in full)
         for row in grid:
-            if row[column] in full and row[column].mean == best.mean:
+            if row[column] in full and sign * getattr(row[column], statistic) == best:
                 row[column] = replace(row[column], best=True)
     return tuple(tuple(row) for row in grid)
 
@@ -165,16 +237,25 @@ def _direction(metric: str) -> int:
     return -1 if metric.endswith(_LOWER) else 0
 
 
-def _notes(
-    chosen: Sequence[Run], placed: Sequence[Run], metric: str, other_seeds: int
-) -> tuple[str, ...]:
+def _what_is_shown(metric: str, statistic: Statistic, spread: Spread) -> str:
+    shown = {
+        ("mean", "std"): "mean ± sample standard deviation",
+        ("mean", "interval"): "mean [95 % interval, Student's t]",
+        ("iqm", "std"): "interquartile mean ± sample standard deviation",
+        ("iqm", "interval"): (
+            f"interquartile mean [95 % interval, BCa bootstrap, from {bootstrap.FEWEST} seeds on]"
+        ),
+    }[statistic, spread]
     unit = " in percent" if in_percent(metric) else ""
+    return f"{metric}{unit}: {shown} over seeds (finished/expected seeds)."
+
+
+def _notes(chosen: Sequence[Run], placed: Sequence[Run], metric: str) -> list[str]:
     used = sum(_usable(run, metric) for run in placed)
     states = Counter(str(run["state"]) for run in chosen if not _usable(run, metric))
     states[f"done without a finite {metric}"] = states.pop("done", 0)
     unused = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count)
     notes = [
-        f"{metric}{unit}: mean ± sample standard deviation over seeds (finished/expected seeds).",
         "s/epoch: mean seconds per epoch of the same runs.",
         f"{used} of {len(chosen)} runs used."
         + (f" Never averaged in: {unused}." if unused else ""),
@@ -182,56 +263,4 @@ def _notes(
     unplaced = [str(run["id"]) for run in chosen if run["variant"] is None]
     if unplaced:
         notes.append(f"Without a readable config, so in no cell: {', '.join(unplaced)}.")
-    if other_seeds:
-        notes.append(f"{other_seeds} runs of other seeds left out.")
-    return tuple(notes)
-
-
-# -- what was asked for -------------------------------------------------------------------------
-
-
-def _of_sweep(runs: pd.DataFrame, sweep: str | None) -> pd.DataFrame:
-    if runs.empty:
-        raise ValueError("no runs there; make some with `python -m bench.train ...`")
-    if sweep is None:
-        return runs
-    kept = runs[runs["sweep"] == sweep]
-    if kept.empty:
-        known = sorted({str(name) for name in runs["sweep"] if isinstance(name, str)})
-        hint = f"; sweeps here: {', '.join(known)}" if known else "; no run here has a sweep"
-        raise ValueError(f"no runs of sweep {sweep!r}{hint}")
-    return kept
-
-
-def _check_metric(runs: pd.DataFrame, metric: str) -> None:
-    if not (runs["state"] == "done").any():
-        return  # nothing to compare the name with; the table will say that nothing is finished
-    known = [
-        str(name)
-        for name in runs.columns
-        if name not in FIXED and not name.startswith("config.") and runs[name].dtype == "float64"
-    ]
-    if metric not in known:
-        hint = nearest(metric, known) or f"; known: {', '.join(known)}"
-        raise ValueError(f"unknown metric {metric!r}{hint}")
-
-
-def _column(runs: pd.DataFrame, name: str) -> str:
-    """Return the frame's column for ``optimizer``, ``optimizer.lr`` or ``config.optimizer.lr``."""
-    config = [str(column) for column in runs.columns if column.startswith("config.")]
-    known = (*GROUPS, "sweep", "variant", *config)
-    for candidate in (name, f"config.{name}"):
-        if candidate in known:
-            return candidate
-    short = [column.removeprefix("config.") for column in known]
-    raise ValueError(f"unknown column {name!r}{nearest(name, short)}; try {', '.join(GROUPS)}")
-
-
-def _records(runs: pd.DataFrame) -> list[Run]:
-    """Return the frame's rows as mappings, None for every missing value."""
-    names = [str(name) for name in runs.columns]
-    columns = [
-        [None if missing else value for value, missing in zip(runs[n], runs[n].isna(), strict=True)]
-        for n in names
-    ]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return notes

@@ -1,4 +1,4 @@
-"""The forms of a table: text for people, Markdown for documents, tidy CSV for programs.
+"""The forms of a table: text for people, Markdown, LaTeX, HTML, and tidy CSV for programs.
 
 A form depends on the table alone, not on terminal width or environment: the same runs give the
 same bytes.
@@ -16,88 +16,70 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from analysis.table_build import Cell, Table, in_percent
+from analysis.table_documents import html, latex
+from analysis.table_model import Cell, Table
+from analysis.table_shown import Part, Shown, shown
 
-_NOTHING = "–"
-_BEST = "best mean of its column, among the rows with every seed finished where there are any."
+Form = Literal["text", "markdown", "latex", "html", "csv"]
 _CSV = (
     "row", "column", "metric", "mean", "std", "n", "expected_n", "diverged",
-    "seconds_per_epoch", "run_ids",
+    "seconds_per_epoch", "run_ids", "iqm", "interval_low", "interval_high",
+    "baseline", "difference", "difference_low", "difference_high", "pairs", "test", "p",
+    "adjusted_p", "verdict", "seeds_needed",
 )  # fmt: skip
 
 
-def render(table: Table, form: str, *, terminal: bool = False) -> str:
-    """Return ``table`` as "text", "markdown" or "csv"; ``terminal`` adds bold to text."""
+def render(table: Table, form: Form, *, terminal: bool = False, ids: bool = False) -> str:
+    """Return ``table`` in a form.
+
+    Args:
+        table: what to show.
+        form: "text", "markdown", "latex" (booktabs), "html" (a fragment) or "csv".
+        terminal: whether text may be bold.
+        ids: whether the runs of each cell are named below the table (CSV always names them).
+    """
     if form == "csv":
         return _csv(table)
-    return _markdown(table) if form == "markdown" else _text(table, terminal)
+    words = shown(table)
+    if form == "text":
+        return _text(words, terminal, ids)
+    if form == "markdown":
+        return _markdown(words, ids)
+    return latex(words, ids) if form == "latex" else html(words, ids)
 
 
-def _value(cell: Cell, metric: str) -> str:
-    """Return "93.21 ± 0.15", "93.21" for a single run, or a dash for none."""
-    if cell.n == 0:
-        return _NOTHING
-    numbers = [cell.mean] if math.isnan(cell.std) else [cell.mean, cell.std]
-    if in_percent(metric):
-        return " ± ".join(f"{100 * number:.2f}" for number in numbers)
-    plain = cell.mean == 0 or 1e-3 <= abs(cell.mean) < 1e6
-    return " ± ".join(f"{number:.4f}" if plain else f"{number:.3e}" for number in numbers)
-
-
-def _count(cell: Cell) -> str:
-    diverged = f", {cell.diverged} diverged" if cell.diverged else ""
-    return f"({cell.n}/{cell.expected}{diverged})"
-
-
-def _seconds(cell: Cell) -> str:
-    seconds = cell.seconds_per_epoch
-    if math.isnan(seconds):
-        return _NOTHING
-    return f"{seconds:.3f}" if seconds < 10 else f"{seconds:.1f}"
-
-
-def _has_best(table: Table) -> bool:
-    return any(cell.best for row in table.cells for cell in row)
-
-
-def _text(table: Table, terminal: bool) -> str:
+def _text(words: Shown, terminal: bool, ids: bool) -> str:
     """Return the table drawn by rich, as wide as its content."""
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    drawn.add_column(escape(table.corner), no_wrap=True)
-    for name in table.columns:
+    drawn.add_column(escape(words.header[0]), no_wrap=True)
+    for name in words.header[1:]:
         drawn.add_column(escape(name), no_wrap=True, justify="right")
-        drawn.add_column("s/epoch", no_wrap=True, justify="right")
-    for label, row in zip(table.rows, table.cells, strict=True):
-        shown = [escape(label)]
-        for cell in row:
-            value = f"{_value(cell, table.metric)} {_count(cell)}"
-            shown += [f"[bold]* {value}[/bold]" if cell.best else value, _seconds(cell)]
-        drawn.add_row(*shown)
+    for label, parts in words.rows:
+        drawn.add_row(escape(label), *(_marked(part) for part in parts))
     stream = io.StringIO()
     # Every choice that rich would take from the environment is made here.
     colors: Literal["standard"] | None = "standard" if terminal else None
     console = Console(file=stream, width=100_000, color_system=colors, highlight=False)
     console.print(drawn)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-    best = [f"* {_BEST}"] if _has_best(table) else []
-    return "\n".join([*lines, "", *best, *table.notes]) + "\n"
+    best = [f"* {words.best_note}"] if words.best_note else []
+    runs = ["", "Runs:", *words.ids] if ids else []
+    return "\n".join([*lines, "", *best, *words.notes, *runs]) + "\n"
 
 
-def _markdown(table: Table) -> str:
-    header = [table.corner]
-    for name in table.columns:
-        header += [name, "s/epoch"]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
-    for label, row in zip(table.rows, table.cells, strict=True):
-        shown = [label]
-        for cell in row:
-            value = _value(cell, table.metric)
-            value = f"**{value}**" if cell.best else value
-            shown += [f"{value} {_count(cell)}", _seconds(cell)]
-        lines.append(shown)
-    best = [f"**Bold**: {_BEST}"] if _has_best(table) else []
+def _marked(part: Part) -> str:
+    return f"[bold]* {escape(part.plain)}[/bold]" if part.best else escape(part.plain)
+
+
+def _markdown(words: Shown, ids: bool) -> str:
+    lines = [list(words.header), ["---", *["---:"] * (len(words.header) - 1)]]
+    for label, parts in words.rows:
+        shown_parts = [f"**{p.text}** {p.after}".strip() if p.best else p.plain for p in parts]
+        lines.append([label, *shown_parts])
+    best = [f"**Bold**: {words.best_note}"] if words.best_note else []
     drawn = ["| " + " | ".join(part.replace("|", r"\|") for part in line) + " |" for line in lines]
-    return "\n".join([*drawn, "", *(f"- {note}" for note in [*best, *table.notes])]) + "\n"
+    notes = [*best, *words.notes, *(words.ids if ids else ())]
+    return "\n".join([*drawn, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
 def _csv(table: Table) -> str:
@@ -108,7 +90,23 @@ def _csv(table: Table) -> str:
     for label, row in zip(table.rows, table.cells, strict=True):
         for column, cell in zip(table.columns, row, strict=True):
             numbers = [cell.mean, cell.std, cell.n, cell.expected, cell.diverged]
-            numbers.append(cell.seconds_per_epoch)
-            shown = ["" if math.isnan(number) else repr(number) for number in numbers]
-            writer.writerow([label, column, table.metric, *shown, ";".join(cell.run_ids)])
+            own = _numbers(*numbers, cell.seconds_per_epoch)
+            spread = _numbers(cell.iqm, *cell.interval)
+            compared = _compared(cell, table.baseline)
+            ids = ";".join(cell.run_ids)
+            writer.writerow([label, column, table.metric, *own, ids, *spread, *compared])
     return stream.getvalue()
+
+
+def _compared(cell: Cell, baseline: str | None) -> list[str]:
+    found = cell.comparison
+    needed = "" if cell.needed is None else str(cell.needed)
+    if found is None:
+        return [baseline or "", *[""] * 8, needed]
+    numbers = _numbers(found.difference, *found.interval, found.n)
+    tested = [found.test, *_numbers(found.p, found.adjusted_p), found.verdict]
+    return [baseline or "", *numbers, *(tested if found.n > 1 else [""] * 4), needed]
+
+
+def _numbers(*numbers: float) -> list[str]:
+    return ["" if math.isnan(number) else repr(number) for number in numbers]

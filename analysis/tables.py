@@ -1,6 +1,7 @@
 """Tables over seeds: rows optimizers, columns dataset/model, each cell mean ± std with its n.
 
     python -m analysis.tables source=runs
+    python -m analysis.tables source=runs baseline=adamw spread=interval
     python -m analysis.tables source=offline:runs sweep=digits format=markdown out=table.md
 
 The table itself is made by `build_table`, its form by `analysis.table_render.render`.
@@ -10,14 +11,17 @@ from __future__ import annotations
 
 import sys
 import warnings
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from analysis.comparisons import Test
 from analysis.runs import RunWarning, load_runs
 from analysis.table_build import Cell, Table, build_table
-from analysis.table_render import render
+from analysis.table_model import Spread, Statistic
+from analysis.table_render import Form, render
 from bench import options as cli
 from bench.errors import UserError
 
@@ -32,48 +36,99 @@ class TableOptions(cli.Options):
     metric: str = Field("test/accuracy", description="a number of the runs' summaries")
     rows: list[str] = Field(["optimizer"], min_length=1, description="what names a row")
     cols: list[str] = Field(["dataset", "model"], min_length=1, description="what names a column")
-    format: Literal["text", "markdown", "csv"] = Field("text", description="form of the table")
     seeds: list[int] | None = Field(None, description="expected seeds; default: all seen")
+    statistic: Statistic = Field("mean", description="of the seeds; iqm: interquartile mean")
+    spread: Spread = Field("std", description="beside it; interval: 95 % confidence interval")
+    baseline: str | None = Field(None, description="compare with this row, paired by seed")
+    better: Literal["higher", "lower"] | None = Field(
+        None, description="direction of a metric whose name does not tell"
+    )
+    level: float = Field(
+        0.05, gt=0, lt=1, description="probability of any false verdict in the table"
+    )
+    test: Test = Field("auto", description="of the verdicts; auto: exact where n suffices, else t")
+    resolve: float | None = Field(
+        None, gt=0, description="how many seeds would show this difference (in the metric's unit)"
+    )
+    mix_timing: bool = Field(
+        False, description="show times of different devices, packings or code versions as one"
+    )
+    ids: bool = Field(False, description="name the runs of each cell below the table")
+    format: Form = Field("text", description="form of the table")
     out: Path | None = Field(None, description="write the table to this file instead")
+    check: Path | None = Field(
+        None, description="compare with this file instead; exit code 1 where they differ"
+    )
 
 
-def main(argv: list[str]) -> None:
+# Options that are arguments of `build_table` under the same name.
+_ASKED = (
+    "metric", "rows", "cols", "sweep", "seeds", "statistic", "spread", "baseline", "better",
+    "level", "test", "resolve", "mix_timing",
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
     """Print the table that the options ask for; what concerns the source goes to stderr."""
     options = cli.parse(
         TableOptions,
         argv,
         prog="python -m analysis.tables",
-        description="Compare optimizers over seeds: mean ± std, n and seconds per epoch.",
-        examples=["source=runs", "source=offline:runs metric=best/test_accuracy format=markdown"],
+        description="Compare optimizers over seeds: mean ± std, n, seconds per epoch, verdicts.",
+        examples=[
+            "source=runs baseline=adamw spread=interval",
+            "source=wandb:me/spectral-bench sweep=digits format=markdown out=table.md",
+            "source=offline:runs metric=best/test_accuracy rows=optimizer,schedule",
+        ],
     )
+    table, count = _build(options)
+    print(f"source: {options.source} ({count} runs)", file=sys.stderr)
+    if options.check is not None:
+        return _check(render(table, options.format, ids=options.ids), options.check)
+    if options.out is None:
+        terminal = sys.stdout.isatty()
+        sys.stdout.write(render(table, options.format, terminal=terminal, ids=options.ids))
+        return 0
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        text = render(table, options.format, ids=options.ids)
+        options.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
+    return 0
+
+
+def _build(options: TableOptions) -> tuple[Table, int]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RunWarning)
         try:
             runs = load_runs(options.source)
-            table = build_table(
-                runs,
-                metric=options.metric,
-                rows=options.rows,
-                cols=options.cols,
-                sweep=options.sweep,
-                seeds=options.seeds,
-            )
+            return build_table(runs, **{name: getattr(options, name) for name in _ASKED}), len(runs)
         except ValueError as error:
             where = "" if options.source in str(error) else f"{options.source}: "
             raise UserError(f"{where}{error}") from error
         finally:
             for warning in caught:
                 print(f"warning: {warning.message}", file=sys.stderr)
-    print(f"source: {options.source} ({len(runs)} runs)", file=sys.stderr)
-    if options.out is None:
-        terminal = sys.stdout.isatty()
-        sys.stdout.write(render(table, options.format, terminal=terminal))
-        return
+
+
+def _check(text: str, file: Path) -> int:
+    """Return 0 where ``file`` holds ``text``, else 1, with the first line that differs."""
     try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(render(table, options.format), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
+        committed = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UserError(f"check={file}: {reason}; make it with out={file}") from error
+    if committed == text:
+        print(f"{file}: up to date")
+        return 0
+    pairs = zip_longest(committed.splitlines(), text.splitlines())
+    number, (old, new) = next(
+        ((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1]), (0, ("", ""))
+    )
+    print(f"{file}: no longer matches the data; line {number} differs", file=sys.stderr)
+    print(f"  file: {old}\n  data: {new}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def offline_records(folder: Path) -> Iterator[RunRecord]:
             yield RunRecord(run_id, "unreadable")
             continue
         run = wandb_files.fold(attempts)
-        yield RunRecord(run_id, _state(run.summary), run.config, run.summary)
+        yield record(run_id, run.config, run.summary)
 
 
 def offline_history(folder: Path, run_id: str) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def server_records(project: str) -> Iterator[RunRecord]:
         runs = wandb.Api(timeout=_TIMEOUT).runs(project, per_page=_PER_PAGE, lazy=False)
         for run in runs:
             summary = dict(run.summary_metrics)
-            yield RunRecord(run.id, _state(summary), dict(run.config), summary)
+            yield record(run.id, dict(run.config), summary)
     except Exception as error:  # the client has several unrelated families of errors
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
@@ -75,7 +75,10 @@ def server_records(project: str) -> Iterator[RunRecord]:
         ) from error
 
 
-def _state(summary: Mapping[str, Any]) -> str:
-    """Return the state that the run wrote into its summary; "running" where it wrote none."""
-    said = summary.get("state")
-    return str(said) if said in STATES[:-1] else "running"
+def record(run_id: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> RunRecord:
+    """Return the run that W&B tells: its state is in the summary, its provenance in the config."""
+    said, provenance = summary.get("state"), config.get("provenance")
+    state = str(said) if said in STATES[:-1] else "running"  # one that wrote none did not end
+    return RunRecord(
+        run_id, state, config, summary, provenance if isinstance(provenance, Mapping) else {}
+    )

@@ -132,3 +132,16 @@ def test_a_thousand_runs_load_within_two_cpu_seconds(runs: Any, tmp_path: Path) 
     table = load_runs(tmp_path)
     assert time.process_time() - begin < 2.0
     assert table["seed"].tolist() == list(range(1000))
+
+
+def test_provenance_is_that_of_the_latest_attempt(runs: Any, tmp_path: Path) -> None:
+    folder = runs.folder(tmp_path, runs.config(), runs.summary(0.9))
+    assert run_folders.records(tmp_path)[0].provenance == {}
+    for content, expected in [
+        ({"attempts": [{"device": "a"}, {"device": "b"}]}, {"device": "b"}),
+        ({"attempts": []}, {}),
+        ({"attempts": "x"}, {}),
+        ({}, {}),
+    ]:
+        (folder / "provenance.json").write_text(json.dumps(content))
+        assert run_folders.records(tmp_path)[0].provenance == expected

@@ -130,3 +130,15 @@ def test_the_spelling_of_numbers_does_not_show(tree: dict[str, Any]) -> None:
 def test_nearest() -> None:
     assert nearest("test/acuracy", ["test/loss", "test/accuracy"]).endswith("'test/accuracy'")
     assert nearest("zzz", ["test/loss"]) == ""
+
+
+def test_provenance_that_tables_need_has_columns_of_its_own(runs: Any) -> None:
+    provenance = {"device": "H100", "git": {"commit": "f00", "dirty": False}, "platform": "x"}
+    one = RunRecord("a", "done", runs.config(), {}, provenance)
+    data = frame([one, RunRecord("b", "done", runs.config(seed=1), {})])
+    found = {name: data[name].tolist() for name in data if name.startswith("provenance.")}
+    assert found == {
+        "provenance.device": ["H100", None],
+        "provenance.git.commit": ["f00", None],
+        "provenance.git.dirty": [False, None],
+    }

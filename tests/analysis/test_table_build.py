@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis import bootstrap, comparisons, stats
 from analysis.run_frame import RunRecord, frame
 from analysis.table_build import Cell, Table, build_table
 
@@ -17,8 +18,10 @@ def record(
     runs: Any, accuracy: float, seed: int = 0, state: str = "done", **changes: Any
 ) -> Record:
     more = {name: changes.pop(name) for name in ("seconds_per_epoch",) if name in changes}
+    provenance = changes.pop("provenance", {})
     config = runs.config(changes.pop("optimizer", "adamw"), seed, **changes)
-    return RunRecord(config["id"], state, config, runs.summary(accuracy, state, **more))
+    summary = runs.summary(accuracy, state, **more)
+    return RunRecord(config["id"], state, config, summary, provenance)
 
 
 def only(table: Table) -> Cell:
@@ -218,3 +221,93 @@ def test_the_order_of_the_runs_changes_nothing(runs: Any) -> None:
     shuffled = data.sample(frac=1, random_state=0).reset_index(drop=True)
     table, again = build_table(data), build_table(pd.DataFrame(shuffled))
     assert repr(again) == repr(table)
+
+
+def test_intervals_of_both_statistics(runs: Any) -> None:
+    accuracies = [0.9 + 0.01 * math.sin(seed) for seed in range(12)]
+    data = frame(record(runs, a, seed) for seed, a in enumerate(accuracies))
+    mean, iqm = only(build_table(data)), only(build_table(data, statistic="iqm"))
+    assert mean.interval == stats.t_interval(accuracies)
+    assert iqm.iqm == stats.iqm(accuracies)
+    assert iqm.interval == bootstrap.bca_interval(accuracies, bootstrap.iqms)
+    few = only(build_table(data, statistic="iqm", seeds=list(range(9))))
+    assert math.isnan(few.interval.low)  # nine seeds would cover too little
+
+
+def against(runs: Any, offsets: list[float], **states: str) -> Table:
+    """A table of "muon" = "adamw" + offsets by seed, with some runs in another state."""
+    records = []
+    for seed, offset in enumerate(offsets):
+        base = 0.9 + 0.02 * math.sin(3 * seed)
+        records += [
+            record(runs, value, seed, states.get(f"{name}{seed}", "done"), optimizer=name)
+            for name, value in (("adamw", base), ("muon", base + offset))
+        ]
+    return build_table(frame(records), baseline="adamw")
+
+
+def test_differences_are_paired_by_seed(runs: Any) -> None:
+    """Seeds differ by 1 %, the optimizers by 0.1 % on each: only the pairs show it."""
+    offsets = [0.001, 0.0012, 0.0009, 0.0011, 0.001]
+    table = against(runs, offsets)
+    muon = table.cells[1][0]
+    assert table.cells[0][0].comparison is None
+    assert muon.comparison is not None
+    assert muon.comparison.difference == pytest.approx(statistics.mean(offsets))
+    assert (muon.comparison.verdict, muon.comparison.n) == ("better", 5)
+    assert muon.std > 5 * muon.comparison.difference
+    down = build_table(
+        frame(record(runs, 0.9 + 0.01 * k + s, i, optimizer=name)
+              for i, k in enumerate((1, 2, 3, 5)) for name, s in (("a", 0), ("b", 0.1 + k / 1e3))),
+        metric="test/accuracy", baseline="a", better="lower",
+    )  # fmt: skip
+    verdict = down.cells[1][0].comparison
+    assert verdict is not None
+    assert verdict.verdict == "worse"
+    assert [row[0].best for row in down.cells] == [True, False]
+
+
+def test_a_method_that_diverged_where_the_baseline_did_not_is_never_better(runs: Any) -> None:
+    offsets = [0.001, 0.0012, 0.0009, 0.0011, 0.001, 0.0]
+    verdicts = {}
+    for state in ("diverged", "running"):
+        found = against(runs, offsets, muon5=state).cells[1][0].comparison
+        assert found is not None
+        verdicts[state] = (found.verdict, found.n)
+    assert verdicts == {"diverged": ("not shown", 5), "running": ("better", 5)}
+    worse = against(runs, [-o for o in offsets], adamw5="diverged").cells[1][0].comparison
+    assert worse is not None
+    assert worse.verdict == "not shown"
+    both = against(runs, offsets, adamw5="diverged", muon5="diverged").cells[1][0].comparison
+    assert both is not None
+    assert both.verdict == "better"
+
+
+def test_seeds_that_would_resolve_a_difference(runs: Any) -> None:
+    data = frame(
+        record(runs, 0.9 + seed / 100 * (name == "muon"), seed, optimizer=name)
+        for seed in range(4)
+        for name in ("adamw", "muon")
+    )
+    table = build_table(data, baseline="adamw", resolve=0.01)
+    expected = comparisons.seeds_needed(statistics.stdev([0.0, 0.01, 0.02, 0.03]), 0.01)
+    assert table.cells[1][0].needed == expected
+    assert table.cells[0][0].needed is None
+    assert build_table(data, baseline="adamw", resolve=1e-9).cells[1][0].needed is None
+
+
+H100, H200 = {"device": "NVIDIA H100"}, {"device": "NVIDIA H200"}
+
+
+def test_times_of_different_devices_are_withheld(runs: Any) -> None:
+    mixed = frame([record(runs, 0.9, 0, provenance=H100), record(runs, 0.9, 1, provenance=H200)])
+    table = build_table(mixed)
+    assert math.isnan(only(table).seconds_per_epoch)
+    assert only(table).n == 2
+    note = "s/epoch of digits/convnet withheld: they ran on 2 device models (NVIDIA H100, NVIDIA H"
+    assert note in " ".join(table.notes)
+    assert only(build_table(mixed, mix_timing=True)).seconds_per_epoch == 1.5
+    with pytest.raises(ValueError, match=r"seconds_per_epoch of digits/convnet: .*mix_timing=true"):
+        build_table(mixed, metric="seconds_per_epoch")
+    assert only(build_table(mixed, metric="seconds_per_epoch", mix_timing=True)).mean == 1.5
+    assert only(build_table(mixed, seeds=[0])).seconds_per_epoch == 1.5

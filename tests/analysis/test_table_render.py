@@ -3,9 +3,12 @@ from __future__ import annotations
 import csv
 import io
 import math
+from typing import Any
 
 import pytest
 
+from analysis.comparisons import Comparison
+from analysis.stats import Interval
 from analysis.table_build import Cell, Table
 from analysis.table_render import render
 
@@ -88,8 +91,12 @@ def test_csv_is_tidy_and_unrounded() -> None:
         "seconds_per_epoch": "1.23456",
         "run_ids": "a;b;c",
     }
-    assert rows[0] == first
-    assert list(rows[0]) == list(first)
+    later = [
+        "iqm", "interval_low", "interval_high", "baseline", "difference", "difference_low",
+        "difference_high", "pairs", "test", "p", "adjusted_p", "verdict", "seeds_needed",
+    ]  # fmt: skip
+    assert rows[0] == first | dict.fromkeys(later, "")
+    assert list(rows[0]) == [*first, *later]
     assert (rows[1]["std"], rows[1]["n"], rows[1]["run_ids"]) == ("", "1", "d")
     assert (rows[3]["mean"], rows[3]["n"], rows[3]["diverged"]) == ("", "0", "2")
 
@@ -130,3 +137,53 @@ def test_a_terminal_shows_the_best_in_bold() -> None:
     shown = render(table(), "text", terminal=True)
     assert "\x1b[1m* 94.00 ± 1.00 (2/3, 1 diverged)\x1b[0m" in shown
     assert shown.replace("\x1b[1m", "").replace("\x1b[0m", "") == render(table(), "text")
+
+
+BETTER = Comparison(0.0123, Interval(0.001, 0.0236), 3, "t", 0.01, 0.02, "better")
+ALONE = Comparison(-0.5, Interval(NAN, NAN), 1, "t", NAN, NAN, "not shown")
+NOBODY = Comparison(NAN, Interval(NAN, NAN), 0, "t", NAN, NAN, "not shown")
+
+
+def compared(metric: str = "test/accuracy") -> Table:
+    full = cell(0.93, 0.01, 3, interval=Interval(0.91, 0.95), comparison=BETTER, needed=7)
+    cells = (
+        (full, cell(0.5, NAN, 1, comparison=ALONE)),
+        (cell(0.94, 0.01, 2, best=True, iqm=0.9), cell(comparison=NOBODY)),
+    )
+    return table(
+        metric, rows=("a", "b_1"), cells=cells, baseline="b_1", resolve=0.002, spread="interval"
+    )
+
+
+def test_differences_verdicts_and_seeds_beside_the_numbers() -> None:
+    lines = render(compared(), "markdown").splitlines()
+    assert lines[0].startswith("| optimizer | digits/convnet | s/epoch | vs b_1 | seeds for 0.20 |")
+    first = "| a | 93.00 [91.00, 95.00] (3/3) | – | +1.23 [+0.10, +2.36] better | 7 |"
+    assert lines[2] == f"{first} 50.00 (1/3) | – | -50.00 (1 pair) | – |"
+    assert lines[3].endswith("| – | – | – (0/3) | – | – | – |")
+    plain = render(compared("train/loss"), "markdown")
+    assert "+0.0123 [+0.0010, +0.0236] better" in plain
+    (first_cell, *_) = csv.DictReader(io.StringIO(render(compared(), "csv")))
+    wanted = {"baseline": "b_1", "difference": "0.0123", "difference_low": "0.001", "pairs": "3",
+              "test": "t", "adjusted_p": "0.02", "verdict": "better", "seeds_needed": "7",
+              "interval_high": "0.95"}  # fmt: skip
+    assert {key: first_cell[key] for key in wanted} == wanted
+    alone = list(csv.DictReader(io.StringIO(render(compared(), "csv"))))[1]
+    assert (alone["pairs"], alone["verdict"], alone["p"]) == ("1", "", "")
+
+
+def test_the_interquartile_mean_is_shown_where_it_is_asked_for() -> None:
+    one = table(
+        cells=((cell(0.5, 0.1, 4, iqm=0.25, best=True),),), rows=("x",), columns=("c",),
+        statistic="iqm",
+    )  # fmt: skip
+    assert "**25.00 ± 10.00** (4/3)" in render(one, "markdown")
+    assert "best interquartile mean of its column" in render(one, "markdown")
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex", "html"])
+def test_runs_are_named_on_demand(form: Any) -> None:
+    assert "digits/convnet: a, b, c" not in render(table(), form)
+    named = render(table(), form, ids=True)
+    assert "adamw lr=0.01, digits/convnet: a, b, c" in named
+    assert "cifar10/resnet18: none" in named

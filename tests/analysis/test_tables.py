@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def test_the_command_prints_the_table(source: str, capsys: pytest.CaptureFixture
 def test_built_twice_it_is_the_same_to_the_byte(
     source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for form in ("text", "markdown", "csv"):
+    for form in ("text", "markdown", "latex", "html", "csv"):
         options = (f"source={source}", f"format={form}")
         assert output(capsys, *options) == output(capsys, *options)
 
@@ -101,7 +102,11 @@ def test_mistakes_are_one_line(source: str, tmp_path: Path) -> None:
         ([f"source=offline:{tmp_path}"], f"offline:{tmp_path}: no runs there"),
         ([f"source={source}", "metric=test/acuracy"], "the nearest is 'test/accuracy'"),
         ([f"source={source}", "sweep=gird"], "no runs of sweep 'gird'; sweeps here: grid"),
-        ([f"source={source}", "format=latex"], "format=latex"),
+        ([f"source={source}", "format=latx"], "did you mean 'latex'"),
+        ([f"source={source}", "baseline=adam"], "no row 'adam' to be the baseline; the nearest is"),
+        ([f"source={source}", "resolve=0.01"], "add baseline=<row>"),
+        ([f"source={source}", "metric=best/epoch", "baseline=sgd"], "better=higher or better=low"),
+        ([f"source={source}", f"check={tmp_path}/no.md"], "no.md: No such file"),
         (["sorce=x"], "did you mean 'source='"),
     ]:
         with pytest.raises(UserError) as caught:
@@ -130,3 +135,53 @@ def test_as_a_process_piped_and_narrow(source: str) -> None:
     assert wrong.stdout == ""
     assert wrong.stderr.startswith("error: ")
     assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_verdicts_and_runs_behind_each_cell(
+    source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (f"source={source}", "baseline=sgd", "spread=interval", "ids=true", "resolve=0.01")
+    out, _ = output(capsys, *options)
+    header, _, adamw, muon, sgd = out.splitlines()[:5]
+    assert header.split() == [
+        "optimizer", "digits/convnet", "s/epoch", "vs", "sgd", "seeds", "for", "1.00"
+    ]  # fmt: skip
+    assert "91.10 [90.85, 91.35] (3/3)" in adamw
+    # All differences are 0.01: no variance to judge by, so nothing is shown.
+    assert "+1.00 [+1.00, +1.00] not shown" in adamw
+    assert "+2.00 (1 pair)" in muon
+    assert sgd.split()[-2:] == ["–", "–"]
+    assert "Holm-corrected over 1 comparisons at 0.05" in out
+    assert "\nadamw, digits/convnet: digits-convnet-adamw-s0-" in out
+
+
+def test_check_fails_when_the_data_have_changed(
+    runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1, 2):
+        runs.folder(tmp_path / "runs", runs.config(seed=seed), runs.summary(0.9))
+    options = [f"source={tmp_path / 'runs'}", "format=markdown"]
+    tables.main([*options, f"out={tmp_path / 'table.md'}"])
+    check = [*options, f"check={tmp_path / 'table.md'}"]
+    assert tables.main(check) == 0
+    assert "up to date" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "runs" / runs.config(seed=1)["id"])
+    assert tables.main(check) == 1
+    err = capsys.readouterr().err
+    assert "no longer matches the data; line 3 differs" in err
+    assert "file: | adamw | 90.00 ± 0.00 (3/3)" in err
+    assert "data: | adamw | 90.00 ± 0.00 (2/2)" in err
+
+
+def test_a_dropped_run_makes_its_cell_partial(
+    runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("adamw", "sgd"):
+        for seed in range(5):
+            runs.folder(tmp_path, runs.config(name, seed), runs.summary(0.9 + seed / 100))
+    assert output(capsys, f"source={tmp_path}")[0].count("(5/5)") == 2
+    shutil.rmtree(tmp_path / runs.config("adamw", 4)["id"])
+    out, _ = output(capsys, f"source={tmp_path}")
+    (adamw,) = [line for line in out.splitlines() if line.startswith("adamw")]
+    assert "(4/5)" in adamw
+    assert "*" not in adamw  # fewer seeds never win against all of them

@@ -1,0 +1,59 @@
+"""What a table was asked for, found in the runs' frame; a misspelt name is one line."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.run_frame import FIXED, GROUPS, nearest
+from analysis.table_rows import Run
+
+
+def of_sweep(runs: pd.DataFrame, sweep: str | None) -> pd.DataFrame:
+    """Return the runs of a sweep, all where it is None; ValueError where there are none."""
+    if runs.empty:
+        raise ValueError("no runs there; make some with `python -m bench.train ...`")
+    if sweep is None:
+        return runs
+    kept = runs[runs["sweep"] == sweep]
+    if kept.empty:
+        known = sorted({str(name) for name in runs["sweep"] if isinstance(name, str)})
+        hint = f"; sweeps here: {', '.join(known)}" if known else "; no run here has a sweep"
+        raise ValueError(f"no runs of sweep {sweep!r}{hint}")
+    return kept
+
+
+def check_metric(runs: pd.DataFrame, metric: str) -> None:
+    """Raise ValueError where no finished run could have ``metric``, naming the nearest."""
+    if not (runs["state"] == "done").any():
+        return  # nothing to compare the name with; the table will say that nothing is finished
+    known = [
+        str(name)
+        for name in runs.columns
+        if name not in FIXED
+        and not name.startswith(("config.", "provenance."))
+        and runs[name].dtype == "float64"
+    ]
+    if metric not in known:
+        hint = nearest(metric, known) or f"; known: {', '.join(known)}"
+        raise ValueError(f"unknown metric {metric!r}{hint}")
+
+
+def column(runs: pd.DataFrame, name: str) -> str:
+    """Return the frame's column for ``optimizer``, ``optimizer.lr`` or ``config.optimizer.lr``."""
+    config = [str(column) for column in runs.columns if column.startswith("config.")]
+    known = (*GROUPS, "sweep", "variant", *config)
+    for candidate in (name, f"config.{name}"):
+        if candidate in known:
+            return candidate
+    short = [column.removeprefix("config.") for column in known]
+    raise ValueError(f"unknown column {name!r}{nearest(name, short)}; try {', '.join(GROUPS)}")
+
+
+def records(runs: pd.DataFrame) -> list[Run]:
+    """Return the frame's rows as mappings, None for every missing value."""
+    names = [str(name) for name in runs.columns]
+    columns = [
+        [None if missing else value for value, missing in zip(runs[n], runs[n].isna(), strict=True)]
+        for n in names
+    ]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
