@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analysis.directions import gradient_directions
+from analysis.engines import curvature
 from analysis.exponents import exponents_table
-from analysis.hvp import curvature
 from analysis.objective import Loss, Settings
 from optimizers.partition import label_parameters, weight_layers
 

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from analysis.memory import samples_that_fit
+
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Mode: TypeAlias = Literal["eval", "train"]
 
 _DROPOUT_SEED = 0
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 @dataclass(frozen=True)
@@ -30,25 +31,28 @@ class Settings:
 
     Attributes:
         dtype: float32 (with TF32 off) or float64; the network's copy is converted to it.
-        microbatch: samples a pass; None takes the whole batch at once. The mean loss and its
-            derivatives do not depend on it, but for rounding.
+        microbatch: samples a pass; None takes the whole batch at once, "auto" as many as fit in
+            memory. The mean loss and its derivatives do not depend on it, but for rounding.
         mode: "eval" (BatchNorm uses running statistics, no dropout) or "train" (BatchNorm uses
             the batch's own; dropout masks are fixed, the same for the gradient and the Hessian).
         device: where to compute; None means where the network is.
+        autotune: let cuDNN time its algorithms and take the fastest: quicker on CUDA, but the last
+            bits may differ from one measurement to the next.
 
     Raises:
         ValueError: another dtype or mode, or a microbatch below 1.
     """
 
     dtype: torch.dtype = torch.float32
-    microbatch: int | None = None
+    microbatch: int | Literal["auto"] | None = None
     mode: Mode = "eval"
     device: torch.device | str | None = None
+    autotune: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be torch.float32 or torch.float64, got {self.dtype}")
-        if self.microbatch is not None and self.microbatch < 1:
+        if isinstance(self.microbatch, int) and self.microbatch < 1:
             raise ValueError(f"microbatch must be at least 1, got {self.microbatch}")
         if self.mode not in ("eval", "train"):
             raise ValueError(f"mode must be 'eval' or 'train', got {self.mode!r}")
@@ -64,10 +68,13 @@ class Objective:
         batch: (inputs, labels), the sample index first, on any device. Floating inputs are
             converted to the dtype of ``settings``; integer inputs (tokens) stay.
         layers: module names; the weight of layer ``name`` is the parameter ``name.weight``.
+        copies: how many times the measurement holds what a forward pass keeps for its backward;
+            microbatch="auto" divides the memory by it.
 
     Raises:
         ValueError: an empty batch, inputs and labels of different length, a layer without a
-            weight, or train mode with BatchNorm in microbatches (its statistics would change).
+            weight, a compiled network (it has no second derivative), or train mode with BatchNorm
+            in microbatches (its statistics would change).
     """
 
     def __init__(
@@ -77,14 +84,20 @@ class Objective:
         batch: Batch,
         layers: Iterable[str],
         settings: Settings | None = None,
+        *,
+        copies: float = 3,
     ) -> None:
         self.settings = settings or Settings()
         self._inputs, self._labels = batch
-        self._loss = loss
-        self._check_batch(model)
-        self._model = copy.deepcopy(model).to(self.settings.device, self.settings.dtype)
-        self._model.requires_grad_(True).train(self.settings.mode == "train")
-        self.weights: dict[str, nn.Parameter] = {n: _weight(self._model, n) for n in layers}
+        self.criterion = loss
+        self.couples_samples = couples_samples(model, self.settings)
+        if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
+            raise ValueError("a compiled network cannot be measured: give the one it was made of")
+        self._check_batch()
+        self.model = copy.deepcopy(model).to(self.settings.device, self.settings.dtype)
+        self.model.requires_grad_(True).train(self.settings.mode == "train")
+        self.weights: dict[str, nn.Parameter] = {n: weight_of(self.model, n) for n in layers}
+        self.microbatch = self._microbatch(copies)
 
     @property
     def size(self) -> int:
@@ -97,14 +110,24 @@ class Objective:
         return -(-self.size // self.microbatch)
 
     @property
-    def microbatch(self) -> int:
-        """How many samples one pass takes."""
-        return self.settings.microbatch or self.size
-
-    @property
     def device(self) -> torch.device:
         """Where the network lives and the measurement runs."""
-        return next(self._model.parameters()).device
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def part(self, index: int) -> Iterator[Batch]:
+        """Give one microbatch (inputs, labels) on the device, inputs in the measurement's dtype.
+
+        Whatever is computed in the block is computed in `exact_arithmetic`.
+        """
+        start = index * self.microbatch
+        inputs = self._inputs[start : start + self.microbatch].to(self.device)
+        labels = self._labels[start : start + self.microbatch].to(self.device)
+        if inputs.is_floating_point():
+            inputs = inputs.to(self.settings.dtype)
+        autotune = self.settings.autotune
+        with exact_arithmetic(self.device, seed=_DROPOUT_SEED + start, autotune=autotune):
+            yield inputs, labels
 
     @contextmanager
     def loss(self, index: int) -> Iterator[Tensor]:
@@ -112,43 +135,69 @@ class Objective:
 
         Whatever is derived from it is computed in `exact_arithmetic`, until the block ends.
         """
-        start = index * self.microbatch
-        inputs = self._inputs[start : start + self.microbatch].to(self.device)
-        labels = self._labels[start : start + self.microbatch].to(self.device)
-        if inputs.is_floating_point():
-            inputs = inputs.to(self.settings.dtype)
-        with exact_arithmetic(self.device, seed=_DROPOUT_SEED + start):
-            mean = self._loss(self._model(inputs), labels)
-            if mean.ndim != 0:
-                raise ValueError(f"loss must return a scalar mean, got shape {tuple(mean.shape)}")
-            yield mean * (len(inputs) / self.size)
+        with self.part(index) as (inputs, labels):
+            yield self.share(self.model(inputs), labels)
 
-    def _check_batch(self, model: nn.Module) -> None:
+    def share(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the share of L of a microbatch with these outputs: its mean, by its size."""
+        mean = self.criterion(outputs, labels)
+        if mean.ndim != 0:
+            raise ValueError(f"loss must return a scalar mean, got shape {tuple(mean.shape)}")
+        return mean * (len(labels) / self.size)
+
+    def _check_batch(self) -> None:
         if self.size == 0 or len(self._labels) != self.size:
             raise ValueError(
                 "the batch needs as many labels as inputs, and at least one: "
                 f"got {self.size} inputs and {len(self._labels)} labels"
             )
-        normalised = any(isinstance(module, _BATCH_NORMS) for module in model.modules())
-        if self.settings.mode == "train" and normalised and self.microbatches > 1:
+        asked = self.settings.microbatch
+        if self.couples_samples and isinstance(asked, int) and asked < self.size:
             raise ValueError(
                 "mode='train' with BatchNorm needs the whole batch in one pass "
                 f"(microbatch >= {self.size}), for its statistics are those of the pass"
             )
 
+    def _microbatch(self, copies: float) -> int:
+        """Return how many samples one pass takes."""
+        asked = self.settings.microbatch
+        if asked != "auto":
+            return asked or self.size
+        if self.couples_samples:
+            return self.size
+        self.microbatch = 1
+        with self.part(0) as (inputs, _):
+            fitting = samples_that_fit(self.model, inputs, copies)
+        passes = -(-self.size // fitting)
+        return -(-self.size // passes)  # passes of equal size
 
-def _weight(model: nn.Module, layer: str) -> nn.Parameter:
+
+def couples_samples(model: nn.Module, settings: Settings) -> bool:
+    """Whether BatchNorm is to use the statistics of the batch: no sample is then on its own."""
+    batch_norms = (nn.modules.batchnorm._BatchNorm,)
+    return settings.mode == "train" and any(isinstance(m, batch_norms) for m in model.modules())
+
+
+def weight_of(model: nn.Module, layer: str) -> nn.Parameter:
+    """Return the weight of a layer; ValueError where it has none."""
     try:
         return model.get_parameter(f"{layer}.weight" if layer else "weight")
     except AttributeError as error:
         raise ValueError(f"layer '{layer}' has no parameter '{layer}.weight'") from error
 
 
+def matrix_shape(model: nn.Module, layer: str) -> tuple[int, int]:
+    """Return the shape (m, n) of a layer's weight as a matrix."""
+    weight = weight_of(model, layer)
+    return len(weight), weight[0].numel()
+
+
 @contextmanager
-def exact_arithmetic(device: torch.device, seed: int) -> Iterator[None]:
+def exact_arithmetic(device: torch.device, seed: int, autotune: bool = False) -> Iterator[None]:
     """Compute in full float32: no TF32, no autocast, attention that has a second derivative.
 
-    torch's random state is seeded inside and put back after; deterministic cuDNN, gradients on.
+    torch's random state is seeded inside and put back after; gradients are on, and cuDNN is
+    deterministic unless ``autotune`` lets it choose by the clock.
     """
     backends: Any = torch.backends
     products = (
@@ -160,7 +209,8 @@ def exact_arithmetic(device: torch.device, seed: int) -> Iterator[None]:
     switches: list[tuple[Any, str, object]] = [
         (module, "fp32_precision", "ieee") for module in products
     ]
-    switches += [(backends.cudnn, "deterministic", True), (backends.cudnn, "benchmark", False)]
+    switches.append((backends.cudnn, "deterministic", not autotune))
+    switches.append((backends.cudnn, "benchmark", autotune))
     with ExitStack() as stack:
         for module, name, value in switches:
             stack.callback(setattr, module, name, getattr(module, name))

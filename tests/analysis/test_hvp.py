@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 
 from analysis.directions import Directions, gradient_directions
-from analysis.hvp import curvature
+from analysis.engines import curvature
 from analysis.objective import Settings
 
 DOUBLE = Settings(dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analysis.directions import gradient_directions, layer_gradients
-from analysis.hvp import curvature
+from analysis.engines import curvature
 from analysis.objective import Objective, Settings, exact_arithmetic
 
 CPU = torch.device("cpu")

@@ -1,0 +1,79 @@
+"""A layer's output as a linear map of its weight, and directions u v^T moved through that map.
+
+A Linear or a convolution computes z_t = W a_t at each position t: one a token for a Linear, one a
+pixel for a convolution, whose a_t is the patch under it. Along the direction u v^T the output moves
+by u (a_t . v), and a loss whose error is delta_t = dL/dz_t moves by sum_t (a_t . v)(delta_t . u).
+a . v is the layer itself with v as its filter, so no patch is ever written out. A grouped
+convolution has one a_t for each group of its outputs.
+
+B samples, m outputs, g groups, k directions, T positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+SUPPORTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class LayerMap:
+    """The linear map of one layer.
+
+    Raises:
+        ValueError: the module is not exactly a Linear or a Conv1d, 2d, 3d: what a subclass
+            computes is not known.
+    """
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        if type(module) not in SUPPORTED:
+            raise ValueError(f"layer '{name}' is a {type(module).__name__}, no Linear or Conv")
+        self.name, self.module = name, module
+        conv: Any = None if isinstance(module, nn.Linear) else module
+        self._conv = conv
+        self.groups: int = 1 if conv is None else conv.groups
+
+    def inward(self, inputs: Tensor, right: Tensor) -> Tensor:
+        """Return a_t . v_k of inputs [B, ...] and right vectors [n, k]: [B, g, k, T]."""
+        if self._conv is None:
+            return (inputs @ right).reshape(len(inputs), -1, right.shape[1]).mT.unsqueeze(1)
+        filters = right.T.reshape(-1, *self._conv.weight.shape[1:])
+        filters = filters.repeat(self.groups, *[1] * (filters.ndim - 1))
+        moved: Tensor = self._conv._conv_forward(inputs, filters, None)  # its padding included
+        return moved.reshape(len(inputs), self.groups, right.shape[1], -1)
+
+    def outward(self, inward: Tensor, left: Tensor, like: Tensor) -> Tensor:
+        """Return the outputs' move u (a_t . v) in the shape of ``like``.
+
+        ``inward`` [B, g, T] is that of one direction, ``left`` [m] its u.
+        """
+        moved = left.reshape(1, self.groups, -1, 1) * inward.unsqueeze(2)
+        if self._conv is None:
+            return moved.squeeze(1).mT.reshape(like.shape)
+        return moved.reshape(like.shape)
+
+    def along(self, errors: Tensor, inward: Tensor, left: Tensor) -> Tensor:
+        """Return sum_t (a_t . v_k)(delta_t . u_k) of each sample, [B, k].
+
+        ``errors`` is dL/dz in the shape of the outputs, ``left`` [m, k].
+        """
+        if self._conv is None:
+            rows = errors.reshape(len(errors), 1, -1, errors.shape[-1]).mT
+        else:
+            rows = errors.reshape(len(errors), self.groups, -1, inward.shape[-1])
+        u = left.reshape(self.groups, -1, left.shape[1])
+        if rows.shape[-1] > rows.shape[-2]:  # sum first over what there is more of
+            return ((rows @ inward.mT) * u).sum(dim=(1, 2))
+        return ((u.mT @ rows) * inward).sum(dim=(1, 3))
+
+
+def layer_maps(model: nn.Module, layers: list[str]) -> dict[str, LayerMap]:
+    """Return the map of each layer, by its module's name."""
+    return {name: LayerMap(name, model.get_submodule(name)) for name in layers}
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return what a layer was called with."""
+    found: Tensor = args[0] if args else kwargs["input"]
+    return found

@@ -1,0 +1,196 @@
+"""Whether the logits are piecewise linear above every measured weight: found out, not assumed.
+
+Where they are, and the loss is the mean softmax cross-entropy, the exact Hessian in one layer's
+weight is its Gauss-Newton block: the second derivative of the logits in that weight vanishes almost
+everywhere. A few samples are passed through the network in float64, and each assumption is tested
+on what the network does, not on what it is called: a functional GELU, a softmax inside, attention,
+a product of activations, BatchNorm in train mode, a weight used twice are all found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from analysis.layer_maps import LayerMap, first_input, layer_maps
+from analysis.objective import Batch, Loss, Objective, Settings, couples_samples
+from analysis.softmax_loss import is_cross_entropy
+
+_SAMPLES = 3
+_TOLERANCE = 1e-9  # of float64 comparisons, relative; what is wrong is off by far more
+# Autograd's names of functions that bend; others that do are found by their second derivative.
+_SMOOTH = re.compile(
+    r".*(Attention|Gelu|Silu|Sigmoid|Softmax|Softplus|(Group|Layer|Rms)Norm|Mish|Hardswish|Tanh).*"
+    r"|Elu|Erf|Exp|Log|Pow|Rsqrt"
+)
+
+
+class Finding(NamedTuple):
+    """What `examine` found out.
+
+    Attributes:
+        obstacle: why the Gauss-Newton block of a layer is not its exact Hessian; None if it is.
+        logits: shape of one sample's logits, (C,) or (..., C); () where it was not seen.
+    """
+
+    obstacle: str | None
+    logits: tuple[int, ...] = ()
+
+
+class Probe:
+    """Hooks on the layers: what went in (moved along ``right``), and a zero added to what came out.
+
+    The zeros are leaves, so that derivatives in a layer's output are taken at them, whatever the
+    network then does to that output in place.
+    """
+
+    def __init__(self, maps: dict[str, LayerMap], right: dict[str, Tensor]) -> None:
+        self.maps, self.right = maps, right
+        self.inward: dict[str, Tensor] = {}
+        self.zeros: dict[str, Tensor] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """See what passes through the layers in the block."""
+        self.inward, self.zeros = {}, {}
+        handles = [
+            layer.module.register_forward_hook(self._hook(layer), with_kwargs=True)
+            for layer in self.maps.values()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, layer: LayerMap) -> Any:
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+            if layer.name in self.inward:
+                raise ValueError(f"layer '{layer.name}' is called more than once")
+            inputs = first_input(args, kwargs).detach()
+            self.inward[layer.name] = layer.inward(inputs, self.right[layer.name])
+            self.zeros[layer.name] = torch.zeros_like(output).requires_grad_()
+            return output + self.zeros[layer.name]
+
+        return hook
+
+
+def examine(
+    model: nn.Module, loss: Loss, batch: Batch, layers: list[str], settings: Settings
+) -> Finding:
+    """Look for what makes a layer's Gauss-Newton block differ from its exact Hessian.
+
+    Arguments as of `analysis.objective.Objective`; the first few samples of the batch are used.
+    """
+    if couples_samples(model, settings):
+        return Finding("BatchNorm in train mode couples samples and bends")
+    few = (batch[0][:_SAMPLES], batch[1][:_SAMPLES])
+    exact = replace(settings, dtype=torch.float64, microbatch=None)
+    objective = Objective(model, loss, few, layers, exact)
+    objective.model.requires_grad_(False)
+    for weight in objective.weights.values():
+        weight.requires_grad_(True)
+    try:
+        maps = layer_maps(objective.model, layers)
+        with objective.part(0) as (inputs, labels):
+            return _examine(objective, maps, inputs, labels)
+    except (ValueError, RuntimeError) as error:  # also what has no second derivative
+        return Finding(str(error).strip().splitlines()[0])
+
+
+def _examine(
+    objective: Objective, maps: dict[str, LayerMap], inputs: Tensor, labels: Tensor
+) -> Finding:
+    stream = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> Tensor:
+        drawn = torch.randn(*shape, generator=stream, dtype=torch.float64)
+        return drawn.to(objective.device)
+
+    left = {n: noise(len(w), 1) for n, w in objective.weights.items()}
+    probe = Probe(maps, {n: noise(w[0].numel(), 1) for n, w in objective.weights.items()})
+    with probe.watching():
+        logits = objective.model(inputs)
+    missing = [name for name in maps if name not in probe.zeros]
+    if missing:
+        return Finding(f"layer '{missing[0]}' is never called as a module")
+    if not isinstance(logits, Tensor) or logits.ndim < 2 or len(logits) != len(inputs):
+        return Finding("the network's output is no tensor of logits [B, ..., C]")
+    if not is_cross_entropy(objective.criterion, logits, labels):
+        return Finding("the loss is not the mean softmax cross-entropy of the outputs")
+    weights = noise(*logits.shape)
+    zeros = list(probe.zeros.values())
+    reason = (
+        _smooth(logits)
+        or _coupled(logits, weights, probe.zeros)
+        or _bent(logits, weights, zeros, [noise(*zero.shape) for zero in zeros])
+        or _used_elsewhere(objective, logits, weights, probe, left)
+    )
+    return Finding(reason, tuple(logits.shape[1:]))
+
+
+def _smooth(logits: Tensor) -> str | None:
+    """Name the smooth nonlinear functions between the weights and the logits."""
+    seen: set[Any] = set()
+    names: set[str] = set()
+    stack = [logits.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        name = node.name().rstrip("0123456789").removesuffix("Backward")
+        if _SMOOTH.fullmatch(name):
+            names.add(name)
+        stack += [following for following, _ in node.next_functions]
+    return f"the network bends above a weight ({', '.join(sorted(names))})" if names else None
+
+
+def _gradients(of: Tensor, inputs: list[Tensor], **options: Any) -> list[Tensor]:
+    if not of.requires_grad:
+        return [torch.zeros_like(value) for value in inputs]
+    found = torch.autograd.grad(of, inputs, materialize_grads=True, retain_graph=True, **options)
+    return list(found)
+
+
+def _coupled(logits: Tensor, weights: Tensor, zeros: dict[str, Tensor]) -> str | None:
+    """Whether one sample's logits depend on what another's layers hold."""
+    first = _gradients((logits[0] * weights[0]).sum(), list(zeros.values()))
+    for name, gradient in zip(zeros, first, strict=True):
+        if len(gradient) != len(logits) or bool((gradient[1:] != 0).any()):
+            return f"samples are not independent, or not first, in the output of layer '{name}'"
+    return None
+
+
+def _bent(logits: Tensor, weights: Tensor, zeros: list[Tensor], moves: list[Tensor]) -> str | None:
+    """Whether the logits have a second derivative in the layers' outputs, all moved at once."""
+    gradients = _gradients((logits * weights).sum(), zeros, create_graph=True)
+    slope = torch.stack([(g * d).sum() for g, d in zip(gradients, moves, strict=True)]).sum()
+    scale = max(float(g.detach().abs().max()) for g in gradients)
+    bend = max(float(g.abs().max()) for g in _gradients(slope, zeros))
+    if bend > _TOLERANCE * scale:
+        return f"the network bends above a weight (second derivative {bend / scale:.1e} of first)"
+    return None
+
+
+def _used_elsewhere(
+    objective: Objective, logits: Tensor, weights: Tensor, probe: Probe, left: dict[str, Tensor]
+) -> str | None:
+    """Whether a weight's gradient is not that of the one call of its layer."""
+    total = (logits * weights).sum()
+    names = list(probe.zeros)
+    errors = _gradients(total, [probe.zeros[name] for name in names])
+    whole = _gradients(total, [objective.weights[name] for name in names])
+    for name, error, gradient in zip(names, errors, whole, strict=True):
+        u, v = left[name], probe.right[name]
+        ours = probe.maps[name].along(error, probe.inward[name], u).sum()
+        theirs = (u.mT @ gradient.flatten(1) @ v).sum()
+        if abs(float(ours - theirs)) > _TOLERANCE * float(gradient.norm() * u.norm() * v.norm()):
+            return f"the weight of layer '{name}' is used elsewhere too, or otherwise"
+    return None

@@ -1,0 +1,314 @@
+"""Every engine against the dense Hessian in float64, or a refusal by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import settings as tries
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from analysis.directions import Directions, gradient_directions
+from analysis.engines import ENGINES, Engine, choose, curvature
+from analysis.objective import Settings
+from optimizers.partition import weight_layers
+
+DOUBLE = Settings(dtype=torch.float64)
+Data = tuple[Tensor, Tensor]
+
+
+class Residual(nn.Module):
+    """x + f(x), f by name."""
+
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Encoder(nn.Module):
+    """Attention and MLP with LayerNorm and residuals, over vectors [B, T, 4]."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.proj = nn.LayerNorm(4), nn.Linear(4, 12), nn.Linear(4, 4)
+        self.mlp = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 6), act, nn.Linear(6, 4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).unsqueeze(1).chunk(3, dim=-1)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).squeeze(1))
+        return self.head((x + self.mlp(x)).mean(dim=1))
+
+
+def mlp(act: Callable[[], nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), act(), Residual(nn.Linear(6, 6), act()), nn.Linear(6, 3))
+
+
+def convnet(act: Callable[[], nn.Module]) -> nn.Module:
+    """Padding, stride, dilation, groups, reflection; BatchNorm, pooling, a residual."""
+    body = nn.Conv2d(4, 4, 3, padding="same", dilation=2, groups=2), nn.BatchNorm2d(4), act()
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), act(), Residual(*body),
+        nn.Conv2d(4, 6, 2, stride=2, padding=1, padding_mode="reflect"), act(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(24, 3),
+    )  # fmt: skip
+
+
+def inplace() -> nn.Module:
+    return nn.ReLU(inplace=True)
+
+
+class Case(NamedTuple):
+    model: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    linear: bool  # piecewise linear above every weight
+
+
+CASES = {
+    "mlp_relu": Case(lambda: mlp(nn.ReLU), (4,), True),
+    "mlp_gelu": Case(lambda: mlp(nn.GELU), (4,), False),
+    "mlp_leaky": Case(lambda: mlp(nn.LeakyReLU), (4,), True),
+    "conv_relu": Case(lambda: convnet(nn.ReLU), (2, 7, 7), True),
+    "conv_inplace": Case(lambda: convnet(inplace), (2, 7, 7), True),
+    "conv_gelu": Case(lambda: convnet(nn.GELU), (2, 7, 7), False),
+    "attention_relu": Case(lambda: Encoder(nn.ReLU()), (3, 4), False),
+    "attention_gelu": Case(lambda: Encoder(nn.GELU()), (3, 4), False),
+}
+
+
+def network(case: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = CASES[case].model().double()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.uniform_(-0.5, 0.5)
+            norm.running_var.uniform_(0.5, 2.0)
+    return model
+
+
+def batch(case: str, n: int = 7) -> Data:
+    stream = torch.Generator().manual_seed(1)
+    inputs = torch.randn(n, *CASES[case].shape, generator=stream, dtype=torch.float64)
+    return inputs, torch.randint(0, 3, (n,), generator=stream)
+
+
+def random_directions(model: nn.Module, layers: list[str], k: int = 4) -> dict[str, Directions]:
+    stream = torch.Generator().manual_seed(2)
+    found = {}
+    for layer in layers:
+        shape = model.get_parameter(f"{layer}.weight").flatten(1).shape
+        u, v = (F.normalize(torch.randn(s, k, generator=stream).double(), dim=0) for s in shape)
+        found[layer] = Directions(torch.ones(k), u, v)
+    return found
+
+
+def dense(model: nn.Module, layer: str, data: Data, directions: Directions) -> Tensor:
+    """Return vec(d)^T H vec(d), H the whole Hessian in one weight by reverse over reverse."""
+    weight = model.get_parameter(f"{layer}.weight").detach()
+
+    def loss(flat: Tensor) -> Tensor:
+        replaced = {f"{layer}.weight": flat.view_as(weight)}
+        outputs = torch.func.functional_call(model, replaced, (data[0],))
+        return F.cross_entropy(outputs, data[1])
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        hessian = torch.autograd.functional.hessian(loss, weight.flatten())
+    flat = torch.einsum("mk,nk->kmn", directions.left, directions.right).flatten(1)
+    return torch.einsum("ki,ij,kj->k", flat, hessian, flat)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_engine_equals_the_dense_hessian_or_refuses(case: str) -> None:
+    model, data = network(case).eval(), batch(case)
+    layers = list(weight_layers(model))
+    gradients = gradient_directions(model, F.cross_entropy, data, layers, 3, settings=DOUBLE)
+    for directions in (gradients, random_directions(model, layers)):
+        exact = {name: dense(model, name, data, directions[name]) for name in layers}
+        for engine in ("auto", *ENGINES):
+
+            def run(engine: Any = engine, along: Any = directions) -> dict[str, Tensor]:
+                return curvature(
+                    model, F.cross_entropy, data, layers, along, engine=engine, settings=DOUBLE
+                )  # fmt: skip
+
+            if engine in ("sweep", "tangent") and not CASES[case].linear:
+                with pytest.raises(ValueError, match=r"does not apply: .*(Gelu|Softmax|LayerNorm)"):
+                    run()
+                continue
+            h = run()
+            for name in layers:
+                torch.testing.assert_close(h[name], exact[name], atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("case", ["conv_relu", "conv_gelu"])
+def test_batch_norm_in_train_mode(case: str) -> None:
+    """Double backward takes it; the others say that they do not."""
+    model, data = network(case).train(), batch(case)
+    train = Settings(torch.float64, mode="train")
+    layers = list(weight_layers(model))
+    directions = random_directions(model, layers)
+    statistics = [buffer.clone() for buffer in model.buffers()]
+    h = curvature(model, F.cross_entropy, data, layers, directions, settings=train)
+    assert all(torch.equal(a, b) for a, b in zip(statistics, model.buffers(), strict=True))
+    for name in layers:
+        exact = dense(model, name, data, directions[name])
+        torch.testing.assert_close(h[name], exact, atol=1e-12, rtol=1e-10)
+    for engine in ("sweep", "tangent", "forward_over_reverse"):
+        with pytest.raises(ValueError, match="BatchNorm in train mode"):
+            curvature(
+                model, F.cross_entropy, data, layers, directions, engine=engine, settings=train
+            )
+
+
+def test_dropout_has_one_mask_in_every_engine() -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 3)).double()
+    data, train = batch("mlp_relu"), Settings(torch.float64, mode="train")
+    directions = random_directions(model, ["0", "3"])
+    found = [
+        curvature(model, F.cross_entropy, data, ["0", "3"], directions, engine=e, settings=train)
+        for e in ENGINES
+    ]
+    for other in found[1:]:
+        for name in ("0", "3"):
+            torch.testing.assert_close(other[name], found[0][name], atol=1e-13, rtol=1e-10)
+
+
+class Tokens(nn.Module):
+    """Piecewise linear, with logits at every position; Conv1d over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(6, 4), nn.Conv1d(4, 5, 3, padding=1)
+        self.up, self.head = nn.Linear(5, 7), nn.Linear(7, 6)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = F.relu(self.mix(self.embed(tokens).mT)).mT
+        return self.head(F.relu(self.up(x)))
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
+@pytest.mark.parametrize("microbatch", [None, 2, "auto"])
+def test_logits_at_every_position(microbatch: Any) -> None:
+    torch.manual_seed(4)
+    model = Tokens().double()
+    data = torch.randint(0, 6, (5, 4)), torch.randint(0, 6, (5, 4))
+    layers, how = ["mix", "up", "head"], Settings(torch.float64, microbatch)
+    directions = random_directions(model, layers)
+    expected, found = (
+        curvature(model, token_loss, data, layers, directions, engine=engine, settings=how)
+        for engine in ("double_backward", "tangent")
+    )
+    for name in layers:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-13, rtol=1e-10)
+    chosen = choose(model, token_loss, data, layers, directions, settings=how)
+    assert chosen.engine == "tangent"
+    with pytest.raises(ValueError, match=r"needs logits \[B, C\], not \[B, 4, 6\]"):
+        curvature(model, token_loss, data, layers, directions, engine="sweep", settings=how)
+
+
+@pytest.mark.parametrize(("classes", "engine"), [(3, "sweep"), (40, "tangent")])
+def test_the_rule_counts_classes_against_directions(classes: int, engine: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, classes))
+    data = torch.randn(6, 4), torch.randint(0, classes, (6,))
+    directions = random_directions(model, ["0", "2"])
+    chosen = choose(model, F.cross_entropy, data, ["0", "2"], directions, settings=Settings())
+    assert chosen.engine == engine
+    assert f"{classes}" in chosen.reason
+
+
+def test_the_rule_says_what_stands_in_the_way() -> None:
+    model = network("attention_gelu")
+    layers = list(weight_layers(model))
+    directions = random_directions(model, layers)
+    data = batch("attention_gelu")
+    chosen = choose(model, F.cross_entropy, data, layers, directions, settings=Settings())
+    assert chosen.engine == "double_backward"
+    assert "Gelu, NativeLayerNorm, SafeSoftmax" in chosen.reason
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@given(microbatch=st.integers(1, 8), n=st.integers(1, 7))
+@tries(max_examples=5, deadline=None)
+def test_microbatches_change_nothing(engine: Engine, microbatch: int, n: int) -> None:
+    model, data = network("conv_inplace").eval(), batch("conv_inplace", n)
+    layers = ["0", "3.body.0", "8"]
+    directions = random_directions(model, layers, 2)
+    whole, parts = (
+        curvature(model, F.cross_entropy, data, layers, directions, engine=engine, settings=how)
+        for how in (DOUBLE, Settings(torch.float64, microbatch))
+    )
+    for name in layers:
+        torch.testing.assert_close(parts[name], whole[name], atol=1e-13, rtol=1e-10)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_float32_is_close_and_nothing_is_touched(engine: Engine) -> None:
+    model, data = network("conv_relu").eval(), batch("conv_relu")
+    layers = list(weight_layers(model))
+    directions = random_directions(model, layers)
+    exact = curvature(model, F.cross_entropy, data, layers, directions, settings=DOUBLE)
+    before = [tensor.clone() for tensor in model.state_dict().values()]
+    seen: list[tuple[int, int]] = []
+    h = curvature(
+        model, F.cross_entropy, data, layers, directions, engine=engine,
+        settings=Settings(microbatch=3), progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    for name in layers:
+        assert h[name].dtype == torch.float64
+        torch.testing.assert_close(h[name], exact[name], atol=1e-6, rtol=2e-5)
+        assert not torch.equal(h[name], exact[name])
+    total = seen[0][1]
+    assert seen == [(i, total) for i in range(1, total + 1)]
+    state = model.state_dict().values()
+    assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_layer_that_the_loss_does_not_see_is_flat() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.unused(x)
+            return self.used(x)
+
+    torch.manual_seed(5)
+    model, data = Half().double(), batch("mlp_relu")
+    directions = random_directions(model, ["used", "unused"])
+    for engine in ENGINES:
+        h = curvature(
+            model, F.cross_entropy, data, ["used", "unused"], directions,
+            engine=engine, settings=DOUBLE,
+        )  # fmt: skip
+        assert h["unused"].tolist() == [0.0] * 4
+        assert (h["used"] > 0).all()
+
+
+def test_unknown_engine() -> None:
+    model, data = network("mlp_relu"), batch("mlp_relu")
+    directions = random_directions(model, ["0"])
+    with pytest.raises(ValueError, match="'auto' or one of sweep, tangent, double_backward"):
+        curvature(model, F.cross_entropy, data, ["0"], directions, engine="fast")  # type: ignore
+
+
+def test_compiled_networks_are_refused() -> None:
+    model, data = network("mlp_relu"), batch("mlp_relu")
+    directions = random_directions(model, ["0"])
+    with pytest.raises(ValueError, match="a compiled network cannot be measured"):
+        curvature(torch.compile(model), F.cross_entropy, data, ["_orig_mod.0"],
+                  {"_orig_mod.0": directions["0"]})  # fmt: skip
