@@ -24,6 +24,7 @@ from optimizers.gram_functions import (
 )
 from optimizers.gram_transfer import transfer_by_gram
 from optimizers.polar import (
+    FORMS,
     MUON_COEFFICIENTS,
     newton_schulz,
     polar,
@@ -49,6 +50,7 @@ from optimizers.transfer_methods import (
 )
 
 __all__ = [
+    "FORMS",
     "METHODS",
     "MUON_COEFFICIENTS",
     "NORMALIZATIONS",

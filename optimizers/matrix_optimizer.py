@@ -19,6 +19,8 @@ Params: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[d
 _Kernel: TypeAlias = Callable[[list[Tensor], list[Tensor], list[Tensor], float | Tensor], None]
 # What changes from step to step, or is an input: a compiled step is not specialised to it.
 _NOT_CONSTANT = frozenset({"params", "param_names", "lr", "initial_lr"})
+# One kernel for what is done to each of the matrices alike: their number rules a step's time.
+_COMPILER: dict[str, str | int | bool | Callable[..., Any]] = {"combo_kernels": True}
 
 
 class AdamWSettings(NamedTuple):
@@ -187,7 +189,7 @@ class MatrixOptimizer(ClosureOptimizer):
             places=places,
         )
         if group["compile"]:
-            kernel = torch.compile(kernel, fullgraph=True, dynamic=False)
+            kernel = torch.compile(kernel, fullgraph=True, dynamic=False, options=_COMPILER)
         known[index, present] = constants, kernel
         return kernel
 
@@ -250,11 +252,32 @@ def _matrix_step(
     for grad, buffer in zip(grads, buffers, strict=True):
         buffer.lerp_(grad, 1 - mu)
         ahead.append(grad.lerp(buffer, mu) if group["nesterov"] else buffer)
+    last = [_channels_last(param) for param in params]
     stacks = [
-        MatrixStack(torch.stack([as_matrix(ahead[i]) for i in place.indices]), place.key)
+        MatrixStack(
+            torch.stack([_in_memory_order(ahead[i], last[i]) for i in place.indices]), place.key
+        )
         for place in places
     ]
     for place, update in zip(places, directions(stacks), strict=True):
         for i, matrix in zip(place.indices, update.unbind(), strict=True):
             params[i].mul_(1 - lr * group["weight_decay"])
-            params[i].sub_(matrix.reshape(params[i].shape) * lr)
+            params[i].sub_(_as_weight(matrix, params[i], last[i]) * lr)
+
+
+def _channels_last(param: Tensor) -> bool:
+    return param.ndim == 4 and param.is_contiguous(memory_format=torch.channels_last)
+
+
+def _in_memory_order(weight: Tensor, channels_last: bool) -> Tensor:
+    """The weight as a matrix whose columns are in the order of memory: no strided copy.
+
+    An order of the columns is as good as another: the directions' columns follow it.
+    """
+    return as_matrix(weight.movedim(1, -1) if channels_last else weight)
+
+
+def _as_weight(matrix: Tensor, param: Tensor, channels_last: bool) -> Tensor:
+    if not channels_last:
+        return matrix.reshape(param.shape)
+    return matrix.reshape(param.movedim(1, -1).shape).movedim(-1, 1)

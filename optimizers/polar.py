@@ -21,6 +21,8 @@ Quintic: TypeAlias = tuple[float, float, float]
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 POLAR_METHODS = ("newton_schulz", "polar_express", "svd")
 FORMS = ("auto", "direct", "gram")
+# The long side, in short sides, from which on the Gram form is the cheaper one.
+GRAM_FROM = 1.5
 # Where an interval reaches below this times its upper end, Polar Express fits from here on only:
 # the polynomial's slope at 0 stays at least as large, and its valleys shallow (their section 4.4).
 CUSHION = 0.02407327424182761
@@ -149,7 +151,7 @@ def _compose(
     if matrix.numel() == 0:
         return matrix.clone()
     short, long = sorted(matrix.shape[-2:])
-    gram_form = form == "gram" or (form == "auto" and long > 1.5 * short)
+    gram_form = form == "gram" or (form == "auto" and long > GRAM_FROM * short)
     if precision is None and matrix.is_cuda and matrix.dtype != torch.float64:
         precision = torch.float16 if gram_form else torch.bfloat16
     x = matrix.reshape(-1, *matrix.shape[-2:]).to(precision or matrix.dtype)
@@ -157,20 +159,26 @@ def _compose(
     x = x.mT if tall else x
     x = x / (safety * x.norm(dim=(-2, -1), keepdim=True)).clamp(min=eps)
     if gram_form:
-        for some in _steps_per_gram(quintics, torch.finfo(x.dtype).eps):
-            x = _gram_factor(x @ x.mT, some) @ x
+        for some in steps_per_gram(quintics, torch.finfo(x.dtype).eps):
+            x = gram_factor(x @ x.mT, some) @ x
     else:
-        for a, b, c in quintics:
-            gram = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        x = direct_steps(x, quintics)
     x = x.mT if tall else x
     return x.reshape(matrix.shape).to(matrix.dtype)
 
 
-def _steps_per_gram(
+def direct_steps(x: Tensor, quintics: Sequence[tuple[float, ...]]) -> Tensor:
+    """Apply the quintics to a batch ``[B, m, n]``, m <= n, one after another."""
+    for a, b, c in quintics:
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def steps_per_gram(
     quintics: Sequence[tuple[float, ...]], eps: float
 ) -> list[Sequence[tuple[float, ...]]]:
-    """Split the steps into runs that may share one Gram matrix."""
+    """Split the steps into runs that may share one Gram matrix, in a dtype of precision ``eps``."""
     runs, start, grown = [], 0, _GRAM_ROUNDING * eps
     for index, (a, _, _) in enumerate(quintics):
         if index == start + _GRAM_STEPS or (index > start and grown > _GRAM_LIMIT):
@@ -180,8 +188,8 @@ def _steps_per_gram(
     return [*runs, quintics[start:]]
 
 
-def _gram_factor(gram: Tensor, quintics: Sequence[tuple[float, ...]]) -> Tensor:
-    """The polynomial Q of gram = X X^T with Q X the composition of the quintics applied to X."""
+def gram_factor(gram: Tensor, quintics: Sequence[tuple[float, ...]]) -> Tensor:
+    """The polynomial Q of gram = X X^T, ``[B, m, m]``: Q X is the quintics applied to X."""
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     total: Tensor | None = None
     for index, (a, b, c) in enumerate(quintics):

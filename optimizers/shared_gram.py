@@ -1,8 +1,4 @@
-"""Spectral transfer of many matrices at once: all that share a short side share one evaluation.
-
-f acts on the small Gram matrix only, so matrices of the same short side n go through one batch of
-n x n products, whatever their long sides; on a GPU the number of kernels rules at these sizes.
-"""
+"""Spectral transfer and polar factor of many matrices at once, through shared Gram matrices."""
 
 from __future__ import annotations
 
@@ -13,101 +9,115 @@ import torch
 from torch import Tensor
 
 from optimizers.gram_functions import evaluate_chebyshev, square_bound
+from optimizers.polar import GRAM_FROM, direct_steps, gram_factor, steps_per_gram
+from optimizers.shared_batches import Bucket, pack, share, unpack
 from optimizers.transfer_fit import polynomial_degree, polynomial_fit
+from optimizers.transfer_methods import unit_roundoff
 
-# Below this norm a matrix counts as zero: its inverse must not overflow float32.
-_TINY = 1e-30
+# Up to this many elements a batch costs kernels, not arithmetic: it had better share them.
+_SMALL = 2**22
 
 
-class Bucket(NamedTuple):
-    """The stacks of one short side, and the polynomial of each of their matrices.
+class SharedTransfer(NamedTuple):
+    """A bucket of stacks, and the polynomial of each of its K matrices.
 
-    ``coefficients`` is ``[K, degree + 1]`` and ``scale`` ``[K, 1, 1]``, float32 on the stacks'
-    device, K being the number of matrices in all stacks of the bucket, in order.
+    ``coefficients`` is ``[K, degree + 1]`` and ``scale`` ``[K, 1, 1]``, float32, on their device.
     """
 
-    stacks: tuple[int, ...]
+    bucket: Bucket
     coefficients: Tensor
     scale: Tensor
 
 
-def make_buckets(
+def share_transfer(
     shapes: Sequence[tuple[int, int, int]],
     alphas: Sequence[float],
     damping: float,
     tolerance: float,
     devices: Sequence[torch.device],
-) -> list[Bucket]:
-    """Sort stacks ``shapes`` = (count, rows, cols), an alpha and a device each, by short side.
+    *,
+    padding: int | None = None,
+) -> list[SharedTransfer]:
+    """Sort stacks ``shapes`` = (count, rows, cols), an alpha and a device each, and fit.
 
-    Raises ValueError where no polynomial reaches ``tolerance`` for an alpha and ``damping``.
+    ``padding`` is that of :func:`optimizers.shared_batches.share`. Raises ValueError where no
+    polynomial reaches ``tolerance`` for an alpha and ``damping``.
     """
-    sides: dict[tuple[int, torch.device], list[int]] = {}
-    for index, (_, rows, cols) in enumerate(shapes):
-        sides.setdefault((min(rows, cols), devices[index]), []).append(index)
-    buckets = []
-    for (_, device), indices in sides.items():
+    found = []
+    for bucket in share(shapes, devices, padding):
+        order = bucket.stacks
         # One degree for the batch: the largest that one of its alphas needs.
-        degree = max(polynomial_degree(alphas[i], damping, tolerance) for i in indices)
+        degree = max(polynomial_degree(alphas[i], damping, tolerance) for i in order)
         fits = [
-            polynomial_fit(alphas[i], damping, degree) for i in indices for _ in range(shapes[i][0])
+            polynomial_fit(alphas[i], damping, degree) for i in order for _ in range(shapes[i][0])
         ]
         coefficients = torch.tensor([fit.coefficients for fit in fits], dtype=torch.float32)
-        scale = torch.tensor([fit.scale for fit in fits], dtype=torch.float32)
-        buckets.append(
-            Bucket(tuple(indices), coefficients.to(device), scale.reshape(-1, 1, 1).to(device))
-        )
-    return buckets
+        scale = torch.tensor([fit.scale for fit in fits], dtype=torch.float32).reshape(-1, 1, 1)
+        device = devices[order[0]]
+        found.append(SharedTransfer(bucket, coefficients.to(device), scale.to(device)))
+    return found
 
 
 def transfer_stacks(
-    stacks: Sequence[Tensor], buckets: Sequence[Bucket], normalize: str, dtype: torch.dtype
+    stacks: Sequence[Tensor], shared: Sequence[SharedTransfer], normalize: str, dtype: torch.dtype
 ) -> list[Tensor]:
-    """T of every matrix of every stack ``[k, rows, cols]``, float32, by the buckets' polynomials.
+    """T of every matrix of every stack ``[k, rows, cols]``, by the fitted polynomials.
 
     ``normalize``: "schatten8" divides sigma by (sum sigma^8)^(1/8) >= sigma_1, which costs
-    nothing here; "frobenius" by ||sigma||. Products run in ``dtype``; a zero matrix maps to zero.
+    nothing here; "frobenius" by ||sigma||. Products run in ``dtype``; what comes is float32, or
+    float64 if they did. A zero matrix maps to zero.
     """
-    results: list[Tensor | None] = [None] * len(stacks)
-    for bucket in buckets:
-        flat = [_short_side_first(stacks[i]) for i in bucket.stacks]
-        unit = [_scaled(matrix, dtype) for matrix in flat]
-        counts = [len(matrix) for matrix in flat]
-        gram = torch.cat([matrix @ matrix.mT for matrix in unit])
-        side = gram.shape[-1]
+    results: dict[int, Tensor] = {}
+    for bucket, coefficients, scale in shared:
+        root = bucket.side**0.25  # this norm keeps the Gram matrix's square within fp16's range
+        packed = pack(stacks, bucket, root, dtype)
+        counts = [len(batch) for batch in packed]
+        gram = torch.cat([batch @ batch.mT for batch in packed])
         square = gram @ gram
         if normalize == "schatten8":
             bound = square_bound(square)
         else:
-            bound = torch.full_like(square[:, :1, :1], side**0.25, dtype=torch.float32)
-        inverse = 1 / bound.clamp(min=0.5 * side**-0.25)  # only a zero matrix is below
+            bound = torch.full_like(square[:, :1, :1], root, dtype=torch.float32)
+        # A polynomial grows fast beyond 1: rounding must not push sigma_1 there.
+        inverse = 1 / (bound * (1 + unit_roundoff(dtype))).clamp(min=0.5 / root)  # below: zero
         gram = (gram * inverse**2).to(dtype)
         square = (square * inverse**4).to(dtype)
-        factor = evaluate_chebyshev(gram, bucket.coefficients, square)
-        gains = torch.split(bucket.scale * inverse, counts)
-        factors = torch.split(factor, counts)
-        for i, matrix, part, gain in zip(bucket.stacks, unit, factors, gains, strict=True):
-            moved = (part @ matrix).float() * gain
-            results[i] = moved.mT if stacks[i].shape[-2] > stacks[i].shape[-1] else moved
-    return [result for result in results if result is not None]
+        factor = evaluate_chebyshev(gram, coefficients, square)
+        moved = [part @ x for part, x in zip(torch.split(factor, counts), packed, strict=True)]
+        gains = torch.split(scale * inverse, counts)  # float32 or wider, and so is the product
+        scaled = [matrix * gain for matrix, gain in zip(moved, gains, strict=True)]
+        results.update(unpack(scaled, bucket, stacks))
+    return [results[index] for index in range(len(stacks))]
 
 
-def with_norm(matrices: Tensor, norm: float) -> Tensor:
-    """Scale each float32 matrix of ``[k, rows, cols]`` to Frobenius norm ``norm``; zero stays."""
-    length = torch.linalg.matrix_norm(matrices, keepdim=True)
-    scaled: Tensor = matrices * (norm / length.clamp(min=_TINY))
-    return scaled
+def polar_stacks(
+    stacks: Sequence[Tensor],
+    buckets: Sequence[Bucket],
+    quintics: Sequence[tuple[float, ...]],
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """Polar factor of every matrix of every stack ``[k, rows, cols]``, by the quintics.
 
-
-def _short_side_first(matrices: Tensor) -> Tensor:
-    return matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
-
-
-def _scaled(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scale each matrix to Frobenius norm n^(1/4), n its short side: half precision's range."""
-    wide = matrices.float()
-    norm = torch.linalg.matrix_norm(wide, keepdim=True)
-    side: int = matrices.shape[-2]
-    gain = side**0.25 / norm.clamp(min=_TINY)
-    scaled: Tensor = (wide * gain).to(dtype)
-    return scaled
+    As :func:`optimizers.polar.newton_schulz` with form "gram" where that is the cheaper one, and
+    "direct" in large batches of nearly square matrices. Products run in ``dtype``,
+    which is the result's.
+    """
+    results: dict[int, Tensor] = {}
+    runs = steps_per_gram(quintics, torch.finfo(dtype).eps)
+    for bucket in buckets:
+        packed = pack(stacks, bucket, 1.0, dtype)
+        by_gram = [
+            batch.shape[-1] > GRAM_FROM * bucket.side or batch.numel() <= _SMALL for batch in packed
+        ]
+        moved = [x for x, chosen in zip(packed, by_gram, strict=True) if chosen]
+        counts = [len(batch) for batch in moved]
+        for some in runs if moved else ():
+            factor = gram_factor(torch.cat([x @ x.mT for x in moved]), some)
+            moved = [part @ x for part, x in zip(torch.split(factor, counts), moved, strict=True)]
+        shared = iter(moved)
+        polar = [
+            next(shared) if chosen else direct_steps(x, quintics)
+            for x, chosen in zip(packed, by_gram, strict=True)
+        ]
+        results.update(unpack(polar, bucket, stacks))
+    return [results[index] for index in range(len(stacks))]

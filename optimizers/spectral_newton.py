@@ -28,7 +28,8 @@ from optimizers.matrix_optimizer import (
     Params,
     Place,
 )
-from optimizers.shared_gram import Bucket, make_buckets, transfer_stacks, with_norm
+from optimizers.shared_batches import product_dtype, with_norm
+from optimizers.shared_gram import SharedTransfer, share_transfer, transfer_stacks
 from optimizers.transfer_fit import transfer_peak
 
 SHARED_NORMALIZATIONS = ("schatten8", "frobenius")
@@ -132,7 +133,7 @@ class SpectralNewton(MatrixOptimizer):
         alphas: list[float] = group["alphas"]
         return alphas
 
-    def plan(self, places: Sequence[Place], group: dict[str, Any]) -> list[Bucket] | None:
+    def plan(self, places: Sequence[Place], group: dict[str, Any]) -> list[SharedTransfer] | None:
         """Fit the polynomials of method "polynomial", once; None where it is not used."""
         method, normalize = group["method"], group["normalize"]
         if method == "auto" and not all(place.device.type == "cuda" for place in places):
@@ -140,7 +141,7 @@ class SpectralNewton(MatrixOptimizer):
         if method not in ("auto", "polynomial") or normalize not in SHARED_NORMALIZATIONS:
             return None
         try:
-            return make_buckets(
+            return share_transfer(
                 [(len(place.indices), place.rows, place.cols) for place in places],
                 [place.key for place in places],
                 group["damping"],
@@ -153,7 +154,10 @@ class SpectralNewton(MatrixOptimizer):
             raise
 
     def directions(
-        self, stacks: Sequence[MatrixStack], group: dict[str, Any], plan: list[Bucket] | None
+        self,
+        stacks: Sequence[MatrixStack],
+        group: dict[str, Any],
+        plan: list[SharedTransfer] | None,
     ) -> list[Tensor]:
         """The update rule from `normalize` on, in the order of the class docstring."""
         damping, normalize = group["damping"], group["normalize"]
@@ -164,8 +168,8 @@ class SpectralNewton(MatrixOptimizer):
                 for matrix, (_, alpha) in zip(wide, stacks, strict=True)
             ]
         else:
-            dtype = _product_dtype(stacks[0].momentum)
-            transferred = transfer_stacks([matrix for matrix, _ in stacks], plan, normalize, dtype)
+            matrices = [matrix for matrix, _ in stacks]
+            transferred = transfer_stacks(matrices, plan, normalize, product_dtype(matrices[0]))
         return [
             self._scaled(update, stack, group, exact=plan is None)
             for update, stack in zip(transferred, stacks, strict=True)
@@ -191,8 +195,3 @@ class SpectralNewton(MatrixOptimizer):
 
 def _wide(matrix: Tensor) -> torch.dtype:
     return torch.promote_types(matrix.dtype, torch.float32)
-
-
-def _product_dtype(matrix: Tensor) -> torch.dtype:
-    """Half precision on a GPU, whose tensor cores accumulate it in float32."""
-    return torch.float16 if matrix.is_cuda else torch.float32

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from optimizers.shared_gram import make_buckets, transfer_stacks, with_norm
+from optimizers.polar import MUON_COEFFICIENTS, newton_schulz
+from optimizers.shared_batches import share
+from optimizers.shared_gram import polar_stacks, share_transfer, transfer_stacks
 
 CPU = torch.device("cpu")
 # Two short sides, each with tall, wide and square stacks, and more than one alpha.
@@ -43,19 +45,19 @@ def worst_error(found: list[Tensor], damping: float, normalize: str) -> float:
 def test_matches_an_svd_within_the_tolerance(
     normalize: str, damping: float, tolerance: float
 ) -> None:
-    buckets = make_buckets(SHAPES, ALPHAS, damping, tolerance, [CPU] * len(SHAPES))
-    assert [bucket.stacks for bucket in buckets] == [(0, 1, 2), (3,), (4,)]
-    found = transfer_stacks(stacks(), buckets, normalize, torch.float32)
+    shared = share_transfer(SHAPES, ALPHAS, damping, tolerance, [CPU] * len(SHAPES))
+    assert sorted(i for one in shared for i in one.bucket.stacks) == list(range(len(SHAPES)))
+    found = transfer_stacks(stacks(), shared, normalize, torch.float32)
     assert [matrix.shape for matrix in found] == [torch.Size(shape) for shape in SHAPES]
     # The tolerance is relative to the largest T on [0, 1]; a matrix need not reach that sigma.
     assert worst_error(found, damping, normalize) < 2.5 * tolerance
 
 
 def test_the_size_of_the_input_does_not_matter() -> None:
-    buckets = make_buckets(SHAPES, ALPHAS, 0.1, 0.01, [CPU] * len(SHAPES))
-    plain = transfer_stacks(stacks(), buckets, "schatten8", torch.float32)
+    shared = share_transfer(SHAPES, ALPHAS, 0.1, 0.01, [CPU] * len(SHAPES))
+    plain = transfer_stacks(stacks(), shared, "schatten8", torch.float32)
     for scale in (1e-12, 1e12):
-        scaled = transfer_stacks(stacks(scale=scale), buckets, "schatten8", torch.float32)
+        scaled = transfer_stacks(stacks(scale=scale), shared, "schatten8", torch.float32)
         for a, b in zip(plain, scaled, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
@@ -63,28 +65,76 @@ def test_the_size_of_the_input_does_not_matter() -> None:
 def test_zero_matrices_stay_zero_and_spoil_no_neighbour() -> None:
     given = stacks()
     given[0][0] = 0
-    buckets = make_buckets(SHAPES, ALPHAS, 0.1, 0.01, [CPU] * len(SHAPES))
-    found = transfer_stacks(given, buckets, "schatten8", torch.float32)
+    shared = share_transfer(SHAPES, ALPHAS, 0.1, 0.01, [CPU] * len(SHAPES))
+    found = transfer_stacks(given, shared, "schatten8", torch.float32)
     assert torch.equal(found[0][0], torch.zeros(8, 30))
-    kept = transfer_stacks(stacks(), buckets, "schatten8", torch.float32)
+    kept = transfer_stacks(stacks(), shared, "schatten8", torch.float32)
     torch.testing.assert_close(found[0][1], kept[0][1])
     torch.testing.assert_close(found[2], kept[2])
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 0.02), (torch.bfloat16, 0.08)])
 def test_half_precision_stays_near(dtype: torch.dtype, bound: float) -> None:
-    buckets = make_buckets(SHAPES, ALPHAS, 0.1, 0.01, [CPU] * len(SHAPES))
-    found = transfer_stacks(stacks(), buckets, "schatten8", dtype)
+    shared = share_transfer(SHAPES, ALPHAS, 0.1, 0.01, [CPU] * len(SHAPES))
+    found = transfer_stacks(stacks(), shared, "schatten8", dtype)
     assert all(matrix.dtype is torch.float32 for matrix in found)
     assert worst_error(found, 0.1, "schatten8") < bound
 
 
 def test_an_unreachable_tolerance_is_refused() -> None:
     with pytest.raises(ValueError, match="no polynomial"):
-        make_buckets([(1, 4, 4)], [0.5], 1e-4, 1e-3, [CPU])
+        share_transfer([(1, 4, 4)], [0.5], 1e-4, 1e-3, [CPU])
 
 
-def test_with_norm() -> None:
-    matrices = torch.stack([torch.full((2, 3), 7.0), torch.zeros(2, 3)])
-    scaled = with_norm(matrices, 5.0)
-    assert torch.linalg.matrix_norm(scaled).tolist() == pytest.approx([5.0, 0.0])
+@pytest.mark.parametrize("normalize", ["schatten8", "frobenius"])
+def test_padding_changes_nothing_but_rounding(normalize: str) -> None:
+    devices = [CPU] * len(SHAPES)
+    plain = share_transfer(SHAPES, ALPHAS, 0.1, 1e-3, devices)
+    padded = share_transfer(SHAPES, ALPHAS, 0.1, 1e-3, devices, padding=10**6)
+    assert len(plain) == 3
+    assert len(padded) == 1
+    assert padded[0].bucket.side == 8
+    given = [matrices.double() for matrices in stacks()]
+    expected = transfer_stacks(given, plain, normalize, torch.float64)
+    found = transfer_stacks(given, padded, normalize, torch.float64)
+    for a, b, alpha in zip(found, expected, ALPHAS, strict=True):
+        # Where alphas differ, all take the degree that the worst needs.
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6 if alpha == 3.0 else 1e-2)
+
+
+@pytest.mark.parametrize("padding", [0, 10**6])
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_the_shared_polar_factor_is_newton_schulz(padding: int, steps: int) -> None:
+    given = [matrices.double() for matrices in stacks()]
+    given[0][1] = 0
+    buckets = share(SHAPES, [CPU] * len(SHAPES), padding)
+    found = polar_stacks(given, buckets, [MUON_COEFFICIENTS] * steps, torch.float64)
+    for matrices, orthogonal in zip(given, found, strict=True):
+        expected = newton_schulz(matrices, steps, form="direct")
+        torch.testing.assert_close(orthogonal, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_large_squarish_batches_are_multiplied_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As large as that takes the sizes of real networks: here the limit comes down instead.
+    monkeypatch.setattr("optimizers.shared_gram._SMALL", 10)
+    calls = []
+    real = torch.baddbmm
+    monkeypatch.setattr(
+        torch, "baddbmm", lambda *args, **kw: calls.append(args[0].shape) or real(*args, **kw)
+    )
+    given = [torch.randn(2, 8, 30), torch.randn(3, 8, 8)]
+    buckets = share([(2, 8, 30), (3, 8, 8)], [CPU, CPU], 0)
+    found = polar_stacks(given, buckets, [MUON_COEFFICIENTS] * 5, torch.float32)
+    assert calls.count(torch.Size([3, 8, 8])) == 10  # two products of each of five steps
+    for matrices, orthogonal in zip(given, found, strict=True):
+        expected = newton_schulz(matrices, 5, form="direct")
+        torch.testing.assert_close(orthogonal, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_half_precision_keeps_the_polar_factor_bounded() -> None:
+    buckets = share(SHAPES, [CPU] * len(SHAPES), 10**6)
+    found = polar_stacks(stacks(), buckets, [MUON_COEFFICIENTS] * 5, torch.float16)
+    for matrices in found:
+        sigma = torch.linalg.svdvals(matrices.float())
+        assert float(sigma.min()) > 0.6
+        assert float(sigma.max()) < 1.3
