@@ -11,7 +11,7 @@ import json
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -29,7 +29,6 @@ from bench.speed.shapes import skeleton
 from bench.speed.stopwatch import Timing, Work, side_by_side
 
 PROG = "python -m bench.speed.optimizer_step"
-BASELINES = ("adamw", "muon")
 
 
 class StepOptions(options.Options):
@@ -42,6 +41,12 @@ class StepOptions(options.Options):
     )
     device: str = Field("auto", description="auto, cpu, cuda.")
     compile: bool = Field(True, description="Compile steps on CUDA where the optimizer offers it.")
+    baselines: list[str] = Field(
+        ["adamw", "muon"], description="Those of optimizers that get a column of ratios."
+    )
+    part: Literal["all", "matrices"] = Field(
+        "all", description="all parameters, or only the hidden matrices."
+    )
     rounds: int = Field(20, ge=2, description="Rounds in which each optimizer is timed once.")
     calls: int = Field(50, ge=1, description="Steps timed together in one round.")
     error: bool = Field(True, description="Compare the first step with method=svd in float64.")
@@ -50,13 +55,15 @@ class StepOptions(options.Options):
 
 @dataclass(frozen=True)
 class Row:
-    """One optimizer's numbers; ``error`` is None where there is no exact reference."""
+    """One optimizer's numbers; ``ratios`` of its time to each baseline's, paired by round.
+
+    ``error`` is None where there is no exact reference.
+    """
 
     optimizer: str
     timing: Timing
     how: str
-    to_adamw: float | None
-    to_muon: float | None
+    ratios: dict[str, float]
     gflops: float
     extra_mib: float | None
     state_mib: float
@@ -75,13 +82,14 @@ class Candidate:
             self.component["compile"] = True
         if device.type == "cuda" and self.component["_target_"].startswith("torch.optim.Adam"):
             self.component |= {"fused": True, "capturable": True}
-        self.model = materialised(asked.model, device, torch.float32)
+        self.model = materialised(asked.model, device, torch.float32, asked.part)
         self.optimizer = make(self.component, self.model)
         self.how = "eager"
         self.extra_mib: float | None = None
 
     def prepare(self) -> Work:
         """Warm up (and compile), measure memory, and return the step to time."""
+        torch.compiler.reset()  # or the steps of many candidates would count as recompilations
         for _ in range(3):
             self.optimizer.step()
         if self.device.type != "cuda":
@@ -122,16 +130,25 @@ class Candidate:
         return sum(t.numel() * t.element_size() for t in tensors) / 2**20
 
 
-def materialised(name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def materialised(
+    name: str, device: torch.device, dtype: torch.dtype, part: str = "all"
+) -> nn.Module:
     """Return the model's shapes on ``device`` with zero weights and seeded gradients.
+
+    With ``part`` "matrices", all but the hidden matrices have none, so that no optimizer steps
+    them.
 
     Gradients have singular values that fall about as 1/k, as measured ones do; zero weights make a
     step's update exact in any precision.
     """
-    model = skeleton(name).to_empty(device=device)
+    model = skeleton(name)
+    hidden = _hidden(model) if part == "matrices" else None
+    model = model.to_empty(device=device)
     stream = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
+    for parameter_name, parameter in model.named_parameters():
         parameter.data.zero_()
+        if hidden is not None and parameter_name not in hidden:
+            continue
         shape = parameter.flatten(1).shape if parameter.ndim > 1 else parameter.shape
         gradient = torch.randn(shape, generator=stream)
         if parameter.ndim > 1 and min(shape) <= 8192:
@@ -145,10 +162,21 @@ def materialised(name: str, device: torch.device, dtype: torch.dtype) -> nn.Modu
     if dtype is torch.float64:
         gradients = [parameter.grad for parameter in model.parameters()]
         model = model.double()
-        for parameter, gradient64 in zip(model.parameters(), gradients, strict=True):
-            assert gradient64 is not None
-            parameter.grad = gradient64.double()
+        for parameter, single in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = None if single is None else single.double()
     return model
+
+
+def _hidden(model: nn.Module) -> set[str]:
+    """Names of the parameters that optimizer=muon takes for hidden matrices."""
+    optimizer = build_optimizer(config.load(["optimizer=muon"]).optimizer, model)
+    matrices = {
+        id(parameter)
+        for group in optimizer.param_groups
+        if group["algorithm"] == "matrix"
+        for parameter in group["params"]
+    }
+    return {name for name, parameter in model.named_parameters() if id(parameter) in matrices}
 
 
 def make(component: dict[str, Any], model: nn.Module) -> torch.optim.Optimizer:
@@ -168,7 +196,7 @@ def error_of(component: dict[str, Any], asked: StepOptions, device: torch.device
     exact = {**component, "method": "svd", "compile": False}
     updates = []
     for options_, dtype in ((component, torch.float32), (exact, torch.float64)):
-        model = materialised(asked.model, device, dtype)
+        model = materialised(asked.model, device, dtype, asked.part)
         optimizer = make({**options_, "weight_decay": 0.0}, model)
         optimizer.step()
         hidden = [
@@ -184,7 +212,7 @@ def error_of(component: dict[str, Any], asked: StepOptions, device: torch.device
 
 def flops_of(component: dict[str, Any], asked: StepOptions, device: torch.device) -> float:
     """GFLOPs of the matrix products of one step, as torch counts them."""
-    model = materialised(asked.model, device, torch.float32)
+    model = materialised(asked.model, device, torch.float32, asked.part)
     plain = {**component, "compile": False} if "compile" in component else component
     optimizer = make(plain, model)
     optimizer.step()
@@ -201,10 +229,11 @@ def measure(asked: StepOptions, device: torch.device) -> list[Row]:
     rows = []
     for candidate in candidates:
         timing = timings[candidate.spec]
-        ratios = [
-            timing.ratio_to(timings[baseline]) if baseline in timings else None
-            for baseline in BASELINES
-        ]
+        ratios = {
+            baseline: timing.ratio_to(timings[baseline])
+            for baseline in asked.baselines
+            if baseline in timings
+        }
         error = error_of(candidate.component, asked, device) if asked.error else None
         flops = flops_of(candidate.component, asked, device)
         rows.append(
@@ -212,8 +241,7 @@ def measure(asked: StepOptions, device: torch.device) -> list[Row]:
                 optimizer=candidate.spec,
                 timing=timing,
                 how=candidate.how,
-                to_adamw=ratios[0],
-                to_muon=ratios[1],
+                ratios=ratios,
                 gflops=flops,
                 extra_mib=candidate.extra_mib,
                 state_mib=candidate.state_mib(),
@@ -227,7 +255,9 @@ def render(rows: list[Row]) -> Table:
     """Return the rows as a table for the terminal."""
     table = Table(box=box.ASCII_DOUBLE_HEAD, pad_edge=False)
     table.add_column("optimizer", no_wrap=True)
-    for name in ("ms/step", "quartiles", "x adamw", "x muon", "GFLOP", "extra MiB", "error"):
+    against = list(rows[0].ratios)
+    columns = ["ms/step", "quartiles", *(f"x {name}" for name in against)]
+    for name in (*columns, "GFLOP", "extra MiB", "error"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("how", no_wrap=True)
     for row in rows:
@@ -235,8 +265,7 @@ def render(rows: list[Row]) -> Table:
             row.optimizer,
             f"{row.timing.median:.3f}",
             f"{row.timing.low:.3f}-{row.timing.high:.3f}",
-            _number(row.to_adamw, ".2f"),
-            _number(row.to_muon, ".2f"),
+            *(f"{row.ratios[name]:.2f}" for name in against),
             f"{row.gflops:.1f}",
             _number(row.extra_mib, ".0f"),
             _number(None if row.error is None else 100 * row.error, ".2f", " %"),
@@ -278,14 +307,20 @@ def main(argv: list[str]) -> None:
     except torch.OutOfMemoryError as error:
         raise UserError(f"model={asked.model}: out of memory; ask for fewer optimizers") from error
     about = environment(device)
-    print(f"{asked.model}, {', '.join(f'{key} {value}' for key, value in about.items())}")
+    what = "" if asked.part == "all" else ", hidden matrices only"
+    print(f"{asked.model}{what}, {', '.join(f'{key} {value}' for key, value in about.items())}")
     options.show(render(rows))
     print(
         "error: largest relative error of a layer's update against an SVD in float64;\n"
         "GFLOP: matrix products only; extra: peak memory of a step beyond weights and state"
     )
     if asked.out is not None:
-        content = {"model": asked.model, **about, "rows": [asdict(row) for row in rows]}
+        content = {
+            "model": asked.model,
+            "part": asked.part,
+            **about,
+            "rows": [asdict(row) for row in rows],
+        }
         text = json.dumps(content, indent=1) + "\n"
         write_atomically(asked.out, lambda stream: stream.write(text.encode()))
 

@@ -30,8 +30,9 @@ def asked(**options: object) -> StepOptions:
 def test_every_optimizer_gets_a_row_with_paired_ratios() -> None:
     rows = measure(asked(), CPU)
     assert [row.optimizer for row in rows] == ["adamw", "muon", "spectral_newton"]
-    assert rows[0].to_adamw == 1.0
-    assert rows[1].to_muon == 1.0
+    assert rows[0].ratios["adamw"] == 1.0
+    assert rows[1].ratios["muon"] == 1.0
+    assert rows[1].ratios["adamw"] != 1.0
     assert all(row.timing.median > 0 and row.how == "eager" for row in rows)
     assert rows[2].error is not None and rows[2].error < 1e-5
     assert rows[0].error is None and rows[1].error is None
@@ -67,6 +68,17 @@ def test_gradients_are_the_same_in_both_precisions_and_decay() -> None:
         assert a.grad.is_contiguous() and not a.any()
     sigma = torch.linalg.svdvals(double.get_parameter("conv3.weight").grad.flatten(1))
     assert sigma[0] > 20 * sigma[-1]
+
+
+def test_the_matrices_alone_leave_out_the_rest() -> None:
+    whole, part = (
+        materialised("convnet", CPU, torch.float64, which) for which in ("all", "matrices")
+    )
+    kept = {name for name, parameter in part.named_parameters() if parameter.grad is not None}
+    assert kept == {f"conv{i}.weight" for i in (1, 2, 3)}
+    assert all(parameter.grad is not None for parameter in whole.parameters())
+    spectral = load(["optimizer=spectral_newton"]).optimizer
+    assert error_of(spectral, asked(part="matrices"), CPU) is not None
 
 
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
