@@ -7,6 +7,7 @@ and marked. Ratios are medians of the ratios within a round.
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import config, options
+from bench import cli, config, options
 from bench.build import build_optimizer
 from bench.errors import UserError
 from bench.files import write_atomically
@@ -76,7 +77,7 @@ class Candidate:
     def __init__(self, spec: str, asked: StepOptions, device: torch.device) -> None:
         self.spec, self.device = spec, device
         name, *changes = spec.split(":")
-        overrides = [f"optimizer.{change}" for change in changes]
+        overrides = [f"++optimizer.{change}" for change in changes]
         self.component = config.load([f"optimizer={name}", *overrides]).optimizer
         if device.type == "cuda" and asked.compile and "compile" in self.component:
             self.component["compile"] = True
@@ -326,4 +327,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.guarded(functools.partial(options.run, main))
