@@ -48,8 +48,8 @@ class SpectralNewton(MatrixOptimizer):
         O <- c O                                      `scale`
         W <- (1 - lr weight_decay) W - lr O
 
-    ``normalize``: none, frobenius, rms or spectral (sigma_1 = 1), as in
-    :func:`optimizers.matrix_functions.spectral_transfer`.
+    ``normalize``: none, frobenius, rms, spectral (sigma_1 = 1) or schatten8, a bound on sigma_1
+    that costs one product, as in :func:`optimizers.matrix_functions.spectral_transfer`.
 
     ``scale``: "raw" c = 1; "amplitude" divides by the maximum of T over [0, sigma_1], so that the
     update's spectral norm is at most 1; "frobenius" gives the update the Frobenius norm
@@ -78,7 +78,7 @@ class SpectralNewton(MatrixOptimizer):
         nesterov: bool = True,
         alpha: float | str | Mapping[str, float] = 2.0,
         damping: float = 0.01,
-        normalize: str = "spectral",
+        normalize: str = "schatten8",
         scale: str = "frobenius",
         method: str = "auto",
         tolerance: float = 0.01,

@@ -36,6 +36,7 @@ def reference_update(momentum: np.ndarray, options: dict[str, Any]) -> np.ndarra
         "frobenius": np.linalg.norm(sigma),
         "rms": math.sqrt((sigma**2).mean()),
         "spectral": sigma[0],
+        "schatten8": (sigma**8).sum() ** (1 / 8),
     }[options["normalize"]]
     sigma = sigma / norm
     transferred = sigma / (sigma**alpha + damping)
@@ -52,7 +53,7 @@ def reference_update(momentum: np.ndarray, options: dict[str, Any]) -> np.ndarra
 
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
-@pytest.mark.parametrize("normalize", ["none", "frobenius", "rms", "spectral"])
+@pytest.mark.parametrize("normalize", ["none", "frobenius", "rms", "spectral", "schatten8"])
 @pytest.mark.parametrize("scale", ["raw", "amplitude", "frobenius"])
 def test_three_steps_are_the_written_rule(
     scale: str, normalize: str, alpha: float, nesterov: bool
@@ -78,7 +79,7 @@ def test_three_steps_are_the_written_rule(
         np.testing.assert_allclose(param.detach().numpy(), reference, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("normalize", ["none", "frobenius", "spectral"])
+@pytest.mark.parametrize("normalize", ["none", "frobenius", "spectral", "schatten8"])
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_amplitude_bounds_the_spectral_norm_by_one(size: float, normalize: str) -> None:
     params = weights()
