@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from bench.errors import UserError
 
 _T = TypeVar("_T")
+_PLAIN = {"_convert_": "all"}
 
 
 class ImageShape(NamedTuple):
@@ -79,12 +80,13 @@ def build_optimizer(component: dict[str, Any], model: nn.Module) -> torch.optim.
     """Build an optimizer of ``model``.
 
     ``params``, where the config has it, is called with the model and gives the optimizer's first
-    argument (parameter groups); otherwise that is ``model.parameters()``.
+    argument (parameter groups); otherwise that is ``model.parameters()``. Lists and mappings reach
+    the optimizer as plain ones, since it keeps them in its state, which must load without code.
     """
     own = {key: value for key, value in component.items() if key != "params"}
     groups = component.get("params")
-    parameters = instantiate(groups)(model) if groups else model.parameters()
-    return cast(torch.optim.Optimizer, instantiate(own)(parameters))
+    parameters = instantiate(groups, **_PLAIN)(model) if groups else model.parameters()
+    return cast(torch.optim.Optimizer, instantiate(own, **_PLAIN)(parameters))
 
 
 def build_schedule(

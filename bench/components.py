@@ -49,21 +49,25 @@ def check(
         UserError: a component that does not exist, a key it does not know, a value it refuses, or
             a model that cannot take what the dataset gives.
     """
-    checked = {group: _checked(component, group) for group, component in components.items()}
-    _try_out(checked, _fitting_shape(checked, names or {}))
+    names = names or {}
+    checked = {
+        group: _checked(component, group, names.get(group))
+        for group, component in components.items()
+    }
+    _try_out(checked, _fitting_shape(checked, names))
     return checked
 
 
-def _checked(component: Mapping[str, Any], where: str) -> dict[str, Any]:
-    target = _locate(component, where)
+def _checked(component: Mapping[str, Any], where: str, choice: str | None) -> dict[str, Any]:
+    target = _locate(component, where, choice)
     parameters = _parameters(target)
     hints = _hints(target)
     given = _given(target, where)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    open_ended = _is_open_ended(parameters)
     out: dict[str, Any] = {}
     for key, value in component.items():
         if isinstance(value, Mapping) and "_target_" in value:
-            out[key] = _checked(value, f"{where}.{key}")
+            out[key] = _checked(value, f"{where}.{key}", choice)
         elif key in _RESERVED:
             out[key] = value
         elif key in given:
@@ -84,7 +88,9 @@ def _checked(component: Mapping[str, Any], where: str) -> dict[str, Any]:
     return out
 
 
-def _locate(component: Mapping[str, Any], where: str) -> Callable[..., Any]:
+def _locate(
+    component: Mapping[str, Any], where: str, choice: str | None = None
+) -> Callable[..., Any]:
     if "_target_" not in component:
         raise UserError(f"{where}: a _target_ is missing; name the class or function to call")
     try:
@@ -93,7 +99,9 @@ def _locate(component: Mapping[str, Any], where: str) -> Callable[..., Any]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         extra = extras.needed(error)
         if extra is not None:
-            raise UserError(f"{where}: {component['_target_']} {extra}") from error
+            group = where.partition(".")[0]
+            asked = f"{group}={choice}" if choice else component["_target_"]
+            raise UserError(f"{asked} {extra}") from error
         raise UserError(
             f"{where}._target_: cannot import {component['_target_']!r} ({reason})"
         ) from error
@@ -109,7 +117,25 @@ def _given(target: Callable[..., Any], where: str) -> Collection[str]:
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(target).parameters)
+    """Return what ``target`` takes, by name; an optimizer takes nothing that it does not name.
+
+    Some packages' optimizers put any other key into their groups and never look at it again. Where
+    an optimizer has such ``**keys``, the options that its base classes name count as well.
+    """
+    found = dict(inspect.signature(target).parameters)
+    if inspect.isclass(target) and issubclass(target, torch.optim.Optimizer):
+        for base in target.__mro__[1:]:
+            if _is_open_ended(found) and "__init__" in vars(base):
+                named = {key: p for key, p in found.items() if p.kind is not p.VAR_KEYWORD}
+                above = dict(inspect.signature(base).parameters)
+                options = {key: p for key, p in above.items() if p.default is not p.empty}
+                rest = {key: p for key, p in above.items() if p.kind is p.VAR_KEYWORD}
+                found = {**options, **named, **rest}
+    return found
+
+
+def _is_open_ended(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def needed(error: BaseException) -> str | None:
     """
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
-    wanted = _canonical(error.name.split(".")[0])
+    wanted = canonical(error.name.split(".")[0])
     try:
         requirements = importlib.metadata.requires(PROJECT) or []
     except importlib.metadata.PackageNotFoundError:
@@ -24,10 +24,11 @@ def needed(error: BaseException) -> str | None:
     for requirement in requirements:
         package = re.match(r"[\w.-]+", requirement)
         extra = re.search(r"""extra\s*==\s*['"]([\w.-]+)['"]""", requirement)
-        if package and extra and _canonical(package[0]) == wanted:
-            return f"needs the {extra[1]} extra: pip install '{PROJECT}[{extra[1]}]'"
+        if package and extra and canonical(package[0]) == wanted:
+            return f"needs the `{extra[1]}` extra: pip install '{PROJECT}[{extra[1]}]'"
     return None
 
 
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
+    """Return a package's name as indices spell it: pytorch-optimizer for pytorch_optimizer."""
     return re.sub(r"[-_.]+", "-", name).lower()

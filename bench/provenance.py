@@ -7,28 +7,35 @@ import importlib.metadata
 import inspect
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_object
 
+from bench.extras import PROJECT, canonical
+
+_ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "hydra-core", "omegaconf", "wandb")
 
 
-def collect(optimizer_target: str, device: torch.device, precision: str) -> dict[str, Any]:
+def collect(optimizer: Mapping[str, Any], device: torch.device, precision: str) -> dict[str, Any]:
     """Describe this attempt; every value is JSON-able.
 
     Args:
-        optimizer_target: the optimizer's ``_target_``; its source files are hashed.
+        optimizer: the optimizer's config; the source files of its ``_target_`` are hashed.
         device: the device in use.
         precision: the precision in use ("float32" or "bf16"), after "auto" was decided.
     """
+    git = git_state(_ROOT)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": git_state(Path(__file__).resolve().parent.parent),
-        "optimizer_source": source_digest(optimizer_target),
+        "git": git,
+        "optimizer_source": source_digest(str(optimizer["_target_"])),
+        "optimizer_packages": optimizer_packages(optimizer, git),
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
         "device": device_name(device),
@@ -78,12 +85,43 @@ def source_digest(target: str) -> str | None:
     if file is None:
         return None
     path = Path(file)
-    ours = path.parent.parent == Path(__file__).resolve().parent.parent
-    files = sorted(path.parent.glob("*.py")) if ours else [path]
+    files = sorted(path.parent.glob("*.py")) if _is_ours(path) else [path]
     whole = hashlib.sha256()
     for source in files:
         whole.update(source.name.encode() + b"\0" + source.read_bytes())
     return whole.hexdigest()[:16]
+
+
+def _is_ours(file: Path) -> bool:
+    return file.resolve().parent.parent == _ROOT
+
+
+def optimizer_packages(
+    component: Mapping[str, Any], git: Mapping[str, Any]
+) -> dict[str, str | None]:
+    """Return the versions of the packages that a config's ``_target_``s come from, by their names.
+
+    Ours has the commit of ``git`` (:func:`git_state`) behind its version, as in
+    0.1.0+1a2b3c4d5e6f, and ".dirty" with changes. A module of no installed package has None.
+    """
+    found = _package(str(component["_target_"]), git)
+    for value in component.values():
+        if isinstance(value, Mapping) and "_target_" in value:
+            found |= optimizer_packages(value, git)
+    return found
+
+
+def _package(target: str, git: Mapping[str, Any]) -> dict[str, str | None]:
+    module = target.partition(".")[0]
+    file = getattr(import_module(module), "__file__", None)
+    if file is not None and _is_ours(Path(file)):
+        commit = f"+{git['commit'][:12]}" if git["commit"] else ""
+        return {PROJECT: f"{_version(PROJECT)}{commit}{'.dirty' if git['dirty'] else ''}"}
+    version = _version(module)  # a module nearly always has its package's name
+    if version is not None:
+        return {canonical(module): version}
+    brought_by = importlib.metadata.packages_distributions().get(module)  # slow: reads them all
+    return {brought_by[0]: _version(brought_by[0])} if brought_by else {module: None}
 
 
 def device_name(device: torch.device) -> str:
@@ -99,10 +137,12 @@ def device_name(device: torch.device) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {package: _version(package) for package in _PACKAGES}
+    return {package: version for package, version in found.items() if version is not None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -63,7 +63,7 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: D
     torch.set_num_threads(trainer.threads or _DEFAULT_THREADS)
     device = choose_device(trainer.device)
     precision = choose_precision(trainer.precision, device)
-    source = provenance.collect(str(run_config.optimizer["_target_"]), device, precision)
+    source = provenance.collect(run_config.optimizer, device, precision)
     stored = stored_config(run_config, identity)
     tracker = _tracker(run_config, identity, {**stored, "provenance": source})
     loop = _make_loop(

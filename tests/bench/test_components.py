@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 import types
 import warnings
@@ -125,6 +126,22 @@ def swallowed(inner: float = 1.0, deep: Any = None) -> float:
     return inner
 
 
+class Swallowing(torch.optim.Optimizer):
+    """As some packages' optimizers: other keys land in the groups, where nobody looks at them."""
+
+    def __init__(self, params: Any, lr: float = 0.1, rho: float = 0.5, **more: Any) -> None:
+        super().__init__(params, {"lr": lr, "rho": rho, **more})
+
+
+class Forwarding(Swallowing):
+    def __init__(self, params: Any, sigma: float = 1.0, **more: Any) -> None:
+        super().__init__(params, **more)
+
+
+class Inherited(Forwarding):
+    pass
+
+
 @pytest.fixture(scope="module")
 def base() -> RunConfig:
     return config.load(["tracker=none"])
@@ -150,6 +167,47 @@ def check_model(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 
 
 Check = Callable[..., dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "says"),
+    [
+        ("Swallowing", "rh", "has no such option; did you mean rho? choices: lr, rho"),
+        ("Forwarding", "rh", "did you mean rho? choices: lr, rho, sigma"),
+        ("Forwarding", "more", "choices: lr, rho, sigma"),
+        ("Forwarding", "self", "choices: lr, rho, sigma"),
+        ("Inherited", "sigm", "did you mean sigma? choices: lr, rho, sigma"),
+    ],
+)
+def test_an_optimizer_that_swallows_any_key_is_held_to_those_it_names(
+    base: RunConfig, check_model: Check, name: str, key: str, says: str
+) -> None:
+    optimizer = {"_target_": f"bench_test_components.{name}", "_partial_": True}
+    assert check(base.model_copy(update={"optimizer": {**optimizer, "rho": 0.1, "lr": 1.0}}))
+    with pytest.raises(UserError) as caught:
+        check(base.model_copy(update={"optimizer": {**optimizer, key: 0.1}}))
+    assert str(caught.value).startswith(f"optimizer.{key}: bench_test_components.{name} has no")
+    assert str(caught.value).endswith(says)
+
+
+def test_a_package_that_is_not_installed_is_told_by_the_choice_that_needs_it(
+    base: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)  # import fails
+    requirement = 'pytorch-optimizer>=4.1; extra == "baselines"'
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: [requirement])
+    how = "needs the `baselines` extra: pip install 'spectral-bench[baselines]'"
+    with pytest.raises(UserError) as caught:
+        config.load(["tracker=none", "optimizer=soap"])
+    assert str(caught.value) == f"optimizer=soap {how}"
+    deep = {**base.optimizer, "inner": {"_target_": "pytorch_optimizer.Lion"}}
+    parts = {"optimizer": deep}
+    with pytest.raises(UserError) as caught:
+        components.check(parts, {"optimizer": "mine"})
+    assert str(caught.value) == f"optimizer=mine {how}"
+    with pytest.raises(UserError) as caught:  # a component that is no file of conf/
+        components.check(parts)
+    assert str(caught.value) == f"pytorch_optimizer.Lion {how}"
 
 
 def test_values_get_the_types_of_the_signature(check_model: Check) -> None:

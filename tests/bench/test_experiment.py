@@ -117,6 +117,26 @@ def test_params_makes_the_groups_and_is_not_passed_on() -> None:
     assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
 
 
+def test_lists_and_mappings_reach_an_optimizer_as_plain_ones() -> None:
+    """Hydra's own would be kept in the optimizer's state, and no checkpoint would load."""
+    adam = {"_target_": "torch.optim.Adam", "_partial_": True, "betas": [0.5, 0.6]}
+    (group,) = build_optimizer(adam, net()).param_groups
+    assert type(group["betas"]) is list
+    component = {
+        "_target_": "optimizers.paired.Paired",
+        "_partial_": True,
+        "params": {
+            "_target_": "optimizers.partition.hidden_matrices",
+            "_partial_": True,
+            "overrides": {"0.*": "adamw"},
+        },
+        "matrix": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 1.0},
+        "other": adam,
+    }
+    for group in build_optimizer(component, net()).param_groups:
+        assert type(group.get("betas", [])) is list
+
+
 def test_a_schedule_scales_each_groups_own_rate() -> None:
     model = net()
     groups = [{"params": model[0].parameters(), "lr": 1.0}, {"params": model[1].parameters()}]

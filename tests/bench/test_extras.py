@@ -37,7 +37,7 @@ def requirements(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_extra_of_a_module(requirements: None, module: str | None, extra: str | None) -> None:
     line = needed(ModuleNotFoundError("No module", name=module))
-    expected = f"needs the {extra} extra: pip install 'spectral-bench[{extra}]'"
+    expected = f"needs the `{extra}` extra: pip install 'spectral-bench[{extra}]'"
     assert line == (expected if extra else None)
 
 
@@ -54,5 +54,5 @@ def test_other_errors_and_an_uninstalled_project_have_none(monkeypatch: Any) -> 
 def test_the_extras_of_this_project_are_found() -> None:
     # Against the installed metadata, whatever form it has them in.
     assert needed(ModuleNotFoundError("", name="hypothesis")) == (
-        "needs the dev extra: pip install 'spectral-bench[dev]'"
+        "needs the `dev` extra: pip install 'spectral-bench[dev]'"
     )

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import inspect
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from bench import provenance
-from bench.provenance import collect, device_name, git_state, source_digest
+from bench.provenance import (
+    collect,
+    device_name,
+    git_state,
+    optimizer_packages,
+    source_digest,
+)
 
 NOTHING = {"commit": None, "dirty": None, "diff": None}
 
@@ -150,7 +158,7 @@ def test_the_gpus_name() -> None:
 
 def test_everything_of_an_attempt_is_there_and_json() -> None:
     torch.set_num_threads(1)
-    found = collect("torch.optim.AdamW", torch.device("cpu"), "float32")
+    found = collect({"_target_": "torch.optim.AdamW"}, torch.device("cpu"), "float32")
     assert json.loads(json.dumps(found)) == found
     assert found["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
     assert {"python", "numpy", "hydra-core", "wandb"} <= set(found["versions"])
@@ -158,5 +166,39 @@ def test_everything_of_an_attempt_is_there_and_json() -> None:
     assert found["precision"] == "float32"
     assert found["device_type"] == "cpu"
     assert found["optimizer_source"] == source_digest("torch.optim.AdamW")
+    assert found["optimizer_packages"] == {"torch": importlib.metadata.version("torch")}
     assert found["started"].endswith("+00:00")
     assert found["git"] == git_state(Path(__file__).resolve().parents[2])
+
+
+CLEAN = {"commit": "1a2b3c4d5e6f" + "0" * 28, "dirty": False, "diff": None}
+
+
+def test_every_package_that_an_optimizer_is_made_of_has_its_version() -> None:
+    component = {
+        "_target_": "optimizers.paired.Paired",
+        "lr": 0.1,
+        "matrix": {"_target_": "torch.optim.Muon", "deep": {"_target_": "sklearn.svm.SVC"}},
+    }
+    ours = importlib.metadata.version("spectral-bench")
+    assert optimizer_packages(component, CLEAN) == {
+        "spectral-bench": f"{ours}+1a2b3c4d5e6f",
+        "torch": importlib.metadata.version("torch"),
+        "scikit-learn": importlib.metadata.version("scikit-learn"),  # not the module's name
+    }
+    own = {"_target_": "optimizers.Muon"}
+    dirty = optimizer_packages(own, {**CLEAN, "dirty": True})
+    assert dirty == {"spectral-bench": f"{ours}+1a2b3c4d5e6f.dirty"}
+    assert optimizer_packages(own, NOTHING) == {"spectral-bench": ours}  # no checkout
+
+
+def test_a_competitor_is_named_by_its_package() -> None:
+    pytest.importorskip("pytorch_optimizer")
+    version = importlib.metadata.version("pytorch-optimizer")
+    component = {"_target_": "pytorch_optimizer.Lion"}
+    assert optimizer_packages(component, CLEAN) == {"pytorch-optimizer": version}
+
+
+def test_a_module_of_no_package_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "my_own_file", ModuleType("my_own_file"))
+    assert optimizer_packages({"_target_": "my_own_file.Mine"}, CLEAN) == {"my_own_file": None}

@@ -20,6 +20,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from bench.build import build_optimizer
 from optimizers.partition import hidden_matrices, weight_layers
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
@@ -65,15 +66,13 @@ def build(file: Path, write_exponents: Callable[..., Path]) -> Build:
         measured = "exponents" in content(file)
         exponents = str(write_exponents(rows)) if measured else None
         config = OmegaConf.create({"exponents": exponents, "optimizer": content(file)})
-        chosen = config.optimizer
         OmegaConf.resolve(config)
         for key, value in changes.items():
-            OmegaConf.update(chosen, key, value)
-        params = chosen.pop("params", None)
-        groups = model.parameters() if params is None else instantiate(params)(model)
+            OmegaConf.update(config.optimizer, key, value)
+        chosen = OmegaConf.to_container(config.optimizer)
         with warnings.catch_warnings():  # attention's stacked weight has no measured exponent
             warnings.filterwarnings("ignore", message=".*no usable s.*|.*no reliable alpha.*")
-            optimizer = instantiate(chosen)(groups)
+            optimizer = build_optimizer(chosen, model)
         if hasattr(optimizer, "train"):  # Schedule-Free, which the training loop tells so
             optimizer.train()
         return optimizer
