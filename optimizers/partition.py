@@ -2,12 +2,17 @@
 
 A layer is named by its module (``model.named_modules()``). The head is the last ``nn.Linear`` in
 definition order; the weights of the other Linear and Conv layers are the hidden matrices, which
-matrix optimizers such as Muon transform. Everything else is left to AdamW.
+matrix optimizers such as Muon transform. Everything else is left to AdamW, and so is a layer that
+embeds its input (an ``nn.Embedding``, or a layer whose name says so: ``patch_embedding``).
+
+The matrices of a transformer block are told by their names: ``<attention>.qkv``, ``.output``,
+``<mlp>.up``, ``.down``, and what torch, GPT-2 and timm call them. Any other Linear is "linear".
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -18,9 +23,18 @@ from torch.nn.modules.conv import _ConvNd
 
 from optimizers import checks
 
-LAYER_TYPES = ("conv", "linear", "head", "embedding", "norm", "bias", "other")
-HIDDEN_TYPES = ("conv", "linear")
+HIDDEN_TYPES = ("conv", "attention_qkv", "attention_output", "mlp_up", "mlp_down", "linear")
+MEASURED_TYPES = (*HIDDEN_TYPES, "head")
+LAYER_TYPES = (*MEASURED_TYPES, "embedding", "norm", "bias", "other")
 ALGORITHMS = ("matrix", "adamw")
+
+# Types of a Linear by its layer's name.
+_TRANSFORMER_TYPES = {
+    "attention_qkv": r"(attn|attention)\.(qkv|query|key|value|in_proj|[qkv]_proj|c_attn)",
+    "attention_output": r"(attn|attention)\.(output|out_proj|o_proj|proj|c_proj)",
+    "mlp_up": r"(mlp|ffn)\.(up|up_proj|fc1|c_fc)",
+    "mlp_down": r"(mlp|ffn)\.(down|down_proj|fc2|c_proj)",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ def label_parameters(
     for layer, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             is_head = module is head and key == "weight"
-            layer_type = "head" if is_head else _layer_type(module, key, parameter.ndim)
+            layer_type = "head" if is_head else _layer_type(layer, module, key, parameter.ndim)
             hidden = layer_type in HIDDEN_TYPES
             first = labels.get(id(parameter))
             if first is None:
@@ -125,19 +139,28 @@ def _head(model: nn.Module) -> nn.Module | None:
     return linears[-1] if linears else None
 
 
-def _layer_type(module: nn.Module, key: str, ndim: int) -> str:
+def _layer_type(layer: str, module: nn.Module, key: str, ndim: int) -> str:
     if "norm" in type(module).__name__.lower():
         return "norm"
     if key.startswith("bias") or key.endswith("bias"):
         return "bias"
+    embeds = "embed" in key or "embed" in layer.rpartition(".")[2]
+    if embeds or isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return "embedding"
     if isinstance(module, _ConvNd):
         return "conv"
-    # MultiheadAttention holds its stacked query, key and value weights itself.
-    if isinstance(module, nn.Linear | nn.MultiheadAttention) and ndim == 2:
-        return "linear"
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag) or "embed" in key:
-        return "embedding"
-    return "other"
+    is_matrix = isinstance(module, nn.Linear | nn.MultiheadAttention) and ndim == 2
+    return _matrix_type(layer, module) if is_matrix else "other"
+
+
+def _matrix_type(layer: str, module: nn.Module) -> str:
+    # It holds its query, key and value weights itself, stacked or not.
+    if isinstance(module, nn.MultiheadAttention):
+        return "attention_qkv"
+    for layer_type, pattern in _TRANSFORMER_TYPES.items():
+        if re.search(rf"(^|[._]){pattern}$", layer):
+            return layer_type
+    return "linear"
 
 
 def _override(

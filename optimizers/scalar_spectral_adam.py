@@ -13,9 +13,9 @@ from torch import Tensor
 from optimizers import checks
 from optimizers.exponents import LayerExponents, read_exponents
 from optimizers.matrix_optimizer import Params
+from optimizers.partition import MEASURED_TYPES
 
 MODES = ("spectral", "inverse", "random")
-MEASURED_TYPES = ("conv", "linear", "head")
 
 
 class ScalarSpectralAdam(torch.optim.Adam):

@@ -52,3 +52,13 @@ class MLP(nn.Module):
             features = torch.relu(layer(features))
         logits: Tensor = self.head(features)
         return logits
+
+
+def one_hidden(in_channels: int, num_classes: int, image_size: int, width: int = 256) -> MLP:
+    """Return an MLP with one hidden layer of ``width``; the other arguments are `MLP`'s.
+
+    Raises:
+        ValueError: a size is not an integer of 1 or more.
+    """
+    check_positive("mlp_one_hidden", width=width)
+    return MLP(in_channels, num_classes, image_size, hidden=(width,))

@@ -55,12 +55,62 @@ def test_transformer_labels(transformer: type[nn.Module]) -> None:
     types = types_of(transformer())
     assert types["pos_embed"] == "embedding"
     assert types["tokens.weight"] == "embedding"
-    assert types["block.self_attn.in_proj_weight"] == "linear"
+    assert types["block.self_attn.in_proj_weight"] == "attention_qkv"
     assert types["block.self_attn.in_proj_bias"] == "bias"
-    assert types["block.self_attn.out_proj.weight"] == "linear"
+    assert types["block.self_attn.out_proj.weight"] == "attention_output"
     assert types["block.linear2.weight"] == "linear"
     assert types["block.norm1.bias"] == "norm"
     assert types["head.weight"] == "head"
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        ("blocks.0.attention.qkv", "attention_qkv"),
+        ("blocks.0.attention.output", "attention_output"),
+        ("blocks.0.mlp.up", "mlp_up"),
+        ("blocks.0.mlp.down", "mlp_down"),
+        ("h.3.attn.c_attn", "attention_qkv"),  # GPT-2
+        ("h.3.attn.c_proj", "attention_output"),
+        ("h.3.mlp.c_fc", "mlp_up"),
+        ("h.3.mlp.c_proj", "mlp_down"),
+        ("blocks.0.attn.proj", "attention_output"),  # timm
+        ("layers.7.self_attn.k_proj", "attention_qkv"),  # Llama
+        ("layers.7.mlp.up_proj", "mlp_up"),
+        ("attention.query", "attention_qkv"),
+        ("patch_embedding", "embedding"),
+        ("embedding.up", "linear"),  # only its own name counts
+        ("mlp.hidden", "linear"),
+        ("notattention.qkv", "linear"),
+        ("attention.qkv.extra", "linear"),
+        ("qkv", "linear"),
+    ],
+)
+def test_the_matrices_of_a_transformer_are_told_by_their_names(layer: str, expected: str) -> None:
+    *parents, last = layer.split(".")
+    model = nn.Sequential()
+    inner: nn.Module = model
+    for parent in parents:
+        inner.add_module(parent, nn.Module())
+        inner = inner.get_submodule(parent)
+    inner.add_module(last, nn.Linear(2, 3))
+    model.add_module("head", nn.Linear(3, 2))
+    assert types_of(model) == {
+        f"{layer}.weight": expected,
+        f"{layer}.bias": "bias",
+        "head.weight": "head",
+        "head.bias": "bias",
+    }
+    assert label_parameters(model)[f"{layer}.weight"].hidden is (expected != "embedding")
+
+
+def test_a_convolution_that_embeds_patches_is_no_hidden_matrix() -> None:
+    model = nn.ModuleDict({"patch_embedding": nn.Conv2d(3, 4, 2), "head": nn.Linear(4, 2)})
+    labels = label_parameters(model)
+    assert labels["patch_embedding.weight"].layer_type == "embedding"
+    assert not labels["patch_embedding.weight"].hidden
+    assert labels["patch_embedding.bias"].layer_type == "bias"
+    assert list(weight_layers(model)) == ["patch_embedding", "head"]  # but it is measured
 
 
 @pytest.mark.parametrize(
@@ -189,7 +239,7 @@ def test_overrides_move_and_relabel(transformer: type[nn.Module]) -> None:
     ("overrides", "message"),
     [
         ({"hiden.weight": "head"}, "no parameter's name matches 'hiden.weight'.*'hidden.weight'"),
-        ({"*": "dense"}, "must be one of conv, linear, .*adamw; got 'dense'"),
+        ({"*": "dense"}, "must be one of conv, attention_qkv, .*adamw; got 'dense'"),
         ({"conv1.bias": "matrix"}, "'conv1.bias' is a vector and cannot be 'matrix'"),
         ({"conv1.*": "conv"}, "'conv1.bias' is a vector and cannot be 'conv'"),
     ],

@@ -81,7 +81,7 @@ def test_it_learns_the_digits() -> None:
     try:
         data = load(Path(), 0)
         torch.manual_seed(0)
-        model = ConvNet(data.in_channels, data.num_classes, data.image_size)
+        model = ConvNet(**data.shape._asdict())
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
         for epoch in range(12):

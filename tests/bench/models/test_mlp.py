@@ -7,7 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from bench.models.mlp import MLP
+from bench.models.mlp import MLP, one_hidden
 
 
 def test_layer_names_and_shapes() -> None:
@@ -39,6 +39,22 @@ def test_no_hidden_layer_is_softmax_regression() -> None:
     model = MLP(1, 10, 8, hidden=[])
     assert [name for name, _ in model.named_parameters()] == ["head.weight", "head.bias"]
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("width", [1, 64, 512])
+def test_one_hidden_layer_of_any_width(width: int) -> None:
+    shapes = {n: tuple(p.shape) for n, p in one_hidden(3, 10, 32, width=width).named_parameters()}
+    assert shapes == {
+        "hidden.0.weight": (width, 3072),
+        "hidden.0.bias": (width,),
+        "head.weight": (10, width),
+        "head.bias": (10,),
+    }
+
+
+def test_one_hidden_layer_names_its_width_when_it_is_wrong() -> None:
+    with pytest.raises(ValueError, match="width of mlp_one_hidden must be an integer of 1 or more"):
+        one_hidden(3, 10, 32, width=0)
 
 
 def test_hidden_may_come_from_a_config() -> None:
