@@ -119,8 +119,8 @@ def test_params_makes_the_groups_and_is_not_passed_on() -> None:
 
 def test_lists_and_mappings_reach_an_optimizer_as_plain_ones() -> None:
     """Hydra's own would be kept in the optimizer's state, and no checkpoint would load."""
-    adam = {"_target_": "torch.optim.Adam", "_partial_": True, "betas": [0.5, 0.6]}
-    (group,) = build_optimizer(adam, net()).param_groups
+    nadam = {"_target_": "torch.optim.NAdam", "_partial_": True, "betas": [0.5, 0.6]}
+    (group,) = build_optimizer(nadam, net()).param_groups
     assert type(group["betas"]) is list
     component = {
         "_target_": "optimizers.paired.Paired",
@@ -131,7 +131,7 @@ def test_lists_and_mappings_reach_an_optimizer_as_plain_ones() -> None:
             "overrides": {"0.*": "adamw"},
         },
         "matrix": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 1.0},
-        "other": adam,
+        "other": nadam,
     }
     for group in build_optimizer(component, net()).param_groups:
         assert type(group.get("betas", [])) is list

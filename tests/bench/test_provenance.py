@@ -116,13 +116,12 @@ def test_a_foreign_optimizers_source_is_its_own_file() -> None:
 def test_the_digest_follows_any_file_of_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bench").mkdir()
     package = tmp_path / "our_optimizers"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "rule.py").write_text("class Rule:\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "bench" / "provenance.py"))
+    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
     before = source_digest("our_optimizers.rule.Rule")
     (package / "mathematics.py").write_text("half = 0.5\n")
     between = source_digest("our_optimizers.rule.Rule")
