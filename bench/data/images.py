@@ -8,6 +8,7 @@ same batches. Crop, flip and normalisation run vectorised where the data lives.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from bench.build import ImageShape
 from bench.data import base
 from bench.data.base import Batch, SplitName
+from bench.data.counter import below, random_words
 from bench.seeding import generator
 
 
@@ -69,26 +71,25 @@ class Augment:
         if self.pad < 0:
             raise ValueError(f"pad must be 0 or more pixels, not {self.pad}")
 
-    def draw(self, count: int, seed: int, epoch: int) -> Tensor | None:
-        """Return the random numbers of ``count`` samples, float64 [count, 3], None if unneeded.
+    def draw(self, index: Tensor, seed: int, epoch: int) -> Tensor | None:
+        """Return the random words of the samples ``index``, int64 [N, 3], None if unneeded.
 
-        Columns: vertical shift, horizontal shift, flip, uniform in [0, 1) whatever the options,
+        Columns: vertical shift, horizontal shift, flip, uniform in [0, 2^32) whatever the options,
         so that switching one of them leaves the other's draws as they were.
         """
         if not self.pad and not self.flip:
             return None
-        stream = generator(seed, "augment", epoch)
-        return torch.rand(count, 3, dtype=torch.float64, generator=stream)
+        return random_words(index, 3, seed, "augment", epoch)
 
-    def apply(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """Crop and flip uint8 images [B, C, H, W] by their ``numbers`` [B, 3]; same shape."""
+    def apply(self, images: Tensor, words: Tensor) -> Tensor:
+        """Crop and flip uint8 images [B, C, H, W] by their ``words`` [B, 3]; same shape."""
         size, device = images.shape[-1], images.device
-        shift = (numbers[:, :2] * (2 * self.pad + 1)).long()
+        shift = below(words[:, :2], 2 * self.pad + 1)
         pixel = torch.arange(size, device=device)
         rows = shift[:, :1] + pixel
         columns = shift[:, 1:] + pixel
         if self.flip:
-            columns = torch.where(numbers[:, 2:] < 0.5, columns.flip(1), columns)
+            columns = torch.where(below(words[:, 2:], 2) == 0, columns.flip(1), columns)
         padded = F.pad(images, (self.pad,) * 4)
         sample = torch.arange(images.shape[0], device=device)[:, None, None, None]
         channel = torch.arange(images.shape[1], device=device)[None, :, None, None]
@@ -146,11 +147,17 @@ class ImageData:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images [B, C, H, W] as float32 with this dataset's mean and std removed."""
+        mean, std = self._statistics
+        return images.float().sub_(mean).div_(std)
+
+    @functools.cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and std of raw pixels, [C, 1, 1], made once: a copy to the device waits for it."""
         mean, std = (
-            torch.tensor(values, device=images.device)[:, None, None] * 255
+            torch.tensor(values, device=self.device)[:, None, None] * 255
             for values in (self.mean, self.std)
         )
-        return images.float().sub_(mean).div_(std)
+        return mean, std
 
     def train_batches(
         self, seed: int, epoch: int, batch_size: int, start: int = 0
@@ -167,17 +174,15 @@ class ImageData:
     def _train_batches(
         self, seed: int, epoch: int, batch_size: int, steps: range
     ) -> Iterator[Batch]:
-        device, count = self.device, len(self.train)
-        order = torch.randperm(count, generator=generator(seed, "order", epoch)).to(device)
-        numbers = self.augment.draw(count, seed, epoch)
-        numbers = None if numbers is None else numbers.to(device)
+        order = torch.randperm(len(self.train), generator=generator(seed, "order", epoch))
+        order = order.to(self.device)
+        words = self.augment.draw(order, seed, epoch)
         for step in steps:
-            index = order[step * batch_size : (step + 1) * batch_size]
-            batch = self.train.take(index)
-            images = batch.images
-            if numbers is not None:
-                images = self.augment.apply(images, numbers[index])
-            yield self.normalise(images), batch.labels
+            here = slice(step * batch_size, (step + 1) * batch_size)
+            images = self.train.images[order[here]]
+            if words is not None:
+                images = self.augment.apply(images, words[here])
+            yield self.normalise(images), self.train.labels[order[here]]
 
     def eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
         """Yield all samples of ``split`` in order, unaugmented, the last partial batch included.

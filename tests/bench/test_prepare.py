@@ -112,7 +112,8 @@ def test_every_shipped_dataset_can_be_asked_for(path: Path, tmp_path: Path) -> N
     from hydra.utils import get_object
     from omegaconf import OmegaConf
 
-    options = {str(key): value for key, value in OmegaConf.load(path).items()}
+    loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    options = {str(key): value for key, value in loaded.items()}
     loader = get_object(str(options.pop("_target_")))
     inspect.signature(loader).bind(root=tmp_path, seed=0, **options)
     assert options.get("kind", path.stem) == path.stem  # the command names the file by its kind

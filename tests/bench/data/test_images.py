@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from bench.build import ImageShape
 from bench.data.base import SPLITS, Data
+from bench.data.counter import below
 from bench.data.images import Augment, ImageData, Split
 from bench.seeding import generator
 
@@ -160,7 +162,8 @@ def test_augmentation_of_a_sample_does_not_depend_on_its_batch() -> None:
 
 def test_augmentation_changes_with_seed_and_epoch_and_leaves_the_images_alone() -> None:
     before = make_data().train.images.clone()
-    draws = [FULL.draw(37, *where) for where in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    index = torch.arange(37)
+    draws = [FULL.draw(index, *where) for where in ((0, 0), (0, 1), (1, 0), (0, 0))]
     assert torch.equal(draws[0], draws[3])
     assert not torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
     data = make_data(FULL)
@@ -172,16 +175,16 @@ def reference_augment(image: np.ndarray, numbers: np.ndarray, augment: Augment) 
     """Pad, cut out and mirror one image [C, H, W], in numpy."""
     pad, size = augment.pad, image.shape[-1]
     padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
-    top, left = (int(np.floor(number * (2 * pad + 1))) for number in numbers[:2])
+    top, left = (int(np.floor(number / 2**32 * (2 * pad + 1))) for number in numbers[:2])
     crop = padded[:, top : top + size, left : left + size]
-    return crop[:, :, ::-1] if augment.flip and numbers[2] < 0.5 else crop
+    return crop[:, :, ::-1] if augment.flip and numbers[2] < 2**31 else crop
 
 
 @given(pad=st.integers(0, 4), flip=st.booleans(), seed=st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
 def test_augmentation_agrees_with_a_loop_in_numpy(pad: int, flip: bool, seed: int) -> None:
     augment, images = Augment(pad, flip), make_split(9).images
-    numbers = torch.rand(9, 3, dtype=torch.float64, generator=generator(seed, "test"))
+    numbers = torch.randint(0, 2**32, (9, 3), generator=generator(seed, "test"))
     result = augment.apply(images, numbers)
     assert result.dtype == torch.uint8
     for image, number, found in zip(images, numbers, result, strict=True):
@@ -191,23 +194,47 @@ def test_augmentation_agrees_with_a_loop_in_numpy(pad: int, flip: bool, seed: in
 
 def test_extreme_shifts_are_reached_and_the_border_is_black() -> None:
     images = torch.full((2, 1, 4, 4), 200, dtype=torch.uint8)
-    numbers = torch.tensor([[0.0, 0.0, 0.9], [1 - 2**-53, 1 - 2**-53, 0.9]], dtype=torch.float64)
+    numbers = torch.tensor([[0, 0, 2**31], [2**32 - 1, 2**32 - 1, 2**31]])
     first, last = Augment(pad=1).apply(images, numbers)
     assert first[0, 0].eq(0).all() and first[0, :, 0].eq(0).all() and first[0, 1:, 1:].eq(200).all()
     assert last[0, 3].eq(0).all() and last[0, :, 3].eq(0).all() and last[0, :3, :3].eq(200).all()
 
 
 def test_shifts_and_flips_are_uniform() -> None:
-    numbers = FULL.draw(20_000, 0, 0)
+    numbers = FULL.draw(torch.arange(20_000), 0, 0)
     assert numbers is not None and numbers.shape == (20_000, 3)
-    counts = (numbers[:, :2] * 5).long().flatten().bincount(minlength=5) / 40_000
+    counts = below(numbers[:, :2], 5).flatten().bincount(minlength=5) / 40_000
     assert (counts - 0.2).abs().max() < 0.01  # five standard errors
-    assert abs((numbers[:, 2] < 0.5).double().mean() - 0.5) < 0.018
+    assert abs((numbers[:, 2] < 2**31).double().mean() - 0.5) < 0.018
 
 
 def test_draws_do_not_depend_on_the_options_and_are_skipped_when_unneeded() -> None:
-    assert torch.equal(Augment(pad=4).draw(5, 0, 0), Augment(flip=True).draw(5, 0, 0))
-    assert Augment().draw(5, 0, 0) is None
+    index = torch.tensor([4, 2, 7])
+    assert torch.equal(Augment(pad=4).draw(index, 0, 0), Augment(flip=True).draw(index, 0, 0))
+    assert Augment().draw(index, 0, 0) is None
+
+
+def test_a_sample_is_drawn_by_its_index_and_not_by_its_place() -> None:
+    whole = FULL.draw(torch.arange(10), 5, 6)
+    assert torch.equal(FULL.draw(torch.tensor([7, 3]), 5, 6), whole[[7, 3]])
+    data = make_data(FULL)
+    pairs = epoch(data, 5, 6)
+    by_label = {int(k): x for xs, ys in pairs for x, k in zip(xs, ys, strict=True)}
+    cut = FULL.apply(data.train.images[3:4], whole[3:4])
+    assert torch.equal(by_label[3], data.normalise(cut)[0])
+
+
+def test_the_augmentation_can_be_compiled_whole() -> None:
+    """No data-dependent shape, no wait for the device: one graph, and it follows its inputs."""
+    images = make_split(5).images
+    words = FULL.draw(torch.arange(5), 0, 0)
+
+    def apply(images: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        return FULL.apply(images, words)
+
+    graph = make_fx(apply)(images, words)
+    other = FULL.draw(torch.arange(5), 0, 1)
+    assert torch.equal(graph(images, other), FULL.apply(images, other))
 
 
 def test_negative_padding_is_refused() -> None:
