@@ -9,21 +9,28 @@ The same runs give the same DataFrame from each (see `analysis.run_frame.frame`)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis import run_folders, wandb_runs
-from analysis.run_frame import RunWarning, canonical, column, frame
+from analysis import run_folders, wandb_runs, wandb_server
+from analysis.run_frame import RunRecord, RunWarning, canonical, column, frame
+from analysis.wandb_server import Filters
 
 __all__ = ["RunWarning", "load_history", "load_runs"]
 
 _OFFLINE, _SERVER = "offline:", "wandb:"
 
 
-def load_runs(source: str | Path) -> pd.DataFrame:
+def load_runs(
+    source: str | Path,
+    *,
+    sweep: str | None = None,
+    tags: Sequence[str] = (),
+    refresh: bool = True,
+) -> pd.DataFrame:
     """Return one row a run: identity, state, ``config.<dotted key>`` and summary columns.
 
     A run whose files cannot be read gives a `RunWarning` and a row of state "unreadable"; a run
@@ -31,16 +38,23 @@ def load_runs(source: str | Path) -> pd.DataFrame:
 
     Args:
         source: a folder of run folders, "offline:<folder>" or "wandb:<entity>/<project>".
+        sweep: only the runs of this sweep, W&B's group; a server is asked for no others.
+        tags: only runs with one of these tags (``tracker.tags``); likewise.
+        refresh: whether a server is asked for changes; else its cache alone is read.
 
     Raises:
         ValueError: there is no such folder, or the server cannot be asked; one line.
     """
-    text = str(source)
+    text, filters = str(source), Filters(sweep, tuple(tags))
     if text.startswith(_SERVER):
-        return frame(wandb_runs.server_records(text.removeprefix(_SERVER)))
+        told = wandb_server.runs(text.removeprefix(_SERVER), filters, fresh=refresh)
+        return frame(wandb_runs.server_records(told))
+    found: Iterable[RunRecord]
     if text.startswith(_OFFLINE):
-        return frame(wandb_runs.offline_records(_folder(text.removeprefix(_OFFLINE))))
-    return frame(run_folders.records(_folder(text)))
+        found = wandb_runs.offline_records(_folder(text.removeprefix(_OFFLINE)))
+    else:
+        found = run_folders.records(_folder(text))
+    return frame(record for record in found if filters.fits(record.config))
 
 
 def load_history(source: str | Path, run_id: str) -> pd.DataFrame:
@@ -50,15 +64,15 @@ def load_history(source: str | Path, run_id: str) -> pd.DataFrame:
     attempts at one step the latest wins. Sorted by step.
 
     Args:
-        source: a folder of run folders, or "offline:<folder>".
+        source: a folder of run folders, "offline:<folder>" or "wandb:<entity>/<project>".
         run_id: the run's id.
 
     Raises:
-        ValueError: no such run, a damaged history, or a source that has no whole history.
+        ValueError: no such run, a damaged history, or a server that cannot be asked.
     """
     text = str(source)
     if text.startswith(_SERVER):
-        raise ValueError(f"{text}: histories are read from run folders or offline:<folder> only")
+        return _history_frame(wandb_server.history(text.removeprefix(_SERVER), run_id))
     if text.startswith(_OFFLINE):
         folder = _folder(text.removeprefix(_OFFLINE))
         return _history_frame(wandb_runs.offline_history(folder, run_id))

@@ -15,9 +15,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from pydantic import Field
 
 from analysis.comparisons import Test
+from analysis.run_differences import differences
 from analysis.runs import RunWarning, load_runs
 from analysis.table_build import Cell, Table, build_table
 from analysis.table_model import Spread, Statistic
@@ -33,6 +35,11 @@ class TableOptions(cli.Options):
 
     source: str = Field("runs", description="a runs folder, offline:<folder> or wandb:<e>/<p>")
     sweep: str | None = Field(None, description="only the runs of this sweep")
+    tags: list[str] = Field([], description="only runs with one of these tags")
+    refresh: bool = Field(True, description="ask a W&B server for changes; else its cache alone")
+    also: str | None = Field(
+        None, description="a second source; runs that the two tell differently are listed"
+    )
     metric: str = Field("test/accuracy", description="a number of the runs' summaries")
     rows: list[str] = Field(["optimizer"], min_length=1, description="what names a row")
     cols: list[str] = Field(["dataset", "model"], min_length=1, description="what names a column")
@@ -78,6 +85,7 @@ def main(argv: list[str]) -> int:
         examples=[
             "source=runs baseline=adamw spread=interval",
             "source=wandb:me/spectral-bench sweep=digits format=markdown out=table.md",
+            "source=runs also=wandb:me/spectral-bench",
             "source=offline:runs metric=best/test_accuracy rows=optimizer,schedule",
         ],
     )
@@ -102,14 +110,34 @@ def _build(options: TableOptions) -> tuple[Table, int]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RunWarning)
         try:
-            runs = load_runs(options.source)
+            runs = _load(options, options.source)
+            if options.also is not None:
+                _compare_sources(options, runs)
             return build_table(runs, **{name: getattr(options, name) for name in _ASKED}), len(runs)
         except ValueError as error:
-            where = "" if options.source in str(error) else f"{options.source}: "
+            said = "wandb:" in str(error) or options.source in str(error)
+            where = "" if said else f"{options.source}: "
             raise UserError(f"{where}{error}") from error
         finally:
             for warning in caught:
                 print(f"warning: {warning.message}", file=sys.stderr)
+
+
+def _load(options: TableOptions, source: str) -> pd.DataFrame:
+    # Folders are read whole, so that a misspelt sweep can be told from those that are there.
+    sweep = options.sweep if source.startswith("wandb:") else None
+    return load_runs(source, sweep=sweep, tags=options.tags, refresh=options.refresh)
+
+
+def _compare_sources(options: TableOptions, runs: pd.DataFrame) -> None:
+    assert options.also is not None
+    other = _load(options, options.also)
+    if options.sweep is not None:
+        runs, other = (found[found["sweep"] == options.sweep] for found in (runs, other))
+    names = (options.source, options.also)
+    found = differences(runs, other, names=names, metric=options.metric)
+    for line in found or [f"{names[0]} and {names[1]} tell the same of {len(runs)} runs"]:
+        print(line, file=sys.stderr)
 
 
 def _check(text: str, file: Path) -> int:

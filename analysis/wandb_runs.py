@@ -1,17 +1,15 @@
-"""Runs from W&B: offline logs in a folder, or a project on a server (never sampled)."""
+"""Runs as W&B tells them: offline logs in a folder, or what `analysis.wandb_server` was told."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from analysis import wandb_files
+from analysis.run_cache import Told
 from analysis.run_frame import STATES, RunRecord, nearest, warn
-
-_PER_PAGE = 200  # runs a request: few round trips, each answered in good time
-_TIMEOUT = 60  # seconds a request
 
 
 def offline_records(folder: Path) -> Iterator[RunRecord]:
@@ -50,29 +48,25 @@ def _logs(folder: Path) -> dict[str, list[Path]]:
     return logs
 
 
-def server_records(project: str) -> Iterator[RunRecord]:
-    """Yield the runs of ``<entity>/<project>``; login and address are wandb's own settings.
+def server_records(told: Iterable[Told]) -> list[RunRecord]:
+    """Return the runs that a server told, the attempts of one run folded into one.
 
-    Raises:
-        ValueError: no such project, no login or no connection; one line.
+    Attempts that W&B took for runs of their own state the same id in their config: the finished
+    one counts, or the one that came furthest.
     """
-    import wandb
+    attempts: dict[str, list[Told]] = defaultdict(list)
+    for one in told:
+        attempts[str(one.config.get("id", one.id))].append(one)
+    return [
+        record(run_id, best.config, best.summary)
+        for run_id, ones in attempts.items()
+        for best in [max(ones, key=_progress)]
+    ]
 
-    entity, _, name = project.partition("/")
-    if not entity or not name or "/" in name:
-        raise ValueError(f"wandb:{project}: write wandb:<entity>/<project>")
-    try:
-        # lazy=False brings config and summary with the page, not with a request for each run.
-        runs = wandb.Api(timeout=_TIMEOUT).runs(project, per_page=_PER_PAGE, lazy=False)
-        for run in runs:
-            summary = dict(run.summary_metrics)
-            yield record(run.id, dict(run.config), summary)
-    except Exception as error:  # the client has several unrelated families of errors
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(
-            f"wandb:{project}: {reason}; check `wandb login` and the network, "
-            "or read the same runs with offline:<folder>"
-        ) from error
+
+def _progress(told: Told) -> tuple[bool, float, str]:
+    steps = told.summary.get("steps", told.summary.get("_step", -1))
+    return (told.summary.get("state") in ("done", "diverged"), float(steps or 0), told.id)
 
 
 def record(run_id: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> RunRecord:

@@ -7,150 +7,206 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from wandb_server import WandbServer, serving
 
-from analysis import wandb_runs
-from analysis.runs import load_runs
+from analysis import tables, wandb_server
+from analysis.runs import load_history, load_runs
 
-
-class Server(ThreadingHTTPServer):
-    """A W&B server that knows a viewer and the runs of one project, a page at a time."""
-
-    nodes: list[dict[str, Any]]
-    asked: list[str]
-
-    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        found = re.search(r"\b(?:query|mutation)\s+(\w+)", query)
-        name = found[1] if found else ""
-        self.asked.append(name)
-        if name in ("Viewer", "GetDefaultEntity"):
-            viewer = {
-                "id": "VXNlcjox",
-                "entity": "lab",
-                "username": "t",
-                "name": "t",
-                "flags": "{}",
-            }
-            return {"viewer": {**viewer, "teams": {"edges": []}, "apiKeys": {"edges": []}}}
-        if name == "ServerFeaturesQuery":
-            return {"serverInfo": {"features": []}}
-        assert name == "Runs", name
-        if variables["project"] != "project":
-            return {"project": None}
-        begin = int(variables.get("cursor") or 0)
-        end = begin + variables["perPage"]
-        page = [
-            {"node": asked_of(node, query), "cursor": str(begin + i + 1)}
-            for i, node in enumerate(self.nodes[begin:end])
-        ]
-        info = {"endCursor": str(end), "hasNextPage": end < len(self.nodes)}
-        runs = {"edges": page, "pageInfo": info}
-        project = {"internalId": "1", "runCount": len(self.nodes), "readOnly": False, "runs": runs}
-        return {"project": project}
-
-
-def asked_of(node: dict[str, Any], query: str) -> dict[str, Any]:
-    """Return a run without its heavy fields, unless the query asks for them."""
-    heavy = ("config", "summaryMetrics", "systemMetrics")
-    return {key: value for key, value in node.items() if key not in heavy or key in query}
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        content = b"{}"
-        if self.path == "/graphql":
-            body = json.loads(raw)
-            data = self.server.answer(body["query"], body.get("variables") or {})
-            content = json.dumps({"data": data}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-def node(
-    config: dict[str, Any], summary: dict[str, Any], state: str = "finished"
-) -> dict[str, Any]:
-    """Return a run as W&B's server tells it: configs wrapped, whole floats as integers."""
-    wrapped = {key: {"value": value} for key, value in (config | {"provenance": {}}).items()}
-    return {
-        "id": config["id"],
-        "projectId": "1",
-        "name": config["id"],
-        "displayName": config["id"],
-        "tags": [],
-        "state": state,
-        "config": re.sub(r"(\d)\.0\b", r"\1", json.dumps(wrapped)),
-        "summaryMetrics": re.sub(r"(\d)\.0\b", r"\1", json.dumps(summary | {"_step": 5})),
-        "systemMetrics": "{}",
-        "createdAt": "2026-01-01T00:00:00Z",
-        "heartbeatAt": "2026-01-01T00:00:00Z",
-        "historyLineCount": 5,
-        "readOnly": False,
-        "historyKeys": None,
-        "user": {"name": "t", "username": "t"},
-    }
+READING = {"Viewer", "GetDefaultEntity", "ServerFeaturesQuery", "Runs"}
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
     import wandb
 
-    made = Server(("127.0.0.1", 0), Handler)
-    made.nodes, made.asked = [], []
-    thread = threading.Thread(target=made.serve_forever)
-    thread.start()
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{made.server_port}")
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    wandb.teardown()  # the client reads its settings once
-    yield made
-    wandb.teardown()
-    made.shutdown()
-    thread.join()
-    made.server_close()
+    with serving() as made:
+        monkeypatch.setenv("WANDB_BASE_URL", made.address)
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        wandb.teardown()  # the client reads its settings once
+        yield made
+        wandb.teardown()
 
 
-def test_pages_of_configs_and_summaries_are_all_that_is_asked(
-    server: Server, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wandb_runs, "_PER_PAGE", 3)
-    folders = tmp_path / "runs"
+def put(server: WandbServer, config: dict[str, Any], summary: dict[str, Any], **more: Any) -> None:
+    """Store a run as W&B does: configs wrapped, whole floats as integers."""
+    wrapped = {key: {"value": value} for key, value in config.items()}
+    respelt = [
+        json.loads(re.sub(r"(\d)\.0\b", r"\1", json.dumps(tree)))
+        for tree in (wrapped, summary | {"_step": 5})
+    ]
+    name = more.pop("name", config["id"])
+    fields = {"group": config["sweep"], "tags": config["tracker"]["tags"], **more}
+    server.put("project", name, config=respelt[0], summary=respelt[1], **fields)
+
+
+def eight(runs: Any, server: WandbServer, folders: Path) -> None:
+    """The same eight runs on the server and in folders."""
     for seed in range(8):
         config, summary = runs.config(seed=seed, schedule__warmup=1.0), runs.summary(seed / 7)
+        config["sweep"] = "grid" if seed < 3 else None
+        config["tracker"] = {"mode": "offline", "tags": ["first"] if seed % 2 else []}
         if seed == 6:
             summary = runs.summary(0.0, "diverged")
         if seed == 7:  # killed: W&B says crashed, the run said nothing
             summary = {"test/accuracy": 0.9}
         runs.folder(folders, config, summary, summary.get("state", "running"))
-        server.nodes.append(node(config, summary, "crashed" if seed == 7 else "finished"))
-    server.nodes.reverse()
+        put(server, config, summary, state="crashed" if seed == 7 else "finished")
+
+
+def test_pages_of_configs_and_summaries_are_all_that_is_asked(
+    server: WandbServer, runs: Any, tmp_path: Path
+) -> None:
+    server.largest_page = 3
+    eight(runs, server, tmp_path / "runs")
     table = load_runs("wandb:lab/project")
-    pd.testing.assert_frame_equal(table, load_runs(folders), check_exact=True)
+    pd.testing.assert_frame_equal(table, load_runs(tmp_path / "runs"), check_exact=True)
     assert table["state"].tolist() == ["done"] * 6 + ["diverged", "running"]
-    assert server.asked.count("Runs") == 3
-    assert set(server.asked) <= {"Viewer", "GetDefaultEntity", "ServerFeaturesQuery", "Runs"}
+    assert server.asked.count("Runs") == 3 + 3  # three pages of the list, three of whole runs
+    assert set(server.asked) <= READING
 
 
-def test_an_unknown_project_is_one_line(server: Server) -> None:
+def test_the_second_time_only_changes_are_asked_for(
+    server: WandbServer, runs: Any, tmp_path: Path
+) -> None:
+    eight(runs, server, tmp_path / "runs")
+    first = load_runs("wandb:lab/project")
+    server.asked.clear()
+    pd.testing.assert_frame_equal(load_runs("wandb:lab/project"), first, check_exact=True)
+    assert server.asked.count("Runs") == 1
+    changed = runs.config(seed=7, schedule__warmup=1.0)
+    put(server, changed, runs.summary(0.99), state="finished")
+    del server.runs["project", runs.config(seed=0, schedule__warmup=1.0)["id"]]
+    server.asked.clear()
+    server.variables.clear()
+    again = load_runs("wandb:lab/project")
+    assert again["seed"].tolist() == list(range(1, 8))  # a deleted run is forgotten
+    assert again.iloc[-1]["test/accuracy"] == 0.99
+    assert server.asked.count("Runs") == 2
+    asked = [json.loads(v["filters"]) for v in server.variables if "filters" in v]
+    assert asked == [{}, {"name": {"$in": [changed["id"]]}}]
+    server.asked.clear()
+    pd.testing.assert_frame_equal(load_runs("wandb:lab/project", refresh=False), again)
+    assert server.asked == []
+
+
+def test_a_thousand_unchanged_runs_cost_one_listing(server: WandbServer, runs: Any) -> None:
+    for seed in range(1000):
+        put(server, runs.config(seed=seed), runs.summary(0.5))
+    assert len(load_runs("wandb:lab/project")) == 1000
+    server.asked.clear()
+    assert len(load_runs("wandb:lab/project")) == 1000
+    assert server.asked.count("Runs") == 1
+    assert len(server.asked) <= 2  # with the client's login
+
+
+def test_filters_are_the_servers_work(server: WandbServer, runs: Any, tmp_path: Path) -> None:
+    folders = tmp_path / "runs"
+    eight(runs, server, folders)
+    for chosen, count in (
+        ({"sweep": "grid"}, 3),
+        ({"tags": ["first", "x"]}, 4),
+        ({"sweep": "grid", "tags": ["first"]}, 1),
+    ):
+        server.variables.clear()
+        found = load_runs("wandb:lab/project", **chosen)  # type: ignore[arg-type]
+        assert len(found) == count
+        pd.testing.assert_frame_equal(found, load_runs(folders, **chosen), check_exact=True)  # type: ignore[arg-type]
+        listing = next(v for v in server.variables if "filters" in v)
+        assert json.loads(listing["filters"]) != {}
+    with pytest.raises(ValueError, match=r'no runs with {"group": "gird"} there'):
+        load_runs("wandb:lab/project", sweep="gird")
+    # What a filter left out is still known.
+    server.asked.clear()
+    load_runs("wandb:lab/project")
+    assert len(load_runs("wandb:lab/project", refresh=False)) == 8
+    assert len(load_runs("wandb:lab/project", sweep="grid", refresh=False)) == 3
+
+
+def test_attempts_of_one_run_are_one_run(server: WandbServer, runs: Any) -> None:
+    config = runs.config()
+    put(server, config, {"steps": 90.0}, name="attempt-1", state="crashed")
+    put(server, config, runs.summary(0.9, steps=50), name="attempt-2")
+    put(server, config, {}, name="attempt-3", state="crashed")
+    table = load_runs("wandb:lab/project")
+    assert table["id"].tolist() == [config["id"]]
+    assert table["test/accuracy"].tolist() == [0.9]
+
+
+def test_an_unreliable_server_gives_the_whole_table(
+    server: WandbServer, runs: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Three requests in ten fail: by 429, by 500, by a dropped connection."""
+    monkeypatch.setattr(wandb_server, "_PAUSES", (0.01,) * 12)
+    monkeypatch.setattr(wandb_server, "_WHOLE", 2)
+    server.largest_page, server.trouble = 2, 0.3
+    eight(runs, server, tmp_path / "runs")
+    table = load_runs("wandb:lab/project")
+    assert server.refused > 0
+    pd.testing.assert_frame_equal(table, load_runs(tmp_path / "runs"), check_exact=True)
+
+
+def test_every_row_of_a_history_is_read(server: WandbServer, runs: Any, tmp_path: Path) -> None:
+    config, rows = runs.config(), runs.history(1500)
+    logged = [{**row, "_step": row["step"], "_timestamp": 1.0} for row in rows]
+    put(server, config, runs.summary(0.9), history=logged)
+    runs.folder(tmp_path / "runs", config, runs.summary(0.9), history=rows)
+    found = load_history("wandb:lab/project", config["id"])
+    pd.testing.assert_frame_equal(found, load_history(tmp_path / "runs", config["id"]))
+    assert len(found) == 1500  # W&B's history() would give 500 of them
+    assert not {"RunFullHistory", "RunSampledHistory"} & set(server.asked)
+    with pytest.raises(ValueError, match="wandb:lab/project: run 'nobody': "):
+        load_history("wandb:lab/project", "nobody")
+
+
+def test_three_sources_one_table_to_the_byte(
+    server: WandbServer, runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders, logs = tmp_path / "runs", tmp_path / "logs"
+    for name in ("adamw", "muon"):
+        for seed in range(3):
+            config = runs.config(name, seed, sweep="grid")
+            summary = runs.summary(0.9 + seed / 100 + (name == "muon") / 50)
+            runs.folder(folders, config, summary)
+            runs.offline(logs, config, summary)
+            put(server, config, summary)
+    for form in ("text", "markdown", "csv"):
+        outputs = set()
+        for source in (folders, f"offline:{logs}", "wandb:lab/project", "wandb:lab/project"):
+            tables.main([f"source={source}", "sweep=grid", "baseline=adamw", f"format={form}"])
+            outputs.add(capsys.readouterr().out)
+        assert len(outputs) == 1, outputs
+
+
+def test_what_the_folder_and_wandb_disagree_about_is_listed(
+    server: WandbServer, runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eight(runs, server, tmp_path / "runs")
+    lost = runs.config(seed=1, schedule__warmup=1.0)["id"]
+    del server.runs["project", lost]
+    tables.main([f"source={tmp_path / 'runs'}", "also=wandb:lab/project"])
+    err = capsys.readouterr().err.splitlines()
+    assert err[:-1] == [f"only in {tmp_path / 'runs'}: {lost} (done)"]
+    tables.main([f"source={tmp_path / 'runs'}", "also=wandb:lab/project", "sweep=grid"])
+    assert lost in capsys.readouterr().err
+    tables.main(["source=wandb:lab/project", "also=wandb:lab/project"])
+    assert "tell the same of 7 runs" in capsys.readouterr().err
+
+
+def test_an_unknown_project_is_one_line(server: WandbServer) -> None:
     with pytest.raises(ValueError, match=r"wandb:lab/nothing: .*offline:<folder>") as caught:
         load_runs("wandb:lab/nothing")
     assert "\n" not in str(caught.value)
+    assert server.asked.count("Runs") == 1  # a refusal is not asked for again
+    with pytest.raises(ValueError, match="nothing in the cache; ask with refresh=true first"):
+        load_runs("wandb:lab/nothing", refresh=False)
 
 
 def test_without_a_login_one_line_says_what_to_do(
