@@ -156,5 +156,3 @@ def test_history_of_an_unknown_run(both: Sources) -> None:
             ValueError, match=r"no (run|offline log of run) 'digits-convnet-nobody'"
         ):
             load_history(source, "digits-convnet-nobody")
-    with pytest.raises(ValueError, match="histories are read from run folders or offline"):
-        load_history("wandb:lab/project", "x")
