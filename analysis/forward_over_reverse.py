@@ -30,6 +30,7 @@ def forward_over_reverse(
     """
     if objective.couples_samples:
         raise ValueError("BatchNorm in train mode writes its statistics under vmap")
+    objective.model.requires_grad_(False)  # or a graph of all other weights would be kept
     totals = {
         name: torch.zeros(len(directions[name]), dtype=torch.float64) for name in objective.weights
     }

@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analysis.directions import gradient_directions
 from analysis.engines import curvature
 from analysis.exponents import exponents_table
-from analysis.objective import Loss, Settings
+from analysis.objective import Loss, Settings, cross_entropy
 from optimizers.partition import label_parameters, weight_layers
 
 
@@ -37,7 +36,7 @@ def measure(
     labels: Tensor,
     k: int = 20,
     *,
-    loss: Loss = F.cross_entropy,
+    loss: Loss = cross_entropy,
     layers: Sequence[str] | None = None,
     settings: Settings | None = None,
     step: int = 0,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -23,6 +24,14 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 Mode: TypeAlias = Literal["eval", "train"]
 
 _DROPOUT_SEED = 0
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy over all targets, the classes being the last dimension.
+
+    Logits [B, C] with int64 [B], or [B, T, V] with [B, T]: a sample's share is that of its targets.
+    """
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,8 @@ class Objective:
             raise ValueError("a compiled network cannot be measured: give the one it was made of")
         self._check_batch()
         self.model = copy.deepcopy(model).to(self.settings.device, self.settings.dtype)
+        # In full float32, cuDNN is slow with channels last.
+        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.model.requires_grad_(True).train(self.settings.mode == "train")
         self.weights: dict[str, nn.Parameter] = {n: weight_of(self.model, n) for n in layers}
         self.microbatch = self._microbatch(copies)
@@ -124,7 +135,7 @@ class Objective:
         inputs = self._inputs[start : start + self.microbatch].to(self.device)
         labels = self._labels[start : start + self.microbatch].to(self.device)
         if inputs.is_floating_point():
-            inputs = inputs.to(self.settings.dtype)
+            inputs = inputs.to(self.settings.dtype).contiguous()
         autotune = self.settings.autotune
         with exact_arithmetic(self.device, seed=_DROPOUT_SEED + start, autotune=autotune):
             yield inputs, labels

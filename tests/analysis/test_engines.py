@@ -267,6 +267,7 @@ def test_float32_is_close_and_nothing_is_touched(engine: Engine) -> None:
     )  # fmt: skip
     for name in layers:
         assert h[name].dtype == torch.float64
+        assert not h[name].requires_grad
         torch.testing.assert_close(h[name], exact[name], atol=1e-6, rtol=2e-5)
         assert not torch.equal(h[name], exact[name])
     total = seen[0][1]
