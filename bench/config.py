@@ -47,6 +47,7 @@ class TrainerConfig(_Strict):
     precision: Literal["auto", "float32", "bf16"]
     channels_last: bool | Literal["auto"]
     compile: bool
+    cuda_graph: bool | Literal["auto"]
     device: str
     threads: int | None = Field(gt=0)
     log_every: int = Field(gt=0)

@@ -24,7 +24,10 @@ _DIGITS = 10
 NOT_SCIENTIFIC = frozenset({"tracker", "sweep", "runs_dir", "data_dir", "exponents", "names"})
 NOT_SCIENTIFIC_TRAINER = frozenset(
     {"device", "threads", "progress", "log_every", "checkpoint_every", "eval_batch_size"}
+    | {"compile", "cuda_graph"}
 )
+# Options of an optimizer, and of those inside it, that say how a step is computed and not which.
+NOT_SCIENTIFIC_OPTIMIZER = frozenset({"compile", "fused", "foreach", "capturable"})
 # Values that are paths: the file's content counts, not where it lies.
 _FILE_KEYS = frozenset({"exponents"})
 
@@ -48,7 +51,14 @@ def scientific(config: RunConfig) -> dict[str, Any]:
     kept["trainer"] = {
         key: value for key, value in whole["trainer"].items() if key not in NOT_SCIENTIFIC_TRAINER
     }
+    kept["optimizer"] = _without(kept["optimizer"], NOT_SCIENTIFIC_OPTIMIZER)
     return {str(key): _by_content(value, key) for key, value in kept.items()}
+
+
+def _without(value: Any, keys: frozenset[str]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without(item, keys) for key, item in value.items() if key not in keys}
 
 
 def _by_content(value: Any, where: str) -> Any:

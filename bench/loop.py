@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +22,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from bench.clock import Clock
 from bench.config import TrainerConfig
-from bench.data.base import Batch, Data, SplitName
-from bench.evaluation_weights import EvaluationWeights
-from bench.objective import cross_entropy, loss_and_hits
+from bench.data.base import Batch, Data
+from bench.evaluation import Evaluation, laid_out
+from bench.loss_window import LossWindow
 from bench.progress import Progress
 from bench.run import Row, RunFolder, State
+from bench.step import TrainingStep
 from bench.summary import summarise
 from bench.tracking import Tracker
-
-# Batches from which BatchNorm is measured anew at evaluation weights.
-_NORM_BATCHES = 50
 
 
 class DivergedError(Exception):
@@ -64,24 +62,35 @@ class Loop:
         tracker: Tracker,
         progress: Progress,
     ) -> None:
-        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.model, self.schedule = model, schedule
         self.data, self.config, self.seed = data, config, seed
         self.folder, self.tracker, self.progress = folder, tracker, progress
         self.clock = Clock()
         self.device = device
         self.memory_format = memory_format
-        self.autocast = torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"
-        )
-        self.forward = cast(nn.Module, torch.compile(model)) if config.compile else model
-        self.cold = config.compile  # the first step compiles
         self.steps_per_epoch = data.steps_per_epoch(config.batch_size)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.step = 0
-        self.window: list[Tensor] = []  # losses since the last history row, on the device
+        # Losses since the last history row.
+        self.window = LossWindow(min(config.log_every, self.steps_per_epoch), device)
         self.history: list[Row] = []
-        self.evaluation_weights = EvaluationWeights(
-            model, optimizer, self._logits, self._norm_batches
+        self.evaluation = Evaluation(
+            model=model,
+            optimizer=optimizer,
+            data=data,
+            batch_size=config.eval_batch_size,
+            norm_batches=(seed, config.batch_size),
+            precision=precision,
+            memory_format=memory_format,
+        )
+        self.training_step = TrainingStep(
+            model=model,
+            optimizer=optimizer,
+            schedule=schedule,
+            device=device,
+            precision=precision,
+            config=config,
+            say=lambda text: print(f"{folder.path.name}: {text}", flush=True),
         )
 
     # -- the loop -------------------------------------------------------------------------------
@@ -128,31 +137,12 @@ class Loop:
                 batch = next(batches, None)
                 if batch is None:
                     return
-                inputs = self._laid_out(batch[0])
+                inputs = laid_out(batch[0], self.memory_format)
             yield inputs, batch[1]
 
-    def _laid_out(self, inputs: Tensor) -> Tensor:
-        """Images in the memory format asked for; tokens have none."""
-        if inputs.ndim != 4 or not inputs.is_floating_point():
-            return inputs
-        return inputs.to(memory_format=self.memory_format)
-
     def _train_step(self, inputs: Tensor, targets: Tensor) -> None:
-        with self.clock("compile" if self.cold else "step"):
-            self.model.train()
-            self.optimizer.zero_grad(set_to_none=True)
-            with self.autocast:
-                logits = self.forward(inputs)
-                loss = cross_entropy(logits, targets, self.config.label_smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self.config.grad_clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-            self.optimizer.step()
-            self.schedule.step()
-            self.window.append(loss.detach())
-            if self.cold and self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self.cold = False
+        with self.clock("compile" if self.training_step.cold else "step"):
+            self.window.add(self.training_step(inputs, targets))
         self.step += 1
         self.progress.advance()
 
@@ -164,8 +154,7 @@ class Loop:
 
     def _log_window(self) -> None:
         with self.clock("step"):  # reading the losses waits for the device
-            losses = torch.stack(self.window).double().tolist()
-        self.window = []
+            losses = self.window.take()
         first = self.step - len(losses) + 1
         finite = list(itertools.takewhile(math.isfinite, losses))
         if len(finite) < len(losses):
@@ -181,39 +170,13 @@ class Loop:
         self._log({"train/loss": sum(losses) / len(losses), "lr": rate}, step)
 
     def _log_evaluation(self) -> None:
-        with self.clock("evaluation"), self.evaluation_weights.lent(self.step):
-            measured: dict[str, float] = {}
-            splits: tuple[SplitName, ...] = ("val", "test")
-            for split in splits:
-                loss, accuracy = self._evaluate(split)
-                measured |= {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
+        with self.clock("evaluation"):
+            measured = self.evaluation.measure(self.step)
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} is {value} after step {self.step}")
         self._log(measured, self.step)
         self.progress.epoch(self.step // self.steps_per_epoch, self.history[-1])
-
-    @torch.no_grad()
-    def _evaluate(self, split: SplitName) -> tuple[float, float]:
-        """Return mean cross-entropy (without smoothing) and accuracy, over a split's targets."""
-        self.model.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self.device)
-        count = 0
-        for inputs, targets in self.data.eval_batches(split, self.config.eval_batch_size):
-            total += torch.stack(loss_and_hits(self._logits(inputs), targets)).double()
-            count += targets.numel()
-        loss, accuracy = (total / count).tolist()
-        return float(loss), float(accuracy)
-
-    def _logits(self, inputs: Tensor) -> Tensor:
-        with self.autocast:
-            logits: Tensor = self.model(self._laid_out(inputs))
-        return logits
-
-    def _norm_batches(self) -> Iterator[Tensor]:
-        """Training inputs, augmented as in training, the same ones every time."""
-        batches = self.data.train_batches(self.seed, 0, self.config.batch_size)
-        return (inputs for inputs, _ in itertools.islice(batches, _NORM_BATCHES))
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if not self.history or self.history[-1]["step"] != step:
@@ -232,14 +195,14 @@ class Loop:
         """Return all that a run needs to continue; tensors, numbers and strings only."""
         state = {
             "step": self.step,
-            "model": self.evaluation_weights.at(self.step),
-            "optimizer": self.optimizer.state_dict(),
+            "model": self.evaluation.weights.at(self.step),
+            "optimizer": self.training_step.optimizer_state(),
             "schedule": self.schedule.state_dict(),
-            "window": list(self.window),
+            "window": self.window.values(),
             "clock": self.clock.state_dict(),
             "random": torch.get_rng_state(),
         }
-        if self.evaluation_weights.differ:
+        if self.evaluation.weights.differ:
             state["training_model"] = self.model.state_dict()
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
@@ -249,9 +212,9 @@ class Loop:
         """Continue from ``state``, with the history up to its step."""
         self.step = int(state["step"])
         self.model.load_state_dict(state.get("training_model", state["model"]))
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.training_step.load_optimizer_state(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.window = [loss.to(self.device) for loss in state["window"]]
+        self.window.load(state["window"])
         self.clock.load_state_dict(state["clock"])
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and "random_cuda" in state:

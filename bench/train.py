@@ -20,14 +20,13 @@ from bench import cli, config, experiment, provenance
 from bench.build import build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.data.base import Data
+from bench.device import choose_device, choose_memory_format, choose_precision, prepare
 from bench.identity import Identity, digest, identify
 from bench.loop import DivergedError, Loop
 from bench.progress import make_progress
 from bench.run import RunFolder, State
 from bench.seeding import derive
 from bench.tracking import Guarded, RunInfo
-
-_DEFAULT_THREADS = torch.get_num_threads()
 
 
 def train(run_config: RunConfig) -> dict[str, Any]:
@@ -59,9 +58,8 @@ def train(run_config: RunConfig) -> dict[str, Any]:
 def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: Data) -> None:
     """Train from the newest checkpoint to the end, and write down how it ended."""
     trainer = run_config.trainer
-    # Always set: a run must not depend on the threads of the one before it in this process.
-    torch.set_num_threads(trainer.threads or _DEFAULT_THREADS)
     device = choose_device(trainer.device)
+    prepare(trainer, device, Path(run_config.data_dir))
     precision = choose_precision(trainer.precision, device)
     source = provenance.collect(run_config.optimizer, device, precision)
     stored = stored_config(run_config, identity)
@@ -162,26 +160,6 @@ def stored_config(run_config: RunConfig, identity: Identity) -> dict[str, Any]:
         "variant": identity.variant,
         **run_config.model_dump(mode="json"),
     }
-
-
-def choose_device(device: str) -> torch.device:
-    """Decide "auto": CUDA where there is one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-def choose_precision(precision: str, device: torch.device) -> str:
-    """Decide "auto": bf16 on CUDA, float32 elsewhere."""
-    if precision == "auto":
-        return "bf16" if device.type == "cuda" else "float32"
-    return precision
-
-
-def choose_memory_format(channels_last: bool | str, device: torch.device) -> torch.memory_format:
-    """Decide "auto": channels_last on CUDA."""
-    wanted = device.type == "cuda" if channels_last == "auto" else bool(channels_last)
-    return torch.channels_last if wanted else torch.contiguous_format
 
 
 def _report(folder: RunFolder, already: str = "") -> None:

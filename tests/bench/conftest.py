@@ -136,6 +136,7 @@ class LoopRig:
         "precision": "float32",
         "channels_last": False,
         "compile": False,
+        "cuda_graph": "auto",
         "device": "cpu",
         "threads": 1,
         "log_every": 3,  # windows across epochs' ends and checkpoints

@@ -98,7 +98,11 @@ def counts(path: Path_) -> bool:
             "log_every",
             "checkpoint_every",
             "eval_batch_size",
+            "compile",
+            "cuda_graph",
         }
+    if path[0] == "optimizer" and path[-1] in {"compile", "fused", "foreach", "capturable"}:
+        return False
     return path[0] in {"model", "dataset", "optimizer", "schedule", "seed"}
 
 
@@ -187,9 +191,22 @@ def test_presets_that_change_nothing_are_the_same_run(base: RunConfig, tmp_path:
         [f"runs_dir={tmp_path}", "data_dir=elsewhere", "sweep=s"],
         ["trainer.device=cpu", "trainer.threads=1", "trainer.progress=none"],
         ["trainer.log_every=3", "trainer.checkpoint_every=7", "trainer.eval_batch_size=10"],
+        ["trainer.compile=true", "trainer.cuda_graph=false"],
+        ["+optimizer.fused=true", "+optimizer.capturable=true"],
+        ["+optimizer.foreach=false"],
     ]
     for overrides in same:
         assert identify(config.load(overrides)) == identify(base), overrides
+
+
+@pytest.mark.parametrize("name", ["muon", "spectral_newton", "torch_muon"])
+def test_how_an_optimizer_is_computed_is_not_another_run(name: str) -> None:
+    compiled = config.load([f"optimizer={name}", "trainer.compile=true"])
+    assert identify(compiled) == identify(config.load([f"optimizer={name}"]))
+    assert compiled.optimizer.get("compile", True)  # the trainer decides for ours
+    if name == "torch_muon":  # an optimizer inside another one
+        inside = config.load([f"optimizer={name}", "+optimizer.other.fused=true"])
+        assert identify(inside) == identify(compiled)
 
 
 # -- defaults -------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def test_a_window_is_the_mean_of_its_losses(build: Build) -> None:
 def test_the_rate_of_a_row_is_that_of_its_last_step(build: Build) -> None:
     loop = build(optimizer=MOMENTUM, log_every=1)
     used: list[float] = []
-    loop.optimizer.register_step_pre_hook(
+    loop.training_step.optimizer.register_step_pre_hook(
         lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
     )
     loop.run()
@@ -172,7 +172,7 @@ def test_evaluation_is_in_eval_mode_without_smoothing_and_leaves_no_trace(build:
     loop.run()
     state = {key: value.clone() for key, value in loop.model.state_dict().items()}
     random = torch.get_rng_state()
-    assert loop._evaluate("val") == (
+    assert loop.evaluation.split("val") == (
         loop.history[-1]["val/loss"],
         loop.history[-1]["val/accuracy"],
     )
@@ -277,7 +277,7 @@ def test_channels_last_inputs(build: Build) -> None:
     plain = build("plain")
     loop = build(memory_format=torch.channels_last)
     # Before any step: dropout draws in the order of memory.
-    assert loop._evaluate("val") == pytest.approx(plain._evaluate("val"), rel=1e-5)
+    assert loop.evaluation.split("val") == pytest.approx(plain.evaluation.split("val"), rel=1e-5)
     ran(loop)
     assert all(channels_last for _, _, channels_last in loop.model.seen)
     ran(plain)
@@ -286,7 +286,7 @@ def test_channels_last_inputs(build: Build) -> None:
 
 def test_nothing_is_compiled_by_default(build: Build) -> None:
     loop = build()
-    assert loop.forward is loop.model
+    assert not loop.training_step.cold
     loop.run()
     assert loop.clock.seconds["compile"] == 0
 

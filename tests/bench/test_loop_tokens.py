@@ -24,6 +24,8 @@ VOCABULARY, LENGTH, CLASSES = 7, 5, 3
 class Tokens:
     """Successive tokens differ by 1 or 2, so that a model can learn something."""
 
+    device = torch.device("cpu")
+
     def __init__(self, per_position: bool) -> None:
         stream = torch.Generator().manual_seed(0)
         start = torch.randint(0, VOCABULARY, (20, 1), generator=stream)

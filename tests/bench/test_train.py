@@ -162,39 +162,6 @@ def test_auto_is_bf16_and_channels_last_on_a_gpu(quick: Make) -> None:
     assert attempt["device"] == torch.cuda.get_device_name(0)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "device", "found"),
-    [
-        ("auto", "cpu", "float32"),
-        ("auto", "cuda", "bf16"),
-        ("bf16", "cpu", "bf16"),
-        ("float32", "cuda", "float32"),
-    ],
-)
-def test_precision(wanted: str, device: str, found: str) -> None:
-    assert train.choose_precision(wanted, torch.device(device)) == found
-
-
-@pytest.mark.parametrize(
-    ("wanted", "device", "last"),
-    [
-        ("auto", "cpu", False),
-        ("auto", "cuda", True),
-        (True, "cpu", True),
-        (False, "cuda", False),
-    ],
-)
-def test_memory_format(wanted: bool | str, device: str, last: bool) -> None:
-    expected = torch.channels_last if last else torch.contiguous_format
-    assert train.choose_memory_format(wanted, torch.device(device)) is expected
-
-
-def test_device() -> None:
-    assert train.choose_device("cpu") == torch.device("cpu")
-    assert train.choose_device("cuda:1") == torch.device("cuda:1")
-    assert train.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 # -- trackers -------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import experiment, train
+from bench import device, experiment, train
 from bench.config import RunConfig
 from bench.data.images import ImageData
 from bench.errors import UserError
@@ -210,7 +210,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(
 def test_threads_are_not_those_of_the_run_before(
     quick: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "_DEFAULT_THREADS", 2)
+    monkeypatch.setattr(device, "_DEFAULT_THREADS", 2)
     for override, threads in (("trainer.threads=1", 1), ("trainer.threads=null", 2)):
         train.train(quick(override, f"seed={threads}"))
         assert torch.get_num_threads() == threads

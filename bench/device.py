@@ -1,0 +1,49 @@
+"""Where and in which form a run computes, and what must be set in torch for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from bench.config import TrainerConfig
+
+_DEFAULT_THREADS = torch.get_num_threads()
+
+
+def choose_device(device: str) -> torch.device:
+    """Decide "auto": CUDA where there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Decide "auto": bf16 on CUDA, float32 elsewhere."""
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" else "float32"
+    return precision
+
+
+def choose_memory_format(channels_last: bool | str, device: torch.device) -> torch.memory_format:
+    """Decide "auto": channels_last on CUDA."""
+    wanted = device.type == "cuda" if channels_last == "auto" else bool(channels_last)
+    return torch.channels_last if wanted else torch.contiguous_format
+
+
+def prepare(trainer: TrainerConfig, device: torch.device, data_dir: Path) -> None:
+    """Set what torch keeps for the whole process: a run must not depend on the one before it.
+
+    Compiled code is kept in ``<data_dir>/compile_cache`` (TORCHINDUCTOR_CACHE_DIR, if set, says
+    otherwise), so that only the first start of its kind compiles.
+    """
+    torch.set_num_threads(trainer.threads or _DEFAULT_THREADS)
+    if device.type == "cuda":
+        # Shapes stay the same: the fastest convolution is worth searching for.
+        torch.backends.cudnn.benchmark = True
+    if trainer.compile:
+        cache = (data_dir / "compile_cache").absolute()
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        # Or the eighth run of a process would exceed torch's number of recompilations.
+        torch.compiler.reset()
