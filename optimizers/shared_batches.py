@@ -88,9 +88,11 @@ def _by_side(
     ordered = sorted(sides)
     for side, following in zip(ordered, [*ordered[1:], None], strict=True):
         members = members + sides[side]
-        if following is not None:
-            if sum(_zeros(member, following) for member in members) <= spare:
-                continue
+        joined = following is not None and (
+            sum(_zeros(member, following) for member in members) <= spare
+        )
+        if joined:
+            continue
         yield side, members
         members = []
 
