@@ -73,6 +73,15 @@ def test_mistakes_end_in_one_line(
     assert capsys.readouterr().out == ""
 
 
+def test_a_source_that_is_not_there_or_not_needed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset=digits needs no files; leave source out"):
+        main(["dataset=digits", f"source={tmp_path}"])
+    with pytest.raises(UserError, match=r"source=.*nowhere: there is no such file or folder"):
+        main(["dataset=cifar10", f"source={tmp_path / 'nowhere'}"])
+    with pytest.raises(UserError, match=r"holds no cifar-10-batches-py"):
+        main(["dataset=cifar10", f"source={tmp_path}", f"data_dir={tmp_path}"])
+
+
 def test_failed_download_ends_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

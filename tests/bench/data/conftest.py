@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -10,13 +12,14 @@ import io
 import pickle
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.compat import ensure_torchvision
+from bench.data import vision
 
 ensure_torchvision()
 import torchvision.datasets  # noqa: E402 (only safe after the call above)
@@ -70,7 +73,7 @@ def expect_checksums(patch: pytest.MonkeyPatch, kind: type, folder: Path) -> Non
 
 
 class Fixture:
-    """One tiny dataset: its arrays, and ``install(root)`` which writes it as if prepared."""
+    """One tiny dataset: its arrays, and ``install(root)`` which writes torchvision's files."""
 
     def __init__(self, kind: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.kind = kind
@@ -79,6 +82,9 @@ class Fixture:
         shape = (self.channels, self.size, self.classes)
         self.train, self.test = make_arrays(200, *shape, seed=1), make_arrays(100, *shape, seed=2)
         self.server_root = folder
+        # Neither these images nor a package of this machine are the published ones.
+        plain = dataclasses.replace(vision._SOURCES[kind], digest=None, packaged=None)
+        patch.setitem(vision._SOURCES, kind, plain)
         if kind == "fashion_mnist":
             self.source = folder
             write_fashion(folder, self.train, self.test)
@@ -108,8 +114,14 @@ class Fixture:
         (folder / self.klass.filename).write_bytes(archive.getvalue())
         patch.setattr(self.klass, "tgz_md5", md5(folder / self.klass.filename))
 
+    def ready(self, root: Path) -> Path:
+        """Prepare the dataset in ``root``; return the prepared file."""
+        self.install(root)
+        vision.prepare(root, self.kind)
+        return root / f"{self.kind}.pt"
+
     def install(self, root: Path) -> Path:
-        """Write the prepared files below ``root``; return the folder that holds them."""
+        """Write torchvision's files below ``root``; return the folder that holds them."""
         where = root / self.sub
         where.mkdir(parents=True)
         for path in self.source.iterdir():
@@ -139,18 +151,31 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def served(tiny: Fixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fixture]:
-    """The tiny dataset, with torchvision's download addresses pointing to a local server."""
-    monkeypatch.setenv("no_proxy", "*")
-    handler = functools.partial(_Quiet, directory=str(tiny.server_root))
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve ``folder`` over HTTP on this machine; gives its address, which ends in a slash."""
+    handler = functools.partial(_Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        tiny.point_to(f"http://127.0.0.1:{server.server_address[1]}/", monkeypatch)
-        yield tiny
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], str]]:
+    """``serve(folder)`` serves it until the test's end and returns its address."""
+    monkeypatch.setenv("no_proxy", "*")
+    with contextlib.ExitStack() as stack:
+        yield lambda folder: stack.enter_context(serving(folder))
+
+
+@pytest.fixture
+def served(tiny: Fixture, serve: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch) -> Fixture:
+    """The tiny dataset, with torchvision's download addresses pointing to a local server."""
+    tiny.point_to(serve(tiny.server_root), monkeypatch)
+    return tiny
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from bench.build import ImageShape
+from bench.data import prepared, vision
 from bench.data.base import MissingDataError
 from bench.data.images import Augment, ImageData, Split
 from bench.data.vision import load, prepare, shape
@@ -34,7 +36,7 @@ def largest_file(folder: Path) -> Path:
 
 
 def test_images_labels_and_shapes(tiny: Any, tmp_path: Path) -> None:
-    tiny.install(tmp_path)
+    tiny.ready(tmp_path)
     data = load(tmp_path, 0, kind=tiny.kind)
     assert isinstance(data, ImageData) and data.name == tiny.kind
     assert data.shape == ImageShape(tiny.channels, tiny.classes, tiny.size)
@@ -48,7 +50,7 @@ def test_images_labels_and_shapes(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_statistics_are_of_all_training_images(tiny: Any, tmp_path: Path) -> None:
-    tiny.install(tmp_path)
+    tiny.ready(tmp_path)
     first, second = (load(tmp_path, seed, kind=tiny.kind) for seed in (0, 1))
     pixels = tiny.train[0].astype(np.float64) / 255
     np.testing.assert_allclose(first.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
@@ -59,7 +61,7 @@ def test_statistics_are_of_all_training_images(tiny: Any, tmp_path: Path) -> Non
 
 
 def test_options(tiny: Any, tmp_path: Path) -> None:
-    tiny.install(tmp_path)
+    tiny.ready(tmp_path)
     data = load(tmp_path, 0, kind=tiny.kind, validation=50, pad=4, flip=True)
     assert len(data.val) == 50 and data.augment == Augment(pad=4, flip=True)
     with pytest.raises(ValueError, match="out of 200 images"):
@@ -75,15 +77,88 @@ def test_missing_dataset_gives_the_command(tiny: Any, tmp_path: Path) -> None:
     assert not root.exists()
 
 
-def test_an_empty_folder_is_a_missing_dataset(tiny: Any, tmp_path: Path) -> None:
-    (tmp_path / tiny.sub).mkdir(parents=True)
-    with pytest.raises(MissingDataError, match="is not in"):
-        load(tmp_path, 0, kind=tiny.kind)
+def test_prepare_finds_a_torchvision_folder(
+    offline: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = offline.install(tmp_path)
+    said = prepare(tmp_path, kind=offline.kind, validation=0.1, pad=4, flip=True)
+    made = tmp_path / f"{offline.kind}.pt"
+    assert said.startswith(f"{offline.kind}: ready, 200 training and 100 test images in {made} ")
+    assert f"from {where}" in said
+    assert capsys.readouterr().out == ""
+    again = prepare(tmp_path, kind=offline.kind)
+    assert again == f"{offline.kind}: already in {made}, nothing to do"
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_prepare_takes_a_folder_elsewhere(offline: Any, tmp_path: Path, inner: bool) -> None:
+    where = offline.install(tmp_path / "elsewhere")
+    if inner and offline.kind != "fashion_mnist":
+        pytest.skip("torchvision is given the folder above")
+    source = where if inner else tmp_path / "elsewhere"
+    if inner:
+        for path in where.glob("*-ubyte"):  # as a system package has them: packed, side by side
+            path.unlink()
+    assert f"(from {where}" in prepare(tmp_path / "data", offline.kind, source)
+    data = load(tmp_path / "data", 0, kind=offline.kind)
+    assert as_pairs(data.test) == expected_pairs(offline.test)
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
+        f".{offline.kind}.lock",
+        f"{offline.kind}.pt",
+    ]
+
+
+def test_a_source_without_the_dataset_is_refused(offline: Any, tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match=r"holds no .* in torchvision's layout"):
+        prepare(tmp_path, offline.kind, tmp_path)
+
+
+def test_prepare_finds_a_system_package(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tiny.kind != "fashion_mnist":
+        pytest.skip("no package has it")
+    packaged = dataclasses.replace(vision._SOURCES[tiny.kind], packaged=str(tiny.source))
+    monkeypatch.setitem(vision._SOURCES, tiny.kind, packaged)
+    assert f"(from {tiny.source}" in prepare(tmp_path, tiny.kind)
+    data = load(tmp_path, 0, kind=tiny.kind)
+    assert as_pairs(data.test) == expected_pairs(tiny.test)
+    victim = tiny.source / "t10k-labels-idx1-ubyte.gz"
+    victim.write_bytes(victim.read_bytes()[:-9])
+    with pytest.raises(MissingDataError, match=r"t10k-labels-idx1-ubyte.gz is damaged .* delete"):
+        prepare(tmp_path / "again", tiny.kind, tiny.source)
+
+
+def test_images_that_are_not_the_published_ones_are_refused(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.ready(tmp_path)
+    digest = prepared.read(tmp_path, tiny.kind).digest
+    for expected, refused in ((digest, False), (digest[::-1], True)):
+        source = dataclasses.replace(vision._SOURCES[tiny.kind], digest=expected)
+        monkeypatch.setitem(vision._SOURCES, tiny.kind, source)
+        (tmp_path / f"{tiny.kind}.pt").unlink()
+        if not refused:
+            prepare(tmp_path, tiny.kind, tmp_path)
+            continue
+        with pytest.raises(MissingDataError, match="these are not the published images"):
+            prepare(tmp_path, tiny.kind, tmp_path)
+
+
+def test_the_real_package_where_it_is_installed(tmp_path: Path) -> None:
+    packaged = vision._SOURCES["fashion_mnist"].packaged
+    assert packaged is not None
+    if not Path(packaged).is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    assert "60000 training and 10000 test images" in prepare(tmp_path, "fashion_mnist")
+    data = load(tmp_path, 0, kind="fashion_mnist")
+    assert data.mean == pytest.approx((0.2860,), abs=5e-5)  # as published everywhere
+    assert data.std == pytest.approx((0.3530,), abs=5e-5)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "removed"])
-def test_damaged_files_are_named_with_the_remedy(tiny: Any, tmp_path: Path, damage: str) -> None:
-    where = tiny.install(tmp_path)
+def test_damaged_files_are_named_with_the_remedy(offline: Any, tmp_path: Path, damage: str) -> None:
+    where = offline.install(tmp_path / "given")
     victim = largest_file(where)
     if damage == "removed":
         victim.unlink()
@@ -91,17 +166,18 @@ def test_damaged_files_are_named_with_the_remedy(tiny: Any, tmp_path: Path, dama
         content = victim.read_bytes()
         victim.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
     with pytest.raises(MissingDataError, match="incomplete or damaged") as caught:
-        load(tmp_path, 0, kind=tiny.kind)
+        prepare(tmp_path, offline.kind, tmp_path / "given")
     message = str(caught.value)
-    assert f"bench.prepare dataset={tiny.kind}" in message and str(where) in message
+    assert str(where) in message and "delete the folder" in message
     assert "\n" not in message
+    assert not (tmp_path / f"{offline.kind}.pt").exists()
 
 
 def test_prepare_downloads_then_says_it_is_there(
     served: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "new" / "data"
-    said = prepare(root, kind=served.kind, validation=0.1, pad=4, flip=True)
+    said = prepare(root, kind=served.kind)
     assert said.startswith(f"{served.kind}: ready, 200 training and 100 test images in {root}")
     printed = capsys.readouterr().out
     assert f"{served.kind}: downloading" in printed and str(root) in printed
@@ -123,9 +199,9 @@ def test_what_torchvision_does_not_repair_is_said(offline: Any, tmp_path: Path) 
         largest_file(where).write_bytes(b"cut short")
     else:
         (where / offline.klass.meta["filename"]).unlink()
-    with pytest.raises(MissingDataError, match=r"delete the (unpacked files|folder)") as caught:
+    with pytest.raises(MissingDataError, match=r"delete the folder|cannot download") as caught:
         prepare(tmp_path, kind=offline.kind)
-    assert str(where) in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_without_network_prepare_says_what_to_put_where(offline: Any, tmp_path: Path) -> None:
