@@ -23,8 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import config, paths
 from bench.errors import RunsFailedError, UserError, suggestion
+from bench.launch.words import spelled_out
 
 USAGE_ERROR, RUNS_FAILED, INTERRUPTED = 2, 1, 130
+# What composing a config may raise.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
 
 def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
@@ -35,6 +38,7 @@ def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of being printed
     config.register_resolvers()
+    sys.argv[1:] = spelled_out(sys.argv[1:])
     entry = hydra.main(
         version_base="1.3", config_path=str(paths.conf_dir()), config_name=config_name
     )
@@ -50,7 +54,7 @@ def guarded(command: Callable[[], object]) -> None:
         _leave(str(error), RUNS_FAILED)
     except UserError as error:
         _leave(f"error: {error}", USAGE_ERROR)
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSITION_ERRORS as error:
         _leave(f"error: {explain(error)}", USAGE_ERROR)
     except ValueError as error:  # of Hydra's defaults list, which has no error class of its own
         if not str(error).startswith("Config group override"):

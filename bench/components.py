@@ -8,6 +8,7 @@ itself refuse what it cannot take.
 from __future__ import annotations
 
 import inspect
+import json
 import pkgutil
 import typing
 import warnings
@@ -36,6 +37,10 @@ _GIVEN = {
 }
 
 
+# Components that were completed before, by group and content.
+Known = dict[tuple[str, str], dict[str, Any]]
+
+
 def check(
     components: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, Any]]:
@@ -49,13 +54,28 @@ def check(
         UserError: a component that does not exist, a key it does not know, a value it refuses, or
             a model that cannot take what the dataset gives.
     """
-    names = names or {}
-    checked = {
-        group: _checked(component, group, names.get(group))
-        for group, component in components.items()
-    }
-    _try_out(checked, _fitting_shape(checked, names))
+    checked = complete(components, names)
+    try_out(checked, names or {})
     return checked
+
+
+def complete(
+    components: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, str] | None = None,
+    known: Known | None = None,
+) -> dict[str, dict[str, Any]]:
+    """As ``check``, by signatures alone; the components' own objections are for ``try_out``.
+
+    What is in ``known`` is not worked out again: a grid repeats the same components.
+    """
+    known = {} if known is None else known
+    completed = {}
+    for group, component in components.items():
+        key = (group, json.dumps(component))
+        if key not in known:
+            known[key] = _checked(component, group, (names or {}).get(group))
+        completed[group] = dict(known[key])
+    return completed
 
 
 def _checked(component: Mapping[str, Any], where: str, choice: str | None) -> dict[str, Any]:
@@ -205,8 +225,9 @@ def models_for(kind: type[build.Shape]) -> list[str]:
     return names
 
 
-def _try_out(checked: Mapping[str, dict[str, Any]], shape: build.Shape) -> None:
+def try_out(checked: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> None:
     """Build model, optimizer and schedule once without memory, so that they can refuse values."""
+    shape = _fitting_shape(checked, names)
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         model = build.attempt("model", lambda: build.build_model(checked["model"], shape))

@@ -7,6 +7,7 @@ Hydra composes; pydantic checks types and ranges; ``bench.components`` checks wh
 from __future__ import annotations
 
 import functools
+import json
 import math
 import platform
 import tempfile
@@ -18,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from bench import components, paths
 from bench.errors import UserError, suggestion
@@ -56,7 +57,8 @@ class TrainerConfig(_Strict):
 
     @field_validator("device")
     @classmethod
-    def _device_exists(cls, device: str) -> str:
+    def _device_exists(cls, device: str, info: ValidationInfo) -> str:
+        elsewhere = bool(info.context and info.context.get("elsewhere"))
         if device == "auto":
             return device
         try:
@@ -64,7 +66,8 @@ class TrainerConfig(_Strict):
         except RuntimeError as error:
             known = suggestion(device, ["auto", "cpu", "cuda", "cuda:0"])
             raise ValueError(f"{device!r} is not a device; {known}") from error
-        if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        absent = parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count()
+        if absent and not elsewhere:
             count = torch.cuda.device_count()
             raise ValueError(f"{device!r} is not here ({count} CUDA devices); use auto or cpu")
         if parsed.type not in ("cpu", "cuda"):
@@ -88,6 +91,11 @@ class RunConfig(_Strict):
     exponents: str | None
     names: dict[str, str]
 
+    @property
+    def components(self) -> dict[str, dict[str, Any]]:
+        """What is built from a ``_target_``, by group."""
+        return {group: getattr(self, group) for group in _COMPONENTS}
+
 
 def resolve(composed: DictConfig, choices: Mapping[str, str]) -> RunConfig:
     """Check a composed config and return it typed, with every default written out.
@@ -99,23 +107,51 @@ def resolve(composed: DictConfig, choices: Mapping[str, str]) -> RunConfig:
     Raises:
         UserError: an impossible value, a wrong type or an unknown key, named by its dotted path.
     """
+    config = typed(container(composed), choices)
+    components.try_out(config.components, config.names)
+    return config
+
+
+def container(composed: DictConfig) -> dict[str, Any]:
+    """Return a composed config as plain values, interpolations resolved.
+
+    Raises:
+        UserError: a value is missing, or refers to what is not there.
+    """
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         where = getattr(error, "full_key", None) or "config"
         raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
-    values = {str(key): value for key, value in plain.items()}
+    return {str(key): value for key, value in plain.items()}
+
+
+def typed(
+    values: Mapping[str, Any],
+    choices: Mapping[str, str],
+    *,
+    elsewhere: bool = False,
+    known: components.Known | None = None,
+) -> RunConfig:
+    """As ``resolve`` from plain values, without a trial construction of the components.
+
+    ``elsewhere``: another machine will run it, so that its device need not be here. ``known``
+    collects the components of earlier calls.
+    """
+    values = dict(values)
     if "names" in values:  # ours to fill in
         raise UserError(f"names: unknown key; {suggestion('names', _top_level())}")
-    _refuse_non_finite(values, "")
+    try:
+        json.dumps(values, allow_nan=False)  # fast; the walk below is only to say where
+    except ValueError:
+        _refuse_non_finite(values, "")
     values["names"] = {group: str(choices.get(group)) for group in GROUPS}
     try:
-        config = RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values, context={"elsewhere": elsewhere})
     except ValidationError as error:
         raise UserError(_first_problem(error)) from error
-    chosen = {group: getattr(config, group) for group in _COMPONENTS}
-    return config.model_copy(update=components.check(chosen, config.names))
+    return config.model_copy(update=components.complete(config.components, config.names, known))
 
 
 def _top_level() -> list[str]:
@@ -173,8 +209,12 @@ def load(overrides: Sequence[str] = ()) -> RunConfig:
 
 def from_hydra(composed: DictConfig) -> RunConfig:
     """Split Hydra's own node off a composed config and resolve the rest."""
-    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    return resolve(own, composed.hydra.runtime.choices)
+    return resolve(without_hydra(composed), composed.hydra.runtime.choices)
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """Return a composed config without Hydra's own node."""
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
 
 
 def register_resolvers() -> None:

@@ -96,3 +96,8 @@ def identify(config: RunConfig) -> Identity:
         id=f"{prefix}-{digest([_SCHEMA, content])}".replace("/", "_"),
         variant=digest([_SCHEMA, names["optimizer"], seedless]),
     )
+
+
+def tracker_label(run_config: RunConfig) -> str:
+    """Return what tells one tracker's view from another's: its config without the tags."""
+    return digest({key: value for key, value in run_config.tracker.items() if key != "tags"})

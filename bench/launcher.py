@@ -1,105 +1,101 @@
-"""The launcher of grids on this machine: check all, skip what is done, go on when a run fails."""
+"""Hydra's side of a grid: expand it, plan it, carry out what is missing.
+
+The sweeper and the launchers are Hydra plugins (``hydra_plugins/`` hands them over); what they do
+is in ``bench/launch/``.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from bench import experiment
-from bench.config import RunConfig, from_hydra
 from bench.errors import RunsFailedError, UserError
-from bench.identity import identify
-from bench.run import RunFolder
+from bench.launch import report
+from bench.launch.execute import execute
+from bench.launch.grid import Composer, Job
+from bench.launch.plan import Plan, Planned, Retry, look, make_plan, objections
 
 
-class LocalLauncher(Launcher):
-    """Runs the jobs of a multirun one after the other in this process.
+class GridSweeper(BasicSweeper):
+    """Every combination of the values given, as Hydra's own; the launcher checks them all."""
 
-    Before any work, every job's config is composed and checked, so that a mistake in the last
-    one does not show after hours. A failed run is reported by its overrides at the end.
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Do nothing: Hydra would compose each combination once more."""
+
+
+class GridLauncher(Launcher):
+    """What every launcher of a grid does before and after the runs.
+
+    Args:
+        retry: which runs are carried out, of those that are not done (see ``Plan.to_do``).
+        fail_fast_after: start no more runs after this many failed; None: never.
     """
+
+    elsewhere = False  # whether the runs are for another machine
+
+    def __init__(self, retry: Retry = "all", fail_fast_after: int | None = None) -> None:
+        self.retry, self.fail_fast_after = retry, fail_fast_after
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Keep what launch() needs (Hydra's interface)."""
-        self.context, self.task, self.config = hydra_context, task_function, config
+        del task_function  # the runs are known by their configs
+        self.context, self.config = hydra_context, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run every job; return Hydra's record of each.
+        """Carry out what is to be done of a grid.
 
         Raises:
-            UserError: a job's config is wrong; nothing was started.
-            RunsFailedError: some jobs failed; all others have finished.
+            UserError: a combination is wrong; nothing was started.
+            RunsFailedError: some runs failed; all others have finished.
         """
-        jobs = [self._compose(list(overrides)) for overrides in job_overrides]
-        checked = [
-            _named(overrides, job) for overrides, job in zip(job_overrides, jobs, strict=True)
-        ]
-        _check_data(checked)
-        _print_plan(checked)
-        returns, failures = [], []
-        for index, (job, overrides) in enumerate(zip(jobs, job_overrides, strict=True)):
-            with open_dict(job):
-                job.hydra.job.id = job.hydra.job.num = initial_job_idx + index
-            result = run_job(
-                hydra_context=self.context,
-                task_function=self.task,
-                config=job,
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )
-            returns.append(result)
-            if result.status is not JobStatus.COMPLETED:
-                failures.append(f"  {' '.join(overrides)}: {_reason(result)}")
-        if failures:
-            raise RunsFailedError(
-                f"{len(failures)} of {len(jobs)} runs failed:\n" + "\n".join(failures)
-            )
-        return returns
+        del initial_job_idx
+        composer = Composer(self.context.config_loader, self.config, elsewhere=self.elsewhere)
+        plan = make_plan(composer, job_overrides)
+        to_do = plan.to_do(self.retry)
+        for wrong in (*plan.invalid, *objections(to_do)):
+            raise UserError(f"{wrong.reason} (in: {' '.join(wrong.overrides)})")
+        print(plan.line(), flush=True)
+        if plan.of("failed"):
+            print(f"failed before:\n{self._failures(plan)}", flush=True)
+        self._carry_out([run.job for run in to_do])
+        self._conclude(plan)
+        return []
 
-    def _compose(self, overrides: list[str]) -> DictConfig:
-        return self.context.config_loader.load_sweep_config(self.config, overrides)
+    def _carry_out(self, jobs: Sequence[Job]) -> None:
+        raise NotImplementedError
+
+    def _conclude(self, plan: Plan) -> None:
+        """Raise RunsFailedError if any run of the plan has failed, now that all is over."""
+        now = Plan(tuple(look(run.job for run in plan.runs)))
+        failed = now.of("failed")
+        if failed:
+            head = f"{len(failed)} of {len(now.runs)} runs failed:"
+            raise RunsFailedError(f"{head}\n{self._failures(now)}")
+
+    def _failures(self, plan: Plan) -> str:
+        return report.failures(plan, list(self.config.hydra.overrides.hydra))
 
 
-def _named(overrides: Sequence[str], job: DictConfig) -> RunConfig:
-    try:
-        return from_hydra(job)
-    except UserError as error:
-        raise UserError(f"{error} (in: {' '.join(overrides)})") from error
+class LocalLauncher(GridLauncher):
+    """Carries out a grid on this machine."""
+
+    def _carry_out(self, jobs: Sequence[Job]) -> None:
+        failed = 0
+        for job in jobs:
+            failed += execute(job.config) == "failed"
+            if failed == self.fail_fast_after:
+                print(f"stopped after {failed} failures", file=sys.stderr, flush=True)
+                break
 
 
-def _check_data(configs: Sequence[RunConfig]) -> None:
-    """Load each dataset of the grid once, so that a missing one shows before any work."""
-    seen = set()
-    for config in configs:
-        key = (repr(config.dataset), config.data_dir, config.trainer.batch_size)
-        if key not in seen:
-            seen.add(key)
-            experiment.build_data(config)
-
-
-def _print_plan(configs: Sequence[RunConfig]) -> None:
-    ids = dict.fromkeys((config.runs_dir, identify(config).id) for config in configs)
-    states = Counter(_state(RunFolder(Path(root) / name)) for root, name in ids)
-    counted = ", ".join(f"{states[state]} {state}" for state in sorted(states))
-    print(f"{len(ids)} runs planned: {counted}", flush=True)
-
-
-def _state(folder: RunFolder) -> str:
-    state = str(folder.status.get("state", "to do"))
-    return "interrupted" if state == "running" else state
-
-
-def _reason(result: JobReturn) -> str:
-    error = result._return_value
-    lines = str(error).strip().splitlines() or [""]
-    return lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
+__all__ = ["GridLauncher", "GridSweeper", "LocalLauncher", "Planned"]

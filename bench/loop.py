@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from bench import preemption
 from bench.clock import Clock
 from bench.config import TrainerConfig
 from bench.data.base import Batch, Data
@@ -100,11 +101,14 @@ class Loop:
 
         Raises:
             DivergedError: a loss is not finite; history holds the run until then.
+            StopRequested: the process was asked to stop; a checkpoint is written.
         """
         with self.progress:
             self.progress.start_at(self.step)
             while self.step < self.total_steps:
                 self._run_epoch()
+                if self.step < self.total_steps:
+                    self._leave_if_requested()
 
     def summary(self, state: State) -> dict[str, Any]:
         """Return the run's summary, ``state`` being how it ended."""
@@ -124,10 +128,17 @@ class Loop:
             at_end = self.step % self.steps_per_epoch == 0
             if at_end or self.step % self.config.log_every == 0:
                 self._log_window()
-            if not at_end and self._checkpoint_due():
+            if not at_end and (self._checkpoint_due() or preemption.requested()):
                 self._commit()
+                self._leave_if_requested()
         self._log_evaluation()
         self._commit()
+
+    def _leave_if_requested(self) -> None:
+        """Stop where the process was asked to; the checkpoint of this step is written."""
+        reason = preemption.requested()
+        if reason is not None:
+            raise preemption.StopRequested(f"{reason} at step {self.step} of {self.total_steps}")
 
     def _batches(self) -> Iterator[Batch]:
         epoch, done = divmod(self.step, self.steps_per_epoch)

@@ -2,6 +2,7 @@
 
     config.json      the whole resolved config, with the run's id and variant
     status.json      state (running, done, failed, diverged), cause, and which trackers have it all
+    log.txt          what a run printed in a worker process
     history.jsonl    a row per logged step and per epoch; no clock in it, so it can be compared
     summary.json     one number a name: what tables need
     checkpoint.pt    with checkpoint.prev.pt before it
@@ -12,22 +13,28 @@ Every write is atomic. A checkpoint is the point of commitment: rows after it ar
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import torch
 
 from bench.errors import UserError
 from bench.files import read_json, read_json_lines, write_atomically, write_json, write_json_lines
+from bench.lock import HeldError, Lock, Owner, owner_of
+from bench.preemption import StopRequested
 
 State = Literal["running", "done", "failed", "diverged"]
+Kind = Literal["out of memory", "timeout", "preempted", "killed", "exception"]
 Row = dict[str, Any]
+
+
+class BusyError(UserError):
+    """Another process is working on the run."""
 
 
 class RunFolder:
@@ -35,7 +42,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._lock = Lock(path / ".lock")
+        self._taken = False
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -63,14 +71,23 @@ class RunFolder:
         self.set_status(status["state"], status["cause"], [*self.tracked, label])
 
     def set_status(
-        self, state: State, cause: str | None = None, tracked: Sequence[str] = ()
+        self,
+        state: State,
+        cause: str | None = None,
+        tracked: Sequence[str] = (),
+        kind: Kind | None = None,
     ) -> None:
-        """Write the state, its cause, and the labels of the trackers that hold the whole run."""
+        """Write the state, its cause, and the labels of the trackers that hold the whole run.
+
+        ``kind`` is the kind of failure, of one that failed.
+        """
+        self._check_lock()
         write_json(
             self.path / "status.json",
             {
                 "state": state,
                 "cause": cause,
+                "kind": kind,
                 "tracked": list(tracked),
                 "updated": datetime.now(UTC).isoformat(timespec="seconds"),
                 "pid": os.getpid(),
@@ -78,31 +95,37 @@ class RunFolder:
             },
         )
 
+    @property
+    def owner(self) -> Owner | None:
+        """The living process that works on the run, on whatever machine, if there is one."""
+        return owner_of(self._lock.path)
+
     def acquire(self) -> None:
         """Take the run for this process until release(), or until the process ends, however.
 
         Raises:
-            UserError: another process on this machine is working on the run.
+            BusyError: another process, of this or another machine, is working on the run.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("a+")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            pid = self.status.get("pid", "unknown")
-            raise UserError(
-                f"{self.path}: process {pid} is working on this run; wait for it or end it"
+            self._lock.acquire()
+        except HeldError as error:
+            raise BusyError(
+                f"{self.path}: {error} is working on this run; wait for it or end it"
             ) from error
-        self._lock = lock
+        self._taken = True
         for torn in self.path.glob(".*.tmp"):  # a kill in the middle of a write leaves these
             torn.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let other processes have the run."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
+        self._taken = False
+
+    def _check_lock(self) -> None:
+        """Write nothing into a run that another process took over, this one having been asleep."""
+        if self._taken and not self._lock.held:
+            raise StopRequested(f"{self.path}: another process has taken this run over")
 
     # -- what is written ------------------------------------------------------------------------
 
@@ -115,6 +138,7 @@ class RunFolder:
 
     def commit(self, history: list[Row], checkpoint: dict[str, Any]) -> None:
         """Write history and checkpoint; a kill between the two loses nothing but time."""
+        self._check_lock()
         self.write_history(history)
         current, previous = self.path / "checkpoint.pt", self.path / "checkpoint.prev.pt"
         fresh = self.path / ".checkpoint.new.pt"
@@ -129,6 +153,7 @@ class RunFolder:
 
     def finish(self, state: State, cause: str | None, summary: dict[str, Any]) -> None:
         """Write the summary, then the final state."""
+        self._check_lock()
         write_json(self.path / "summary.json", summary)
         self.set_status(state, cause)
 

@@ -21,7 +21,8 @@ from bench.build import build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.data.base import Data
 from bench.device import choose_device, choose_memory_format, choose_precision, prepare
-from bench.identity import Identity, digest, identify
+from bench.failure import kind_of, reason_of
+from bench.identity import Identity, identify, tracker_label
 from bench.loop import DivergedError, Loop
 from bench.progress import make_progress
 from bench.run import RunFolder, State
@@ -81,9 +82,8 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: D
         state, cause = "diverged", str(error)
         folder.write_history(loop.history)
     except Exception as error:
-        reason = str(error).strip().splitlines() or [""]
         with suppress(OSError):  # a full disk must not hide the error
-            folder.set_status("failed", f"{type(error).__name__}: {reason[0]}")
+            folder.set_status("failed", reason_of(error), kind=kind_of(error))
         tracker.abandon(failed=True)
         raise
     except BaseException:  # interrupted: still "running", to be continued
@@ -130,11 +130,6 @@ def _make_loop(
 def _tracker(run_config: RunConfig, identity: Identity, stored: dict[str, Any]) -> Guarded:
     info = RunInfo(identity.id, run_config.sweep, stored, Path(run_config.runs_dir))
     return Guarded(instantiate(run_config.tracker)(info))
-
-
-def tracker_label(run_config: RunConfig) -> str:
-    """Return what tells one tracker's view from another's: its config without the tags."""
-    return digest({key: value for key, value in run_config.tracker.items() if key != "tags"})
 
 
 def _hand_over(run_config: RunConfig, folder: RunFolder, tracker: Guarded) -> None:

@@ -1,6 +1,11 @@
-"""Hands the launcher to Hydra, which looks for launchers in this namespace only."""
+"""Hands the sweeper and the launchers to Hydra, which looks for them in this namespace only."""
 
+from bench.launcher import GridSweeper as _GridSweeper
 from bench.launcher import LocalLauncher as _LocalLauncher
+
+
+class GridSweeper(_GridSweeper):
+    """See bench/launcher.py."""
 
 
 class LocalLauncher(_LocalLauncher):

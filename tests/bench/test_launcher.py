@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def test_a_grid_is_every_combination_and_runs_once(command: Command, tmp_path: P
     status, out, err = command(*words)
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "4 runs planned: 4 to do"
+    assert lines[0] == "4 planned: 4 missing"
     assert [line.rpartition("-")[0] for line in lines[1:]] == [
         "digits-mlp-sgd-s0",
         "digits-mlp-sgd-s1",
@@ -62,8 +63,7 @@ def test_a_grid_is_every_combination_and_runs_once(command: Command, tmp_path: P
 
     status, again, err = command(*words)
     assert (status, err) == (0, "")
-    assert again.splitlines()[0] == "4 runs planned: 4 done"
-    assert [line.replace("already done", "done") for line in again.splitlines()[1:]] == lines[1:]
+    assert again == "4 planned: 4 done\n"
 
 
 def test_later_jobs_do_not_reuse_the_first_ones_seed(command: Command, tmp_path: Path) -> None:
@@ -94,16 +94,16 @@ def test_the_plan_counts_states_and_duplicates_once(
     status, out, err = command(*words, "seed=0,1,2,3,4,4")
     assert (status, err) == (0, "")
     plan, *lines = out.splitlines()
-    assert plan == "5 runs planned: 1 diverged, 1 done, 1 failed, 1 interrupted, 1 to do"
-    assert len(lines) == 6
-    assert sum("already done" in line for line in lines) == 2  # seed 0, and 4 again
-    assert sum("already diverged" in line for line in lines) == 1
+    assert plan == (
+        "5 planned: 1 done, 1 diverged, 1 interrupted, 1 missing, 1 failed (1 exception)"
+    )
+    assert sum(": done, test accuracy" in line for line in lines) == 3  # 1, 2 and 4, each once
 
 
 def test_one_failing_run_takes_no_other_along(command: Command, tmp_path: Path) -> None:
     status, out, err = command(*QUICK, *FAILING)
     assert status == 1
-    assert out.splitlines()[0] == "4 runs planned: 4 to do"
+    assert out.splitlines()[0] == "4 planned: 4 missing"
     assert states(tmp_path / "runs") == {
         ("AdamW", 0): "done",
         ("AdamW", 1): "done",
@@ -114,11 +114,47 @@ def test_one_failing_run_takes_no_other_along(command: Command, tmp_path: Path) 
     assert "Traceback" not in err
     assert "2 of 4 runs failed:" in lines
     named = lines[lines.index("2 of 4 runs failed:") + 1 :]
-    assert len(named) == 2  # every failure, by its overrides, and why
-    for seed, line in enumerate(named):
-        assert "optimizer._target_=torch.optim.SparseAdam" in line
-        assert f"seed={seed}" in line
-        assert "RuntimeError: SparseAdam does not support dense gradients" in line
+    assert len(named) == 6  # every failure: its overrides and why, where its log is, the command
+    for seed in (0, 1):
+        first, log, again = named[3 * seed : 3 * seed + 3]
+        assert first.startswith(f"  optimizer._target_=torch.optim.SparseAdam seed={seed}: ")
+        assert "exception: RuntimeError: SparseAdam does not support dense gradients" in first
+        assert "Traceback" in Path(log.partition("log:")[2].strip()).read_text()
+        words = shlex.split(again.partition("again:")[2])
+        assert words[:4] == ["python", "-m", "bench.train", "-m"]
+        status, out, err = command(*words[3:])
+        assert status == 1
+        assert out.startswith("1 planned: 1 failed (1 exception)\n")
+
+
+def test_fail_fast_starts_no_more(command: Command, tmp_path: Path) -> None:
+    words = [*QUICK, *FAILING[:1], "optimizer._target_=torch.optim.SparseAdam", "seed=0,1,2,3"]
+    status, _, err = command(*words, "fail_fast_after=2")
+    assert status == 1
+    assert "stopped after 2 failures" in err
+    assert "2 of 4 runs failed:" in err
+    assert len(states(tmp_path / "runs")) == 2
+
+
+@pytest.mark.parametrize(
+    ("retry", "ran"),
+    [("none", {1}), ("oom", {2}), ("timeout", {3}), ("failed", {2, 3}), ("all", {1, 2, 3})],
+)
+def test_retry_chooses_among_what_is_not_done(
+    command: Command, tmp_path: Path, quick: Any, retry: str, ran: set[int]
+) -> None:
+    words = [*QUICK, "optimizer=sgd"]
+    for seed, kind in ((2, "out of memory"), (3, "timeout")):
+        run = quick(*words[1:], f"seed={seed}", f"runs_dir={tmp_path / 'runs'}")
+        folder = RunFolder(tmp_path / "runs" / identify(run).id)
+        folder.path.mkdir(parents=True)
+        folder.set_status("failed", "why", kind=kind)  # type: ignore[arg-type]
+    status, out, _ = command(*words, "seed=1,2,3", f"retry={retry}")
+    lines = out.splitlines()
+    assert lines[0] == "3 planned: 1 missing, 2 failed (1 out of memory, 1 timeout)"
+    done = {int(line.partition("-sgd-s")[2][0]) for line in lines if ": done," in line}
+    assert done == ran
+    assert status == (0 if ran >= {2, 3} else 1)  # a failure that is left is still one
 
 
 @pytest.mark.slow
@@ -133,9 +169,9 @@ def test_a_failing_grid_ends_its_process_with_status_1(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    first, *rest = [line for line in done.stderr.splitlines() if "failed" in line]
-    assert first == "1 of 2 runs failed:"
-    assert not rest
+    assert [line for line in done.stderr.splitlines() if line.endswith("failed:")] == [
+        "1 of 2 runs failed:"
+    ]
     assert "SparseAdam does not support dense gradients" in done.stderr
     assert states(tmp_path / "runs") == {("AdamW", 0): "done", ("SparseAdam", 0): "failed"}
 
@@ -173,5 +209,5 @@ def test_an_interrupted_grid_stops_at_once(command: Command, tmp_path: Path, par
     parts.Moody.at = None
     status, out, err = command(*words)
     assert (status, err) == (0, "")
-    assert out.splitlines()[0] == "3 runs planned: 1 done, 1 interrupted, 1 to do"
+    assert out.splitlines()[0] == "3 planned: 1 done, 1 interrupted, 1 missing"
     assert set(states(tmp_path / "runs").values()) == {"done"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,7 +151,8 @@ def test_a_second_process_is_refused_until_the_first_one_is_killed(
     with pytest.raises(UserError) as caught:
         folder.acquire()
     assert str(caught.value) == (
-        f"{folder.path}: process {pid} is working on this run; wait for it or end it"
+        f"{folder.path}: process {pid} on {socket.gethostname()} is working on this run; "
+        "wait for it or end it"
     )
     assert folder.status["state"] == "running"
     end(pid)  # SIGKILL: it cannot have tidied up
@@ -161,7 +163,7 @@ def test_a_second_process_is_refused_until_the_first_one_is_killed(
 def test_the_lock_can_be_taken_again_after_release(folder: RunFolder) -> None:
     folder.acquire()
     second = RunFolder(folder.path)
-    with pytest.raises(UserError, match="process unknown is working on this run"):
+    with pytest.raises(UserError, match=f"process {os.getpid()} on .* is working on this run"):
         second.acquire()
     folder.release()
     second.acquire()

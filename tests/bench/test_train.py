@@ -21,7 +21,6 @@ from bench.seeding import derive
 Make = Callable[..., RunConfig]
 Same = Callable[..., None]
 FILES = [
-    ".lock",
     "checkpoint.prev.pt",
     "checkpoint.pt",
     "config.json",

@@ -1,0 +1,191 @@
+"""From the words of a multirun to its runs: every combination, composed, checked and named.
+
+Hydra takes tens of milliseconds to compose one config, and a grid may have thousands. Most of its
+combinations differ in plain values only (``seed=3``, ``optimizer.lr=0.01``), so Hydra composes one
+base for each combination of the other overrides, and plain values are put into copies of it. An
+override counts as plain only where that cannot differ from what Hydra would do: it sets an
+existing value, not a mapping, by a scalar, and no interpolation speaks of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from bench import config
+from bench.cli import COMPOSITION_ERRORS, explain
+from bench.components import Known
+from bench.config import RunConfig
+from bench.errors import UserError
+from bench.identity import Identity, identify
+
+_TOP_LEVEL = frozenset({"seed", "sweep", "runs_dir", "data_dir", "exponents"})
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination of a grid: its overrides, its config, and the run that it names."""
+
+    overrides: tuple[str, ...]
+    config: RunConfig
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """One combination that is no run, and why."""
+
+    overrides: tuple[str, ...]
+    reason: str
+
+
+class _Base(NamedTuple):
+    """What Hydra composed: plain values, chosen files, and the words of all interpolations."""
+
+    values: dict[str, Any]
+    choices: dict[str, str]
+    spoken_of: frozenset[str]
+
+    def takes(self, path: Sequence[str]) -> bool:
+        """Whether a plain value may be put at ``path``."""
+        if self.spoken_of.intersection(path):
+            return False
+        value: Any = self.values
+        for part in path:
+            if not isinstance(value, Mapping) or part not in value:
+                return False
+            value = value[part]
+        return not isinstance(value, Mapping | list)
+
+
+class Composer:
+    """Composes the combinations of one multirun.
+
+    Args:
+        loader: Hydra's, of the running application.
+        master: the multirun's own config; its Hydra overrides hold for every combination.
+        elsewhere: the runs are for other machines, so that their device need not be here.
+    """
+
+    def __init__(
+        self, loader: ConfigLoader, master: DictConfig, *, elsewhere: bool = False
+    ) -> None:
+        self._loader, self._master, self._elsewhere = loader, master, elsewhere
+        self._parser = OverridesParser.create()
+        self._parsed: dict[str, Override] = {}
+        self._known: Known = {}
+        self._bases: dict[tuple[str, ...], _Base] = {}
+
+    def job(self, overrides: Sequence[str]) -> Job | Invalid:
+        """Return one combination, or why it is none."""
+        try:
+            values, choices = self._values(overrides)
+            run = config.typed(values, choices, elsewhere=self._elsewhere, known=self._known)
+            return Job(tuple(overrides), run, identify(run))
+        except UserError as error:
+            return Invalid(tuple(overrides), str(error))
+        except COMPOSITION_ERRORS as error:
+            return Invalid(tuple(overrides), explain(error))
+
+    def _values(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        parsed = [self._parse(text) for text in overrides]
+        paths = {text: _plain_path(one) for text, one in zip(overrides, parsed, strict=True)}
+        if any(isinstance(one.value(), dict) for one in parsed if not one.is_delete()):
+            paths = dict.fromkeys(overrides)  # it may merge into what a plain value sets
+        while True:
+            base = self._base(tuple(text for text in overrides if paths[text] is None))
+            refused = [text for text, path in paths.items() if path and not base.takes(path)]
+            if not refused:
+                break
+            paths |= dict.fromkeys(refused)
+        values = base.values
+        for text, path in paths.items():
+            if path is not None:
+                values = _with(values, path, self._parse(text).value())
+        return values, base.choices
+
+    def _parse(self, text: str) -> Override:
+        if text not in self._parsed:
+            self._parsed[text] = self._parser.parse_override(text)
+        return self._parsed[text]
+
+    def _base(self, overrides: tuple[str, ...]) -> _Base:
+        if overrides not in self._bases:
+            composed = self._loader.load_sweep_config(self._master, list(overrides))
+            own = config.without_hydra(composed)
+            choices = {
+                str(key): str(value) for key, value in composed.hydra.runtime.choices.items()
+            }
+            raw = OmegaConf.to_container(own, resolve=False)
+            spoken_of = frozenset(word for text in _interpolations(raw) for word in _words(text))
+            self._bases[overrides] = _Base(config.container(own), choices, spoken_of)
+        return self._bases[overrides]
+
+
+def master_config(loader: ConfigLoader, words: Sequence[str]) -> DictConfig:
+    """Compose the config of a multirun itself, as ``python -m bench.train -m`` does."""
+    return loader.load_configuration(
+        config_name="train", overrides=list(words), run_mode=RunMode.MULTIRUN
+    )
+
+
+def combinations(master: DictConfig) -> list[list[str]]:
+    """Return the overrides of every combination of a multirun, as the sweeper makes them."""
+    params = master.hydra.sweeper.params or {}
+    words = [f"{key}={value}" for key, value in params.items()]
+    parsed = OverridesParser.create().parse_overrides([*words, *master.hydra.overrides.task])
+    (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return batch
+
+
+def _plain_path(override: Override) -> tuple[str, ...] | None:
+    """Return where a plain override puts its value; None for one that Hydra must handle."""
+    key = override.key_or_group
+    parts = tuple(key.split("."))
+    plain = (
+        override.type is OverrideType.CHANGE
+        and override.package is None
+        and parts[0] != "hydra"
+        and (len(parts) > 1 or key in _TOP_LEVEL)
+        and not override.is_sweep_override()
+    )
+    return parts if plain and _is_scalar(override.value()) else None
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether a value of an override means itself: a text may be an interpolation."""
+    if isinstance(value, str):
+        return "${" not in value and value != "???"
+    return value is None or isinstance(value, bool | int | float)
+
+
+def _with(values: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return a copy of ``values`` with one value changed."""
+    inner = _with(values[path[0]], path[1:], value) if len(path) > 1 else value
+    return {**values, path[0]: inner}
+
+
+def _interpolations(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if "${" in value:
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _interpolations(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _interpolations(item)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text)

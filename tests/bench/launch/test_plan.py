@@ -1,0 +1,187 @@
+"""The plan against run folders in every state there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.config import RunConfig
+from bench.identity import identify, tracker_label
+from bench.launch.cost import estimate
+from bench.launch.grid import Invalid, Job
+from bench.launch.plan import Plan, Planned, look, make_plan, objections
+from bench.launch.report import again, distinct_words, failures, problems
+from bench.launch.standing import JobNews, Standing, run_folder
+from bench.run import RunFolder
+
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def job(quick: Make) -> Callable[..., Job]:
+    def make(*overrides: str) -> Job:
+        run = quick(*overrides)
+        return Job(overrides, run, identify(run))
+
+    return make
+
+
+def folder_of(one: Job) -> RunFolder:
+    folder = run_folder(one.config, one.identity.id)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def state_of(one: Job, news: JobNews | None = None) -> Standing:
+    (planned,) = look([one], lambda ids: {one.identity.id: news} if news else {})
+    return planned.standing
+
+
+def test_states_by_folder(job: Callable[..., Job]) -> None:
+    one = job("seed=1")
+    assert state_of(one) == Standing("missing")
+    folder = folder_of(one)
+    folder.acquire()
+    assert state_of(one) == Standing("running")
+    folder.set_status("running")
+    assert state_of(one) == Standing("running")
+    folder.release()
+    assert state_of(one) == Standing("interrupted")
+    folder.set_status("failed", "MemoryError: ", kind="out of memory")
+    assert state_of(one) == Standing("failed", "out of memory", "MemoryError: ")
+    (folder.path / "log.txt").write_text("...")
+    assert state_of(one).log == folder.path / "log.txt"
+    for state in ("done", "diverged"):
+        folder.set_status(state)  # type: ignore[arg-type]
+        assert state_of(one) == Standing("untracked")
+        folder.add_tracked(tracker_label(one.config))
+        assert state_of(one) == Standing(state)  # type: ignore[arg-type]
+        assert state_of(one).finished
+
+
+def test_the_scheduler_knows_of_jobs_that_folders_do_not(job: Callable[..., Job]) -> None:
+    one = job()
+    assert state_of(one, JobNews("queued", None, None, "7_1")) == Standing("queued")
+    assert state_of(one, JobNews("running", None, None, "7_1")) == Standing("running")
+    assert state_of(one, JobNews("ended", None, None, "7_1")) == Standing("missing")
+    log = Path("7_1.out")
+    killed = state_of(one, JobNews("ended", "killed", log, "7_1"))
+    assert killed == Standing("failed", "killed", "its job 7_1 ended: killed", log)
+    folder_of(one).set_status("running")
+    assert state_of(one, JobNews("ended", "timeout", log, "7_1")).kind == "timeout"
+    # What the run itself wrote goes before what became of its job.
+    folder_of(one).set_status("failed", "ValueError: x", kind="exception")
+    assert state_of(one, JobNews("ended", "killed", log, "7_1")).kind == "exception"
+    # A new job for it is under way.
+    assert state_of(one, JobNews("queued", None, None, "8_1")).underway
+    folder_of(one).set_status("done")
+    folder_of(one).add_tracked(tracker_label(one.config))
+    assert state_of(one, JobNews("running", None, None, "8_1")).finished
+
+
+def test_the_scheduler_is_asked_only_of_what_is_not_done(job: Callable[..., Job]) -> None:
+    done, missing = job("seed=1"), job("seed=2")
+    folder_of(done).set_status("done", None, [tracker_label(done.config)])
+    asked: list[list[str]] = []
+    look([done, missing], lambda ids: asked.append(list(ids)) or {})
+    assert asked == [[missing.identity.id]]
+    look([done], lambda ids: asked.append(list(ids)) or {})
+    assert len(asked) == 1
+
+
+def planned(one: Job, state: str, kind: str | None = None) -> Planned:
+    return Planned(one, Standing(state, kind, kind and f"{kind}!"))  # type: ignore[arg-type]
+
+
+def test_the_line_is_in_a_fixed_order_with_causes(job: Callable[..., Job]) -> None:
+    one = job()
+    states = ["missing"] * 9 + ["done"] * 31 + ["running"] * 2
+    kinds = ["out of memory"] * 4 + ["timeout"] + ["exception"]
+    runs = [planned(one, state) for state in states] + [planned(one, "failed", k) for k in kinds]
+    assert Plan(tuple(runs)).line() == (
+        "48 planned: 31 done, 2 running, 9 missing, "
+        "6 failed (4 out of memory, 1 timeout, 1 exception)"
+    )
+    assert Plan(()).line() == "0 planned: nothing"
+
+
+class Words:
+    """A composer that knows each combination beforehand."""
+
+    def __init__(self, known: dict[str, Job | Invalid]) -> None:
+        self.known = known
+
+    def job(self, overrides: list[str]) -> Job | Invalid:
+        return self.known[overrides[0]]
+
+
+def test_duplicates_and_invalid_ones_are_named(job: Callable[..., Job]) -> None:
+    one, two = job("seed=1"), job("seed=2")
+    bad = Invalid(("seed=x",), "seed: no number")
+    words = Words({"a": one, "b": two, "c": one, "d": bad})
+    plan = make_plan(words, [["a"], ["b"], ["c"], ["d"]])  # type: ignore[arg-type]
+    assert [run.job for run in plan.runs] == [one, two]
+    assert list(problems(plan)) == [
+        "invalid: seed=x: seed: no number",
+        "duplicate: seed=1: asked for 2 times, runs once",
+    ]
+
+
+def test_objections_name_what_cannot_be_built_or_read(job: Callable[..., Job]) -> None:
+    fine = job("seed=1")
+    huge = job("trainer.batch_size=5000")
+    absent = job("dataset=cifar10", "data_dir=nowhere")
+    told = objections([planned(one, "missing") for one in (fine, huge, absent, fine)])
+    assert [one.overrides for one in told] == [huge.overrides, absent.overrides]
+    assert "does not fit" in told[0].reason
+    assert "python -m bench.prepare dataset=cifar10" in told[1].reason
+
+
+def test_words_that_all_share_are_left_out(job: Callable[..., Job]) -> None:
+    runs = [planned(job("model=mlp", f"seed={seed}"), "missing") for seed in (1, 2)]
+    assert list(distinct_words(runs).values()) == ["seed=1", "seed=2"]
+    assert list(distinct_words(runs[:1]).values()) == ["model=mlp seed=1"]
+    assert distinct_words([]) == {}
+
+
+def test_a_failure_says_cause_log_and_command(job: Callable[..., Job]) -> None:
+    one = job("seed=1", "model.hidden=[8]")
+    log = Path("log.txt")
+    run = Planned(one, Standing("failed", "out of memory", "MemoryError: 3 GiB", log))
+    text = failures(Plan((run, planned(job("seed=2"), "done"))), ["hydra/launcher=slurm"])
+    assert text.splitlines() == [
+        "  seed=1 model.hidden=[8]: out of memory: MemoryError: 3 GiB",
+        "    log:   log.txt",
+        "    again: python -m bench.train -m hydra/launcher=slurm seed=1 'model.hidden=[8]'",
+    ]
+    assert again(run) == "python -m bench.train -m seed=1 'model.hidden=[8]'"
+
+
+def finish(one: Job, seconds: float, epochs: float = 2.0, state: str = "done") -> None:
+    folder = folder_of(one)
+    folder.begin(one.config.model_dump(mode="json"), {"device_type": "cpu"})
+    clocks = {"clock/step_seconds": 0.75 * seconds, "clock/evaluation_seconds": 0.25 * seconds}
+    folder.finish("done", None, {"state": state, "epochs": epochs, **clocks})
+
+
+def test_the_cost_is_that_of_the_most_alike(job: Callable[..., Job]) -> None:
+    to_do = [planned(job("seed=9", "trainer.epochs=100"), "missing")]
+    assert str(estimate(to_do)) == "no estimate: no finished run is like these 1"
+    finish(job("optimizer=sgd"), 7200.0)  # the same model and data: 3600 s an epoch
+    assert estimate(to_do).hours == pytest.approx(100.0)
+    finish(job("seed=1"), 36.0)  # the same optimizer too: 18 s an epoch
+    finish(job("seed=2"), 108.0)
+    finish(job("seed=3"), 1e9, state="diverged")
+    assert estimate(to_do).hours == pytest.approx(1.0)
+    unlike = planned(job("dataset=fashion_mnist"), "missing")
+    cost = estimate([*to_do, unlike])
+    assert (cost.priced, cost.unknown, cost.device) == (1, 1, "cpu")
+    assert str(cost) == "about 1 CPU-hours for 1 runs, by 3 past runs; 1 without precedent"
+    summary = next(Path(to_do[0].job.config.runs_dir).glob("*/summary.json"))
+    summary.with_name("provenance.json").write_text(
+        json.dumps({"attempts": [{"device_type": "cuda"}]})
+    )
+    assert "GPU-hours" in str(estimate(to_do))
