@@ -69,6 +69,7 @@ class WandbTracker:
         entity: W&B user or team; None for the account's default.
         mode: "offline" writes files below ``<runs_dir>/wandb`` and opens no connection.
         tags: W&B tags.
+        job_type: what the run is for: "train", or "tune" for the search of hyperparameters.
     """
 
     def __init__(
@@ -78,9 +79,11 @@ class WandbTracker:
         entity: str | None = None,
         mode: Literal["offline", "online", "disabled"] = "offline",
         tags: list[str] | None = None,
+        *,
+        job_type: str = "train",
     ) -> None:
         self.info, self.project, self.entity = info, project, entity
-        self.mode, self.tags = mode, list(tags or [])
+        self.mode, self.tags, self.job_type = mode, list(tags or []), job_type
         self._run: Any = None
         self._next_step = 0
 
@@ -94,9 +97,9 @@ class WandbTracker:
             entity=self.entity,
             mode=self.mode,
             id=self.info.id,
-            name=self.info.id,
+            name=display_name(self.info),
             group=self.info.sweep,
-            job_type="train",
+            job_type=self.job_type,
             tags=self.tags,
             config=self.info.config,
             dir=str(self.info.directory),
@@ -111,8 +114,8 @@ class WandbTracker:
         )
         # W&B would otherwise put the last history row over the summary when the run ends.
         self._run.define_metric("*", summary="none")
-        self._run.define_metric("val/*", step_metric="epoch", summary="none")
-        self._run.define_metric("test/*", step_metric="epoch", summary="none")
+        for split in ("train", "val", "test"):  # charts against epochs, not steps
+            self._run.define_metric(f"{split}/*", step_metric="epoch", summary="none")
         # What the server has already, it would refuse; an offline file begins at 0.
         self._next_step = int(self._run.step)
 
@@ -138,6 +141,15 @@ class WandbTracker:
         self._run.summary.update(summary)
         self._run.finish(exit_code=exit_code)
         wandb.teardown()  # finish() may return before an offline log is written to its end
+
+
+def display_name(info: RunInfo) -> str:
+    """Return a run's name for people, "muon digits/convnet s0"; its id where it has no names."""
+    names = info.config.get("names")
+    if not isinstance(names, dict):
+        return info.id
+    parts = (names.get("optimizer"), f"{names.get('dataset')}/{names.get('model')}")
+    return f"{parts[0]} {parts[1]} s{info.config.get('seed')}"
 
 
 class Guarded:

@@ -101,7 +101,7 @@ class WandbServer(ThreadingHTTPServer):
             "eventsLineCount": len(run["events"]), "logLineCount": 0,
             "historyTail": json.dumps([json.dumps(row) for row in run["history"][-1:]]),
             "eventsTail": "[]", "summaryMetrics": json.dumps(run["summary"]),
-            "tags": run["tags"], "wandbConfig": "{}",
+            "tags": run["tags"], "wandbConfig": json.dumps({"t": 1}),
             "project": {"id": _b64(project), "name": project,
                         "entity": {"id": _b64("lab"), "name": "lab"}},
         }  # fmt: skip
