@@ -14,6 +14,7 @@ from optimizers import checks
 from optimizers.base import ClosureOptimizer
 from optimizers.kronecker import Factors, KroneckerFactors, supports
 from optimizers.matrix_functions import as_matrix
+from optimizers.naming import named_modules, named_parameters
 
 _FACTORS = ("input_factor", "output_factor")
 _INVERSES = ("input_inverse", "output_inverse")
@@ -32,10 +33,10 @@ def layers(model: nn.Module) -> list[dict[str, Any]]:
         for module in model.modules()
         for parameter in module.parameters(recurse=False)
     )
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in named_parameters(model)}
     groups: list[dict[str, Any]] = []
     placed: set[int] = set()
-    for layer, module in model.named_modules():
+    for layer, module in named_modules(model):
         own = [p for p in module.parameters(recurse=False) if p.requires_grad]
         weight = getattr(module, "weight", None)
         alone = all(owners[id(parameter)] == 1 for parameter in own)
@@ -47,7 +48,7 @@ def layers(model: nn.Module) -> list[dict[str, Any]]:
             )
     rest = [
         (name, parameter)
-        for name, parameter in model.named_parameters()
+        for name, parameter in named_parameters(model)
         if parameter.requires_grad and id(parameter) not in placed
     ]
     return [*groups, {"params": rest, "algorithm": "adamw"}] if rest else groups
@@ -76,7 +77,10 @@ class KFAC(ClosureOptimizer):
     ``params`` are the groups of :func:`layers` with ``algorithm: "matrix"``;
     :class:`optimizers.paired.Paired` steps the rest. The state holds factors and inverses in
     float32 or more. A copy or a pickle of the optimizer has the state and no hooks: it gathers no
-    new factors. Under several processes each gathers its own.
+    new factors. Under several processes (torch.distributed) the factors are those of all processes'
+    batches, as DistributedDataParallel's gradients are; all layers' factors are exchanged at each
+    step that gathers them. A network must be handed to :func:`layers` before it is first run by
+    torch.compile, which looks for hooks once.
 
     Raises ValueError for an impossible hyperparameter, by name, and for groups without a module.
     Sources: Martens and Grosse 2015 (arXiv 1503.05671), sections 5 and 6.3; Ba et al. 2017
@@ -133,6 +137,8 @@ class KFAC(ClosureOptimizer):
 
     def update(self) -> None:
         """Step every layer, all shortened by the same nu."""
+        if self._factors.active:
+            self._factors.all_reduce()
         directions = [(group, self._directions(group)) for group in self.param_groups]
         clip = _clip(directions)
         for group, parts in directions:

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -93,7 +94,7 @@ class KroneckerFactors:
             of their inputs is the sample.
         reduction: what the loss is of the samples' losses, "mean" or "sum"; see above.
         homogeneous: append a 1 to the inputs of layers that have a bias.
-        dtype: of the sums; None is the layer's own, float32 at least.
+        dtype: of the sums; None is that of the layer's weight, float32 at least.
 
     A forward pass adds nothing; its backward adds to both factors. While ``active`` is False
     nothing is seen and nothing is paid. A layer that is called several times in a pass counts each
@@ -116,6 +117,7 @@ class KroneckerFactors:
         self.reduction = checks.choice("reduction", reduction, REDUCTIONS)
         self.homogeneous, self.dtype, self.active = homogeneous, dtype, True
         self._sums: dict[str, Factors] = {}
+        self._modules: dict[str, nn.Module] = {}
         self._handles: list[Any] = []
         for layer, module in (modules or {}).items():
             self.watch(layer, module)
@@ -128,12 +130,31 @@ class KroneckerFactors:
                 f"{layer!r} is a {kind}: Kronecker factors are those of an nn.Linear or an "
                 "nn.Conv2d with groups=1, not of a subclass"
             )
+        self._modules[layer] = module
         hook = _Hook(weakref.ref(self), layer)
         self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
 
     def pop(self, layer: str) -> Factors | None:
         """Return what ``layer`` gathered since the last call and forget it; None: nothing."""
         return self._sums.pop(layer, None)
+
+    @torch.no_grad()
+    def all_reduce(self) -> None:
+        """Add up what all processes have gathered, where torch.distributed is in use.
+
+        Each process must watch the same layers, in the same order; it need not have seen them all.
+        """
+        if not (dist.is_available() and dist.is_initialized() and self._modules):
+            return
+        gathered = [self._sums_of(layer, module) for layer, module in self._modules.items()]
+        device = gathered[0].input_sum.device
+        counts = torch.tensor([[each.samples, each.rows] for each in gathered], device=device)
+        sums = [tensor for each in gathered for tensor in (each.input_sum, each.output_sum)]
+        pending = [dist.all_reduce(tensor, async_op=True) for tensor in (counts, *sums)]
+        for work in pending:
+            work.wait()
+        for each, (samples, rows) in zip(gathered, counts.tolist(), strict=True):
+            each.samples, each.rows = samples, rows
 
     def pop_all(self) -> dict[str, Factors]:
         """Return what every layer gathered, by name, and forget it."""
@@ -159,16 +180,8 @@ class KroneckerFactors:
             ones = self.homogeneous and module.bias is not None
             rows = _error_rows(module, errors)
             scale = float(len(rows)) if self.reduction == "mean" else 1.0
-            wide = self.dtype or torch.promote_types(errors.dtype, torch.float32)
-            sums = self._sums.get(layer)
-            if sums is None:
-                weight = module.weight
-                assert isinstance(weight, Tensor)
-                n, m = weight[0].numel() + ones, len(weight)
-                sums = Factors(
-                    rows.new_zeros(n, n, dtype=wide), rows.new_zeros(m, m, dtype=wide), 0, 0
-                )
-                self._sums[layer] = sums
+            sums = self._sums_of(layer, module)
+            wide = sums.output_sum.dtype
             # Times the batch size in the wide dtype: a mean's error may be tiny in a narrow one.
             matrix = rows.flatten(0, 1).to(wide) * scale
             sums.output_sum.addmm_(matrix.mT, matrix)
@@ -176,6 +189,17 @@ class KroneckerFactors:
                 _add_inputs(sums.input_sum, module, inputs.to(wide), ones)
                 sums.samples += rows.shape[0]
                 sums.rows += rows.shape[0] * rows.shape[1]
+
+    def _sums_of(self, layer: str, module: nn.Module) -> Factors:
+        if layer not in self._sums:
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            n = weight[0].numel() + (self.homogeneous and module.bias is not None)
+            m = len(weight)
+            wide = self.dtype or torch.promote_types(weight.dtype, torch.float32)
+            zeros = weight.detach().new_zeros
+            self._sums[layer] = Factors(zeros(n, n, dtype=wide), zeros(m, m, dtype=wide), 0, 0)
+        return self._sums[layer]
 
 
 class _Hook:

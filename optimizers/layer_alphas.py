@@ -9,6 +9,7 @@ from typing import Any
 
 from optimizers import checks
 from optimizers.exponents import read_exponents
+from optimizers.naming import plain_name
 from optimizers.partition import LAYER_TYPES
 
 
@@ -64,7 +65,7 @@ def _measured(group: dict[str, Any], names: list[str]) -> list[float]:
     exponents, fallback = read_exponents(group["exponents"]), float(group["fallback_alpha"])
     alphas = {}
     for name in names:
-        layer = exponents.get(name.removesuffix(".weight"))
+        layer = exponents.get(plain_name(name).removesuffix(".weight"))
         if layer is not None and layer.reliable and 0 < layer.alpha < math.inf:
             alphas[name] = layer.alpha
     unusable = [name for name in names if name not in alphas]

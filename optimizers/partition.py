@@ -1,6 +1,7 @@
 """Which parameter is a hidden matrix, which is not, and what type of layer it belongs to.
 
-A layer is named by its module (``model.named_modules()``). The head is the last ``nn.Linear`` in
+A layer is named by its module (``model.named_modules()``), without the prefixes of a model that
+torch.compile or DistributedDataParallel wraps. The head is the last ``nn.Linear`` in
 definition order; the weights of the other Linear and Conv layers are the hidden matrices, which
 matrix optimizers such as Muon transform. Everything else is left to AdamW, and so is a layer that
 embeds its input (an ``nn.Embedding``, or a layer whose name says so: ``patch_embedding``).
@@ -22,6 +23,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from optimizers import checks
+from optimizers.naming import named_modules, named_parameters
 
 HIDDEN_TYPES = ("conv", "attention_qkv", "attention_output", "mlp_up", "mlp_down", "linear")
 MEASURED_TYPES = (*HIDDEN_TYPES, "head")
@@ -62,7 +64,7 @@ def label_parameters(
     """
     head = _head(model)
     labels: dict[int, ParameterLabel] = {}
-    for layer, module in model.named_modules():
+    for layer, module in named_modules(model):
         for key, parameter in module.named_parameters(recurse=False):
             is_head = module is head and key == "weight"
             layer_type = "head" if is_head else _layer_type(layer, module, key, parameter.ndim)
@@ -74,7 +76,7 @@ def label_parameters(
             elif first.hidden and not hidden:
                 labels[id(parameter)] = replace(first, layer_type=layer_type, hidden=False)
     by_name = {label.name: label for label in labels.values()}
-    ndims = {name: parameter.ndim for name, parameter in model.named_parameters()}
+    ndims = {name: parameter.ndim for name, parameter in named_parameters(model)}
     for pattern, value in (overrides or {}).items():
         _override(by_name, ndims, pattern, value)
     return by_name
@@ -88,7 +90,7 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Parameter]:
     """
     return {
         layer: module.weight
-        for layer, module in model.named_modules()
+        for layer, module in named_modules(model)
         if isinstance(module, nn.Linear | _ConvNd) and isinstance(module.weight, nn.Parameter)
     }
 
@@ -107,7 +109,7 @@ def hidden_matrices(
         algorithm: {"params": [], "algorithm": algorithm, "layer_types": []}
         for algorithm in ALGORITHMS
     }
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model):
         if parameter.requires_grad:
             group = groups["matrix" if labels[name].hidden else "adamw"]
             group["params"].append((name, parameter))
@@ -123,7 +125,7 @@ def by_layer(model: nn.Module) -> list[dict[str, Any]]:
     """
     labels = label_parameters(model)
     groups: dict[str, dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model):
         label = labels[name]
         if parameter.requires_grad:
             empty = {"params": [], "layer": label.layer, "layer_type": label.layer_type}

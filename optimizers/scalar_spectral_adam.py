@@ -13,6 +13,7 @@ from torch import Tensor
 from optimizers import checks
 from optimizers.exponents import LayerExponents, read_exponents
 from optimizers.matrix_optimizer import Params
+from optimizers.naming import plain_name
 from optimizers.partition import MEASURED_TYPES
 
 MODES = ("spectral", "inverse", "random")
@@ -103,7 +104,7 @@ def _layer_groups(params: Params) -> list[dict[str, Any]]:
         )
     layers: dict[str, list[tuple[str, Tensor]]] = {}
     for name, param in items:
-        layers.setdefault(name.rpartition(".")[0], []).append((name, param))
+        layers.setdefault(plain_name(name).rpartition(".")[0], []).append((name, param))
     return [{"params": named, "layer": layer} for layer, named in layers.items()]
 
 
