@@ -70,7 +70,7 @@ class TrainingStep:
         self._recorder = recorder  # None once a graph is recorded, or refused
         self._means = [{key: group.get(key) for key in _MEANS} for group in optimizer.param_groups]
         if device.type == "cuda":
-            _choose_means(optimizer, capturable=recorder is not None)
+            choose_means(optimizer, capturable=recorder is not None)
         self.cold = config.compile or recorder is not None
         self.graph: StepGraph | None = None
         self._launched = 0
@@ -168,7 +168,7 @@ def make_objective(
     return compiled
 
 
-def _choose_means(optimizer: torch.optim.Optimizer, *, capturable: bool) -> None:
+def choose_means(optimizer: torch.optim.Optimizer, *, capturable: bool) -> None:
     """Take torch's fused kernels where an optimizer has them and nothing else was chosen."""
     for group in optimizer.param_groups:
         free = group.get("foreach") is None and not group.get("differentiable")

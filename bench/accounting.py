@@ -1,0 +1,159 @@
+"""What a step costs: floating-point operations, and the optimizer's part of its time.
+
+Counted and timed on a copy of the network, so that a run's weights and random state stay as they
+are. FLOPs are those that `torch.utils.flop_counter` counts: matrix products, convolutions and
+attention, a multiplication and an addition as two; not what is elementwise, nor decompositions.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.objective import cross_entropy
+from bench.recorder import CudaRecorder
+from bench.step import choose_means
+
+# Of a batch, for gradients.
+_SAMPLES = 32
+
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+class Cost(NamedTuple):
+    """A step's cost.
+
+    ``flops_per_sample``: of one sample's forward and backward pass. ``optimizer_flops`` and
+    ``optimizer_seconds``: of one optimizer step, whatever the batch.
+    """
+
+    flops_per_sample: float
+    optimizer_flops: float
+    optimizer_seconds: float
+
+
+def measure_cost(
+    model: nn.Module, make_optimizer: MakeOptimizer, batch: tuple[Tensor, Tensor]
+) -> Cost:
+    """Count and time a step of ``batch`` on a copy of ``model``, where the two are.
+
+    ``make_optimizer`` is called with the copy.
+    """
+    device = batch[0].device
+    few = (batch[0][:_SAMPLES], batch[1][:_SAMPLES])  # what the gradients are does not matter
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        flops = model_flops(model, batch) / len(batch[0])
+        replica = bare_copy(model).train()
+        optimizer = make_optimizer(replica)
+        if device.type == "cuda":
+            choose_means(optimizer, capturable=True)
+        getattr(optimizer, "train", lambda: None)()  # some refuse to step before this
+        compiled = [group.get("compile") for group in optimizer.param_groups]
+        _set_compile(optimizer, [False] * len(compiled))  # compiled code cannot be counted
+        for _ in range(2):  # the first step makes the state
+            optimizer.zero_grad(set_to_none=True)
+            cross_entropy(replica(few[0]), few[1]).backward()  # type: ignore[no-untyped-call]
+            with FlopCounterMode(display=False) as counter:
+                optimizer.step()
+        _set_compile(optimizer, compiled)
+        seconds = time_optimizer(optimizer, device)
+    return Cost(flops, float(counter.get_total_flops()), seconds)
+
+
+def _set_compile(optimizer: torch.optim.Optimizer, values: Sequence[bool | None]) -> None:
+    for group, value in zip(optimizer.param_groups, values, strict=True):
+        if "compile" in group:
+            group["compile"] = value
+
+
+def model_flops(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
+    """FLOPs of forward and backward of a whole batch; no memory is used and nothing computed."""
+    skeleton = bare_copy(model, device="meta").train()
+    inputs, targets = (torch.empty_like(tensor, device="meta") for tensor in batch)
+    with FlopCounterMode(display=False) as counter:
+        cross_entropy(skeleton(inputs), targets).backward()  # type: ignore[no-untyped-call]
+    return float(counter.get_total_flops())
+
+
+def bare_copy(model: nn.Module, device: str | None = None) -> nn.Module:
+    """Return a copy without hooks and gradients, of the same shapes only where ``device`` is meta.
+
+    Hooks belong to whoever watches the original.
+    """
+    memo = {id(p): _empty(p, device) for p in model.parameters()} if device else {}
+    replica = copy.deepcopy(model, memo)
+    for module in replica.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            hooks.clear()
+        module._backward_pre_hooks.clear()
+    replica.zero_grad(set_to_none=True)
+    return replica.to(device) if device else replica
+
+
+def _empty(parameter: nn.Parameter, device: str) -> nn.Parameter:
+    return nn.Parameter(torch.empty_like(parameter, device=device), parameter.requires_grad)
+
+
+def time_optimizer(
+    optimizer: torch.optim.Optimizer, device: torch.device, *, limit: float = 0.3
+) -> float:
+    """Seconds of one step with the gradients that are there; a graph's where it can be captured.
+
+    One step is timed, and up to 50 as long as ``limit`` seconds are not over.
+    """
+    work: Callable[[], object] = optimizer.step
+    if device.type == "cuda":
+        work = _captured(optimizer, device)
+    if device.type == "cuda" or any(group.get("compile") for group in optimizer.param_groups):
+        work()
+    count, seconds = 0, 0.0
+    while count < 1 or (seconds < limit and count < 50):
+        seconds += _timed(work, device)
+        count += 1
+    return seconds / count
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _captured(optimizer: torch.optim.Optimizer, device: torch.device) -> Callable[[], object]:
+    recorder = CudaRecorder(device)
+
+    def work() -> Tensor:
+        optimizer.step()
+        return torch.zeros((), device=device)
+
+    try:
+        recorder.rehearse(work, without_waiting=False)
+        recorder.rehearse(work, without_waiting=True)
+        replay, _ = recorder.record(work)
+    except RuntimeError:  # it is launched in the run, too
+        recorder.recover()
+        return optimizer.step
+    return replay
+
+
+@functools.cache
+def ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large square matrix product on ``device``, the best of several; measured once."""
+    side = 8192 if device.type == "cuda" else 1024
+    stream = torch.Generator(device).manual_seed(0)
+    left, right = (
+        torch.randn(side, side, generator=stream, device=device).to(dtype) for _ in range(2)
+    )
+    times = [_timed(lambda: left @ right, device) for _ in range(10)]
+    return 2.0 * side**3 / min(times)
