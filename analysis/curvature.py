@@ -55,7 +55,12 @@ class CurvatureOptions(cli.Options):
     run: str = Field(description="Run folder, or a quoted pattern that matches exactly one.")
     directions: int = Field(20, ge=1, description="Directions a layer (at most its smaller side).")
     batch: int = Field(2048, ge=1, description="Training samples, unaugmented, from the first on.")
-    microbatch: int = Field(256, ge=1, description="Samples a pass: bounds memory, not accuracy.")
+    engine: Literal["auto", "sweep", "tangent", "double_backward", "forward_over_reverse"] = Field(
+        "auto", description="How h is computed; auto: the fastest engine that is exact here."
+    )
+    microbatch: int | Literal["auto"] = Field(
+        "auto", description="Samples a pass: bounds memory, not accuracy; auto: what fits."
+    )
     dtype: Literal["float32", "float64"] = Field(
         "float32", description="Precision of h; sigma is always float64."
     )
@@ -63,6 +68,13 @@ class CurvatureOptions(cli.Options):
     device: str = Field("cpu", description="Where to compute: cpu, cuda, cuda:1.")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's.")
     force: bool = Field(False, description="Measure again although both files are there.")
+
+    @field_validator("microbatch")
+    @classmethod
+    def _some_samples(cls, microbatch: int | str) -> int | str:
+        if isinstance(microbatch, int) and microbatch < 1:
+            raise ValueError("expected auto or an integer >= 1")
+        return microbatch
 
     @field_validator("device")
     @classmethod
@@ -132,6 +144,7 @@ def _measure(restored: Restored, options: CurvatureOptions) -> Measurement:
                 inputs,
                 labels,
                 options.directions,
+                engine=options.engine,
                 settings=options.settings(),
                 step=restored.step,
                 epoch=restored.epoch,
@@ -162,7 +175,7 @@ def _metadata(options: CurvatureOptions, restored: Restored) -> dict[str, Any]:
         "run": restored.config["id"],
         "step": restored.step,
         **options.model_dump(
-            include={"directions", "batch", "microbatch", "dtype", "mode", "device"}
+            include={"directions", "batch", "engine", "microbatch", "dtype", "mode", "device"}
         ),
     }
 

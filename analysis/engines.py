@@ -71,11 +71,33 @@ def curvature(
         raise ValueError(f"engine must be 'auto' or one of {', '.join(ENGINES)}, got {engine!r}")
     for layer in names:
         _check(layer, matrix_shape(model, layer), directions)
-    chosen = choose(model, loss, batch, names, directions, settings=how, engine=engine).engine
-    copies = _COPIES * (CHUNK if chosen == "forward_over_reverse" else 1)
-    objective = Objective(model, loss, batch, names, how, copies=copies)
-    report = _counter(objective.microbatches * (1 if chosen == "sweep" else len(names)), progress)
-    return _run(chosen, objective, directions, report)
+    wanted = {layer: directions[layer] for layer in names}
+    chosen = choose(model, loss, batch, names, wanted, settings=how, engine=engine).engine
+    return compute(chosen, model, loss, batch, wanted, settings=how, progress=progress)
+
+
+def compute(
+    engine: Engine,
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    directions: Mapping[str, Directions],
+    *,
+    settings: Settings,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Return h[layer][k] as `curvature` does, by the engine that `choose` found to apply here."""
+    copies = _COPIES * (CHUNK if engine == "forward_over_reverse" else 1)
+    objective = Objective(model, loss, batch, directions, settings, copies=copies)
+    parts = 1 if engine == "sweep" else len(directions)
+    report = _counter(objective.microbatches * parts, progress)
+    engines: dict[Engine, Callable[..., dict[str, Tensor]]] = {
+        "sweep": class_sweep,
+        "tangent": tangent,
+        "double_backward": double_backward,
+        "forward_over_reverse": forward_over_reverse,
+    }
+    return engines[engine](objective, directions, report)
 
 
 def choose(
@@ -108,18 +130,6 @@ def choose(
     if len(logits) == 1 and classes - 1 <= along / 2:
         return Choice("sweep", f"piecewise linear, {classes} classes, {along} directions")
     return Choice("tangent", f"piecewise linear, logits {logits}, {along} directions")
-
-
-def _run(
-    engine: Engine, objective: Objective, directions: Mapping[str, Directions], report: Report
-) -> dict[str, Tensor]:
-    engines: dict[Engine, Callable[..., dict[str, Tensor]]] = {
-        "sweep": class_sweep,
-        "tangent": tangent,
-        "double_backward": double_backward,
-        "forward_over_reverse": forward_over_reverse,
-    }
-    return engines[engine](objective, directions, report)
 
 
 def _counter(total: int, progress: Callable[[int, int], None] | None) -> Report:

@@ -6,15 +6,16 @@ Needs torch, pandas and `optimizers` alone, so that a training run can measure i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 from torch import Tensor, nn
 
 from analysis.directions import gradient_directions
-from analysis.engines import curvature
+from analysis.engines import Engine, choose, compute
 from analysis.exponents import exponents_table
 from analysis.objective import Loss, Settings, cross_entropy
+from analysis.weights import weights_table
 from optimizers.partition import label_parameters, weight_layers
 
 
@@ -22,8 +23,8 @@ class Measurement(NamedTuple):
     """What `measure` returns.
 
     ``directions`` has one row a direction: layer, layer_type, rows, cols (matrix shape m, n), k
-    (from 1), sigma, h, step, epoch. ``exponents`` has one row a layer: see
-    `analysis.exponents.exponents_table`.
+    (from 1), sigma, h, engine, step, epoch. ``exponents`` has one row a layer: the columns of
+    `analysis.exponents.exponents_table` and of `analysis.weights.weights_table`.
     """
 
     directions: pd.DataFrame
@@ -38,6 +39,7 @@ def measure(
     *,
     loss: Loss = cross_entropy,
     layers: Sequence[str] | None = None,
+    engine: Engine | Literal["auto"] = "auto",
     settings: Settings | None = None,
     step: int = 0,
     epoch: float = 0.0,
@@ -54,20 +56,25 @@ def measure(
         k: directions a layer, at most min(m, n) of it.
         loss: (outputs, labels) -> scalar mean over the batch.
         layers: module names; None means all weight layers.
+        engine: which of `analysis.engines.ENGINES` computes h; "auto" takes the fastest that is
+            exact here.
         settings: dtype, microbatch, mode and device; see `analysis.objective.Settings`.
         step: the training step of these weights, written in both tables.
         epoch: the training epoch of these weights, written in both tables.
         progress: called with (done, total) while curvature is measured.
 
     Raises:
-        ValueError: k < 1, no layer to measure, a gradient that is not finite, an unusable batch.
+        ValueError: k < 1, no layer to measure, a gradient that is not finite, an unusable batch, an
+            engine that would be wrong here.
     """
     names = list(weight_layers(model)) if layers is None else list(layers)
     if not names:
         raise ValueError("there is no Linear or Conv weight to measure")
     batch = (inputs, labels)
     directions = gradient_directions(model, loss, batch, names, k, settings=settings)
-    h = curvature(model, loss, batch, names, directions, settings=settings, progress=progress)
+    how = settings or Settings()
+    used = choose(model, loss, batch, names, directions, settings=how, engine=engine).engine
+    h = compute(used, model, loss, batch, directions, settings=how, progress=progress)
     types = _layer_types(model)
     frames = [
         pd.DataFrame(
@@ -79,6 +86,7 @@ def measure(
                 "k": range(1, len(h[name]) + 1),
                 "sigma": directions[name].sigma.cpu().numpy(),
                 "h": h[name].numpy(),
+                "engine": used,
                 "step": step,
                 "epoch": float(epoch),
             }
@@ -86,7 +94,8 @@ def measure(
         for name in names
     ]
     table = pd.concat(frames, ignore_index=True)
-    return Measurement(table, exponents_table(table))
+    exponents = exponents_table(table).merge(weights_table(model, names), on="layer", how="left")
+    return Measurement(table, exponents)
 
 
 def _layer_types(model: nn.Module) -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import fits
+from analysis import fits, nulls, slopes
 from analysis.exponents import exponents_table
 
 RANK = np.arange(1, 21, dtype=np.float64)
@@ -39,11 +39,17 @@ def test_columns_are_the_fits() -> None:
     h[4] = -1.0
     table = exponents_table(directions("layer1.0.conv1", sigma, h))
     assert list(table.columns) == [
-        *("layer", "layer_type", "rows", "cols"),
+        *("layer", "layer_type", "rows", "cols", "step", "epoch"),
         *("alpha", "alpha_stderr", "alpha_r2", "gamma", "gamma_stderr", "gamma_r2"),
-        *("s", "s_stderr", "s_r2", "n_valid", "reliable", "step", "epoch"),
-        *("predicted_s", "triangle_error", "triangle_relative_error", "n_directions"),
-        *("alpha_without_first", "rank_model"),
+        *("s", "s_stderr", "s_r2", "n_valid", "reliable"),
+        *("predicted_s", "triangle_error", "triangle_relative_error"),
+        *("n_directions", "n_negative", "alpha_low", "alpha_high", "gamma_low", "gamma_high"),
+        *("s_low", "s_high", "alpha_without_first"),
+        *(f"alpha_quarter{i}" for i in (1, 2, 3, 4)),
+        *("rank_model", "bic_power_law", "bic_exponential", "bic_lognormal"),
+        *("pr_h", "pr_sigma", "pr_sigma2", "pr_predicted", "zeta_bound", "zeta_met"),
+        *("entropy_rank", "rank95", "rank99"),
+        *("null_noise_error", "null_permuted_error", "null_other_error"),
     ]
     row = table.iloc[0]
     for name, fit in (
@@ -103,3 +109,53 @@ def test_a_layer_without_any_fit_stays_in_the_table() -> None:
     assert not row["reliable"]
     assert row["rank_model"] is None or pd.isna(row["rank_model"])
     assert row["n_valid"] == 0
+
+
+def test_ranks_and_certainty_are_the_functions() -> None:
+    sigma, h = noisy(1)
+    h[2] = -0.5
+    table = exponents_table(directions("conv", sigma, h))
+    row, positive = table.iloc[0], h[h > 0]
+    s, predicted = fits.fit_s(h).exponent, fits.triangle(sigma, h).predicted_s
+    assert row["n_negative"] == 1
+    assert row["pr_h"] == fits.participation_ratio(positive)
+    assert row["pr_sigma"] == fits.participation_ratio(sigma)
+    assert row["pr_sigma2"] == fits.participation_ratio(sigma**2)
+    assert row["pr_predicted"] == fits.predicted_effective_rank(predicted, 20)
+    assert row["zeta_bound"] == fits.zeta_bound(s)
+    assert row["zeta_met"] == (row["pr_h"] <= row["zeta_bound"])
+    assert row["entropy_rank"] == fits.entropy_rank(h)
+    assert [row["rank95"], row["rank99"]] == [fits.quantile_rank(h, q) for q in (0.95, 0.99)]
+    for name, fit in fits.rank_models(sigma).items():
+        assert row[f"bic_{name}"] == fit.bic
+    assert (row["alpha_low"], row["alpha_high"]) == slopes.alpha_interval(sigma, h)
+    assert (row["gamma_low"], row["gamma_high"]) == slopes.gamma_interval(sigma)
+    assert (row["s_low"], row["s_high"]) == slopes.s_interval(h)
+    quarters = slopes.alpha_by_quartile(sigma, h)
+    assert tuple(row[f"alpha_quarter{i}"] for i in (1, 2, 3, 4)) == quarters
+
+
+@pytest.mark.parametrize(("decay", "met"), [(0.5, None), (3.0, True)])
+def test_the_zeta_bound_is_met_or_does_not_apply(decay: float, met: bool | None) -> None:
+    row = exponents_table(directions("conv", RANK**-1.0, RANK**-decay)).iloc[0]
+    assert row["zeta_met"] is pd.NA if met is None else bool(row["zeta_met"]) is met
+
+
+def test_a_flat_curvature_breaks_the_zeta_bound() -> None:
+    """Half of h equal, then a steep fall: s > 1, and more of h counts than zeta allows."""
+    h = np.where(RANK <= 12, 1.0, (RANK / 12) ** -14.0)
+    row = exponents_table(directions("conv", RANK**-1.0, h)).iloc[0]
+    assert row["s"] > 1
+    assert not row["zeta_met"]
+
+
+def test_nulls_take_the_other_layers() -> None:
+    parts = [directions(name, *noisy(seed)) for seed, name in enumerate(("a", "b", "c"))]
+    table = exponents_table(pd.concat(parts, ignore_index=True))
+    sigma, h = noisy(1)
+    errors = nulls.other_errors(sigma, [noisy(0)[1], noisy(2)[1]])
+    assert table["null_other_error"][1] == np.median(errors)
+    assert table["null_noise_error"][1] == np.median(nulls.noise_errors(sigma, h))
+    assert table["null_permuted_error"][1] == np.median(nulls.permuted_errors(sigma, h))
+    alone = exponents_table(parts[0])
+    assert math.isnan(alone["null_other_error"][0])

@@ -13,6 +13,7 @@ from torch.func import functional_call, hessian
 from analysis.exponents import exponents_table
 from analysis.measurement import measure
 from analysis.objective import Settings
+from analysis.weights import weights_table
 
 DOUBLE = Settings(dtype=torch.float64)
 
@@ -60,7 +61,7 @@ def test_tables_are_tidy(network: nn.Module, data: tuple[Tensor, Tensor]) -> Non
     found = measure(network, *data, k=20, step=7, epoch=0.5)
     table = found.directions
     assert list(table.columns) == [
-        *("layer", "layer_type", "rows", "cols", "k", "sigma", "h", "step", "epoch")
+        *("layer", "layer_type", "rows", "cols", "k", "sigma", "h", "engine", "step", "epoch")
     ]
     assert table["k"].tolist() == [1, 2, 3, 4, 1, 2, 3, 4, 5]  # never more than min(m, n)
     assert table["layer"].tolist() == ["0"] * 4 + ["4"] * 5
@@ -69,7 +70,24 @@ def test_tables_are_tidy(network: nn.Module, data: tuple[Tensor, Tensor]) -> Non
     assert set(table["step"]) == {7}
     assert set(table["epoch"]) == {0.5}
     assert table.dtypes[["sigma", "h", "epoch"]].tolist() == ["float64"] * 3
-    pd.testing.assert_frame_equal(found.exponents, exponents_table(table))
+    fitted, weights = exponents_table(table), weights_table(network, ["0", "4"])
+    assert list(found.exponents.columns) == [*fitted.columns, *weights.columns[1:]]
+    pd.testing.assert_frame_equal(found.exponents[fitted.columns], fitted)
+    pd.testing.assert_frame_equal(found.exponents[weights.columns], weights)
+
+
+def test_engines_are_chosen_or_named(network: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    """Tanh bends: double backward; above it, the head alone may be swept."""
+    assert set(measure(network, *data, k=2).directions["engine"]) == {"double_backward"}
+    head = measure(network, *data, k=5, layers=["4"], settings=DOUBLE).directions
+    assert set(head["engine"]) == {"tangent"}  # five classes, five directions
+    named = measure(
+        network, *data, k=5, layers=["4"], engine="forward_over_reverse", settings=DOUBLE
+    ).directions
+    assert set(named["engine"]) == {"forward_over_reverse"}
+    assert named["h"].tolist() == pytest.approx(head["h"].tolist(), rel=1e-9, abs=1e-14)
+    with pytest.raises(ValueError, match=r"engine 'sweep' does not apply: .*Tanh"):
+        measure(network, *data, k=2, engine="sweep")
 
 
 def test_measure_repeats_and_takes_layers(network: nn.Module, data: tuple[Tensor, Tensor]) -> None:
