@@ -164,7 +164,7 @@ class Stage:
             self._timed(work, first(self.directions, 1))  # warms up
             one, _, _ = self._timed(work, first(self.directions, 1))
             some, peak, h = self._timed(work, first(self.directions, few))
-            seconds = one + (some - one) / (few - 1) * (self.asked.k - 1)
+            seconds = one + max(some - one, 0.0) / (few - 1) * (self.asked.k - 1)
             how = f"estimated from 1 and {few} of {self.asked.k} directions a layer"
         else:
             repeats = 1 if name in ONE_BY_ONE else rounds
