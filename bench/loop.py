@@ -24,6 +24,7 @@ from bench import preemption
 from bench.clock import Clock
 from bench.config import TrainerConfig
 from bench.data.base import Batch, Data
+from bench.divergence import DivergedError, LinAlgError, symptom
 from bench.evaluation import Evaluation, laid_out
 from bench.loss_window import LossWindow
 from bench.progress import Progress
@@ -31,10 +32,6 @@ from bench.run import Row, RunFolder, State
 from bench.step import TrainingStep
 from bench.summary import summarise
 from bench.tracking import Tracker
-
-
-class DivergedError(Exception):
-    """A loss is not finite; the text says which, and at which step."""
 
 
 class Loop:
@@ -100,7 +97,8 @@ class Loop:
         """Train to the end.
 
         Raises:
-            DivergedError: a loss is not finite; history holds the run until then.
+            DivergedError: a loss is not finite, or the optimizer's linear algebra failed when the
+                training was out of hand; history holds the run until then.
             StopRequested: the process was asked to stop; a checkpoint is written.
         """
         with self.progress:
@@ -152,8 +150,12 @@ class Loop:
             yield inputs, batch[1]
 
     def _train_step(self, inputs: Tensor, targets: Tensor) -> None:
-        with self.clock("compile" if self.training_step.cold else "step"):
-            self.window.add(self.training_step(inputs, targets))
+        try:
+            with self.clock("compile" if self.training_step.cold else "step"):
+                self.window.add(self.training_step(inputs, targets))
+        except LinAlgError as error:
+            self._raise_if_diverged(error)
+            raise
         self.step += 1
         self.progress.advance()
 
@@ -193,6 +195,21 @@ class Loop:
         if not self.history or self.history[-1]["step"] != step:
             self.history.append({"step": step, "epoch": step / self.steps_per_epoch})
         self.history[-1].update(values)
+
+    def _raise_if_diverged(self, error: RuntimeError) -> None:
+        """Raise DivergedError if the input of the optimizer's linear algebra was no good any more.
+
+        It is not where a preconditioner is made of gradients that explode. On sound gradients a
+        failure is the optimizer's, and stays the error that it is.
+        """
+        if len(self.window):
+            self._log_window()  # which raises where a loss is not finite
+        logged = [row["train/loss"] for row in self.history if "train/loss" in row]
+        shown = symptom(self.model, *(logged[0], logged[-1]) if logged else (math.inf, math.inf))
+        if shown is not None:
+            raise DivergedError(
+                f"the optimizer's linear algebra failed at step {self.step + 1}: {shown}"
+            ) from error
 
     # -- checkpoints ----------------------------------------------------------------------------
 

@@ -21,9 +21,10 @@ from bench.build import build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.data.base import Data
 from bench.device import choose_device, choose_memory_format, choose_precision, prepare
+from bench.divergence import DivergedError
 from bench.failure import kind_of, reason_of
 from bench.identity import Identity, identify, tracker_label
-from bench.loop import DivergedError, Loop
+from bench.loop import Loop
 from bench.progress import make_progress
 from bench.run import RunFolder, State
 from bench.seeding import derive

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.data.images import Augment
-from bench.loop import DivergedError, Loop
+from bench.divergence import DivergedError
+from bench.loop import Loop
 from bench.run import Row
 from bench.tracking import NullTracker, RunInfo
 
