@@ -32,18 +32,18 @@ def expected(outputs: list[int], channels: int, classes: int, side: int) -> int:
 )
 def test_parameter_counts(build, outputs) -> None:
     with torch.device("meta"):
-        assert count(build(3, 10, 32)) == expected(outputs, 3, 10, 1)
-        assert count(build(3, 200, 64)) == expected(outputs, 3, 200, 2)
-        assert count(build(1, 10, 28)) == expected(outputs, 1, 10, 1)
-        normed = count(build(3, 10, 32, batch_norm=True))
-    assert normed == expected(outputs, 3, 10, 1) + 2 * sum(outputs)
+        assert count(build(3, 10, 32, batch_norm=False)) == expected(outputs, 3, 10, 1)
+        norms = 2 * sum(outputs)
+        assert count(build(3, 10, 32)) == expected(outputs, 3, 10, 1) + norms
+        assert count(build(3, 200, 64)) == expected(outputs, 3, 200, 2) + norms
+        assert count(build(1, 10, 28)) == expected(outputs, 1, 10, 1) + norms
 
 
 def test_the_counts_in_the_docstrings() -> None:
-    assert expected(CONVOLUTIONS_11, 3, 10, 1) == 9_488_266
-    assert expected(CONVOLUTIONS_11, 3, 200, 2) == 10_372_168
-    assert expected(CONVOLUTIONS_16, 3, 10, 1) == 14_982_474
-    assert expected(CONVOLUTIONS_16, 3, 200, 2) == 15_866_376
+    for build, outputs in ((vgg11, CONVOLUTIONS_11), (vgg16, CONVOLUTIONS_16)):
+        for channels, classes, size in ((3, 10, 32), (3, 200, 64)):
+            total = expected(outputs, channels, classes, size // 32) + 2 * sum(outputs)
+            assert f" {total:,} " in str(build.__doc__)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -66,12 +66,15 @@ def test_the_body_is_torchvisions(build, published, batch_norm: bool) -> None:
         torch.testing.assert_close(ours.features(inputs), theirs.features(inputs))
 
 
-def test_layer_names() -> None:
+@pytest.mark.parametrize(
+    ("batch_norm", "places"),
+    [(False, (0, 3, 6, 8, 11, 13, 16, 18)), (True, (0, 4, 8, 11, 15, 18, 22, 25))],
+)
+def test_layer_names(batch_norm: bool, places: tuple[int, ...]) -> None:
     """Those of the study: features.N, classifier.0 and classifier.3."""
     with torch.device("meta"):
-        weights = [n for n, p in vgg11(3, 10, 32).named_parameters() if p.ndim > 1]
-    places = (0, 3, 6, 8, 11, 13, 16, 18)
-    assert weights == [
+        model = vgg11(3, 10, 32, batch_norm=batch_norm)
+    assert [n for n, p in model.named_parameters() if p.ndim > 1] == [
         *(f"features.{place}.weight" for place in places),
         "classifier.0.weight",
         "classifier.3.weight",
@@ -91,7 +94,7 @@ def test_any_image_size_reaches_the_head(size: int, side: int) -> None:
 def test_initialised_as_torchvision_does(channels: int) -> None:
     """Kaiming normal over fan-out (std sqrt(2 / 9 out)), Linear of std 0.01, biases zero."""
     torch.manual_seed(0)
-    model = vgg11(channels, 10, 32)
+    model = vgg11(channels, 10, 32, batch_norm=False)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             assert not parameter.any()
