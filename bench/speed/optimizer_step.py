@@ -35,7 +35,7 @@ PROG = "python -m bench.speed.optimizer_step"
 class StepOptions(options.Options):
     """Options of the command."""
 
-    model: str = Field("resnet18", description="A file of conf/model/, gpt2_mini or gpt2_small.")
+    model: str = Field("resnet18", description="A file of conf/model/.")
     optimizers: list[str] = Field(
         ["adamw", "muon", "spectral_newton"],
         description="Files of conf/optimizer/, with changes after colons: muon:ns_steps=6.",

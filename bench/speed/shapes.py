@@ -1,66 +1,35 @@
-"""Networks by their real weight shapes, to time optimizers on; they are not run.
-
-``resnet18`` and the other models of conf/model/ are built as they are. GPT-2's weights are listed
-here: a step of an optimizer needs shapes and names, not a forward pass.
-"""
+"""Networks by their real weight shapes, to time optimizers on; they are not run."""
 
 from __future__ import annotations
+
+import pkgutil
+from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
 from torch import nn
 
 from bench import paths
-from bench.build import ImageShape, build_model
+from bench.build import ImageShape, Shape, TokenShape, build_model, taken_kinds
 from bench.errors import UserError, suggestion
 
-_IMAGES = ImageShape(in_channels=3, num_classes=10, image_size=32)
-
-
-def _gpt2(layers: int, width: int, vocabulary: int = 50257, positions: int = 1024) -> nn.Module:
-    """GPT-2's parameters (Radford et al. 2019); query, key and value in one matrix, as there."""
-    blocks = [
-        nn.ModuleDict(
-            {
-                "norm1": nn.LayerNorm(width),
-                "qkv": nn.Linear(width, 3 * width),
-                "proj": nn.Linear(width, width),
-                "norm2": nn.LayerNorm(width),
-                "up": nn.Linear(width, 4 * width),
-                "down": nn.Linear(4 * width, width),
-            }
-        )
-        for _ in range(layers)
-    ]
-    model = nn.ModuleDict(
-        {
-            "tokens": nn.Embedding(vocabulary, width),
-            "positions": nn.Embedding(positions, width),
-            "blocks": nn.ModuleList(blocks),
-            "norm": nn.LayerNorm(width),
-            "head": nn.Linear(width, vocabulary, bias=False),
-        }
-    )
-    model["head"].weight = model["tokens"].weight  # tied, as in GPT-2
-    return model
-
-
-_LISTED = {"gpt2_small": (12, 768), "gpt2_mini": (6, 384)}
+# CIFAR-10's shape, and what GPT-2 was trained on.
+_SHAPES: dict[type[Shape], Shape] = {
+    ImageShape: ImageShape(in_channels=3, num_classes=10, image_size=32),
+    TokenShape: TokenShape(vocab_size=50257, context_length=1024, num_classes=50257),
+}
 
 
 def skeleton(name: str) -> nn.Module:
-    """Return the network ``name`` on the meta device: shapes, names and module types.
+    """Return the network of conf/model/``name``.yaml on the meta device: shapes without values.
 
     Raises:
         UserError: there is no such model.
     """
     files = {path.stem: path for path in (paths.conf_dir() / "model").glob("*.yaml")}
+    if name not in files:
+        raise UserError(f"model={name}: there is no such model; {suggestion(name, list(files))}")
+    component = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(files[name])))
+    kind = taken_kinds(pkgutil.resolve_name(component["_target_"]))[0]
     with torch.device("meta"):
-        if name in _LISTED:
-            return _gpt2(*_LISTED[name])
-        if name in files:
-            options = OmegaConf.to_container(OmegaConf.load(files[name]))
-            assert isinstance(options, dict)
-            return build_model({str(key): value for key, value in options.items()}, _IMAGES)
-    known = [*files, *_LISTED]
-    raise UserError(f"model={name}: there is no such model; {suggestion(name, known)}")
+        return build_model(component, _SHAPES[kind])

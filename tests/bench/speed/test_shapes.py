@@ -16,6 +16,9 @@ def test_gpt2_small_has_the_published_number_of_parameters() -> None:
     shapes = {tuple(parameter.shape) for _, parameter in matrices["params"]}
     assert shapes == {(2304, 768), (768, 768), (3072, 768), (768, 3072)}
     assert len(matrices["params"]) == 48
+    assert set(matrices["layer_types"]) == {
+        *("attention_qkv", "attention_output", "mlp_up", "mlp_down")
+    }
     assert (50257, 768) in {tuple(parameter.shape) for _, parameter in rest["params"]}
 
 
@@ -26,5 +29,5 @@ def test_models_of_the_config_are_built_as_they_are() -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"model=gpt2: .*did you mean gpt2_"):
+    with pytest.raises(UserError, match=r"model=gpt2: .*did you mean gpt2_small"):
         skeleton("gpt2")
