@@ -27,6 +27,7 @@ PROVENANCE = (
     "device", "optimizer_source", "packed", "precision", "git.commit", "git.dirty",
     "versions.torch",
 )  # fmt: skip
+_PROVENANCE_PATHS = tuple((f"provenance.{key}", key.split(".")) for key in PROVENANCE)
 _NOT_FLATTENED = frozenset({"id", "variant", "sweep", "seed", "names", "provenance"})
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
@@ -126,9 +127,8 @@ def _row(record: RunRecord) -> dict[str, Any]:
     for name, value in record.config.items():
         if name not in _NOT_FLATTENED and not name.startswith("_"):
             _flatten(f"config.{name}", value, row)
-    said: dict[str, Any] = {}
-    _flatten("provenance", record.provenance, said)
-    row |= {name: said.get(name) for name in (f"provenance.{key}" for key in PROVENANCE)}
+    for column_name, path in _PROVENANCE_PATHS:
+        row[column_name] = canonical(_at(record.provenance, path))
     names = _names(record.config)
     return row | {
         "id": record.id,
@@ -145,8 +145,18 @@ def _names(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return names if isinstance(names, Mapping) else {}
 
 
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
 def _flatten(name: str, value: Any, row: dict[str, Any]) -> None:
-    if isinstance(value, Mapping):
+    # By exact type first: this runs once for every value of every run.
+    kind = type(value)
+    if kind is str or kind is float or kind is int:
+        row[name] = _NUMBERS.get(value, value) if kind is str else float(value)
+    elif isinstance(value, Mapping):
         for key, inner in value.items():
             _flatten(f"{name}.{key}", inner, row)
     else:

@@ -224,9 +224,13 @@ def _marked(
         if sign == 0 or len(cells) < 2:
             continue
         best = max(sign * getattr(cell, statistic) for cell in full)
+        complete = len(full) < len(cells)
         for row in grid:
-            if row[column] in full and sign * getattr(row[column], statistic) == best:
-                row[column] = replace(row[column], best=True)
+            cell = row[column]
+            if not cell.n or (complete and cell.n != cell.expected):
+                continue
+            if sign * getattr(cell, statistic) == best:
+                row[column] = replace(cell, best=True)
     return tuple(tuple(row) for row in grid)
 
 

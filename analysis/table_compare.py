@@ -47,7 +47,10 @@ def against_baseline(
         raise ValueError("resolve= needs a baseline to differ from: add baseline=<row>")
     if baseline not in labels:
         close = get_close_matches(baseline, labels, n=1)
-        hint = f"the nearest is {close[0]!r}" if close else f"rows here: {', '.join(labels)}"
+        alike = [label for label in labels if label.startswith(f"{baseline} ")] or labels
+        more = ", ..." if len(alike) > 5 else ""
+        hint = f"rows here: {', '.join(alike[:5])}{more}"
+        hint = f"the nearest is {close[0]!r}" if close else hint
         raise ValueError(f"no row {baseline!r} to be the baseline; {hint}")
     if direction == 0:
         raise ValueError(f"{metric}: say which way is better with better=higher or better=lower")

@@ -65,7 +65,7 @@ def shown(table: Table) -> Shown:
 def _parts(cell: Cell, table: Table) -> list[Part]:
     parts = [Part(value(cell, table), _count(cell), cell.best), Part(_seconds(cell))]
     if table.baseline:
-        parts.append(Part(_comparison(cell, table.metric)))
+        parts.append(Part(comparison_text(cell, table.metric)))
     if table.resolve:
         parts.append(Part(NOTHING if cell.needed is None else str(cell.needed)))
     return parts
@@ -85,7 +85,7 @@ def value(cell: Cell, table: Table) -> str:
     return f"{text} [{', '.join(number(end, table.metric) for end in cell.interval)}]"
 
 
-def _comparison(cell: Cell, metric: str) -> str:
+def comparison_text(cell: Cell, metric: str) -> str:
     """Return "+0.31 [+0.02, +0.60] better", or a dash for the baseline itself and lone runs."""
     found = cell.comparison
     if found is None or found.n == 0:

@@ -1,0 +1,117 @@
+"""One self-contained HTML page of everything that was measured: no server, no network.
+
+python -m analysis.report source=runs sweep=digits baseline=adamw out=report.html
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from pydantic import Field
+
+from analysis import report_data
+from analysis.report_charts import COLOURS, curves
+from analysis.run_frame import RunWarning
+from analysis.runs import load_runs
+from analysis.table_build import build_table
+from analysis.table_model import in_percent
+from bench import options as cli
+from bench.errors import UserError
+
+
+class ReportOptions(cli.Options):
+    """Options of ``python -m analysis.report``."""
+
+    source: str = Field("runs", description="a runs folder, offline:<folder> or wandb:<e>/<p>")
+    sweep: str | None = Field(None, description="only the runs of this sweep")
+    metric: str = Field("test/accuracy", description="a number of the runs' summaries")
+    baseline: str | None = Field(None, description="compare with this row, paired by seed")
+    title: str = Field("Optimizers compared", description="of the page")
+    out: Path = Field(Path("report.html"), description="the page")
+
+
+def main(argv: list[str]) -> None:
+    """Write the page."""
+    options = cli.parse(
+        ReportOptions,
+        argv,
+        prog="python -m analysis.report",
+        description="Write one self-contained HTML page: leaderboard, curves, exponents, failures.",
+        examples=["source=runs sweep=digits baseline=adamw", "source=wandb:me/spectral-bench"],
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RunWarning)
+        try:
+            text = page(load_runs(options.source), options)
+        except ValueError as error:
+            where = "" if options.source in str(error) else f"{options.source}: "
+            raise UserError(f"{where}{error}") from error
+        finally:
+            for warning in caught:
+                print(f"warning: {warning.message}", file=sys.stderr)
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
+    print(f"{options.out}: {len(text) / 1024:.0f} KiB; open it in a browser")
+
+
+def page(runs: pd.DataFrame, options: ReportOptions) -> str:
+    """Return the page of ``runs``; the same runs and options give the same bytes.
+
+    Raises:
+        ValueError: as `analysis.table_build.build_table`.
+    """
+    table = build_table(
+        runs, metric=options.metric, sweep=options.sweep, baseline=options.baseline,
+        spread="interval",
+    )  # fmt: skip
+    if options.sweep is not None:
+        runs = runs[runs["sweep"] == options.sweep]
+    rows = report_data.rows(table, runs, options.source)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis"), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return environment.get_template("report.html").render(
+        title=options.title,
+        metric=options.metric,
+        unit=" (%)" if in_percent(options.metric) else "",
+        baseline=options.baseline,
+        rows=rows,
+        runs=len(runs),
+        charts=_charts(rows, options),
+        exponents=report_data.exponents(rows, options.source),
+        failures=report_data.failures(runs, options.source),
+        provenance=report_data.provenance(runs),
+        notes=table.notes,
+        choices={
+            name: sorted({getattr(row, name) for row in rows})
+            for name in ("dataset", "model", "optimizer")
+        },
+        colours=COLOURS,
+    )
+
+
+def _charts(rows: list[report_data.Row], options: ReportOptions) -> list[dict[str, Any]]:
+    """Return a chart for each dataset and model whose runs have a history of the metric."""
+    found = []
+    for where in sorted({(row.dataset, row.model) for row in rows}):
+        here = [row for row in rows if (row.dataset, row.model) == where]
+        drawn = report_data.lines(here, options.source, options.metric)
+        unit = " (%)" if in_percent(options.metric) else ""
+        svg = curves(drawn, x_label="epoch", y_label=f"{options.metric}{unit}")
+        if svg:
+            legend = [(line.label, line.colour) for line in drawn]
+            found.append({"dataset": where[0], "model": where[1], "svg": svg, "legend": legend})
+    return found
+
+
+if __name__ == "__main__":
+    cli.run(main)

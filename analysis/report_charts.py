@@ -1,0 +1,121 @@
+"""Charts of the report as inline SVG: no script, no network, colours from the page's styles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLOURS = 8  # classes c0 ... c7 of the page
+_WIDTH, _HEIGHT = 640, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 40
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve over seeds: ``x`` [n], ``middle`` [n] and the band ``low`` to ``high`` [n]."""
+
+    label: str
+    colour: int
+    x: Array
+    middle: Array
+    low: Array
+    high: Array
+
+
+def curves(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
+    """Return a line chart with bands; values that are not finite are left out."""
+    drawn = [line for line in lines if np.isfinite(line.middle).sum() > 1]
+    if not drawn:
+        return ""
+    xs = np.concatenate([line.x for line in drawn])
+    ys = np.concatenate([v for line in drawn for v in (line.low, line.middle, line.high)])
+    # The first epochs would flatten all that follows: show from the lowest tenth on.
+    low, high = np.nanquantile(ys[np.isfinite(ys)], [0.10, 1.0])
+    pad = 0.05 * (high - low) or 0.5
+    x_ticks, y_ticks = ticks(float(np.nanmin(xs)), float(np.nanmax(xs))), ticks(low - pad, high)
+    frame = _Frame(float(np.nanmin(xs)), float(np.nanmax(xs)), float(low - pad), float(high + pad))
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" class="chart"'
+        f' aria-label="{escape(y_label)} against {escape(x_label)}">',
+        f'<clipPath id="plot"><rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH - _LEFT - _RIGHT}"'
+        f' height="{_HEIGHT - _TOP - _BOTTOM}"/></clipPath>',
+    ]
+    for tick in y_ticks:
+        y = frame.y(tick)
+        if _TOP <= y <= _HEIGHT - _BOTTOM:
+            parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" class="end">{tick:g}</text>')
+    for tick in x_ticks:
+        x = frame.x(tick)
+        if _LEFT <= x <= _WIDTH - _RIGHT:
+            at = f'x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}"'
+            parts.append(f'<text {at} class="middle">{tick:g}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" class="middle">{escape(x_label)}</text>')
+    parts.append('<g clip-path="url(#plot)">')
+    for line in drawn:
+        good = np.isfinite(line.middle)
+        forth = list(zip(line.x[good], line.high[good], strict=True))
+        back = list(zip(line.x[good], line.low[good], strict=True))[::-1]
+        name = escape(line.label)
+        parts.append(f'<path class="band c{line.colour}" d="{frame.path([*forth, *back])}Z"/>')
+        points = list(zip(line.x[good], line.middle[good], strict=True))
+        dash = " dashed" if line.colour >= COLOURS else ""
+        parts.append(
+            f'<path class="line c{line.colour % COLOURS}{dash}" d="{frame.path(points)}">'
+            f"<title>{name}</title></path>"
+        )
+    return "".join([*parts, "</g></svg>"])
+
+
+def bar(low: float, middle: float, high: float, span: tuple[float, float]) -> str:
+    """Return a small interval bar on the scale of ``span``; empty where there is no number."""
+    if not math.isfinite(middle):
+        return ""
+    scale = 120 / ((span[1] - span[0]) or 1.0)
+    at = [4 + scale * (v - span[0]) for v in (low, middle, high) if math.isfinite(v)]
+    whisker = f'<path class="whisker" d="M{at[0]:.1f} 8H{at[-1]:.1f}"/>' if len(at) == 3 else ""
+    centre = at[1] if len(at) == 3 else at[0]
+    scale_line = '<path class="grid" d="M4 8H124"/>'
+    dot = f'<circle cx="{centre:.1f}" cy="8" r="3.5"/>'
+    return (
+        f'<svg viewBox="0 0 128 16" class="bar" aria-hidden="true">{scale_line}{whisker}{dot}</svg>'
+    )
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return about ``count`` round numbers between ``low`` and ``high``."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 5, 10) if raw <= power * m)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(step * k, 12) for k in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, value: float) -> float:
+        share = (value - self.x_low) / ((self.x_high - self.x_low) or 1.0)
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        share = (value - self.y_low) / (self.y_high - self.y_low)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+    def path(self, points: Sequence[tuple[float, float]]) -> str:
+        return "M" + "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in points)

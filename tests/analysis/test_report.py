@@ -1,0 +1,153 @@
+"""The page as text, and as a person meets it: in a real browser."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from browser import CHROMIUM, Page, browsing
+
+from analysis import report
+from analysis.storage import write_table
+from bench.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def source(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three optimizers on two datasets, three seeds, with a diverged run and some exponents."""
+    root: Path = tmp_path_factory.mktemp("report") / "runs"
+    for d, dataset in enumerate(("digits", "cifar<10>")):
+        for o, name in enumerate(("adamw", "muon", "sgd")):
+            for seed in range(3):
+                config = runs.config(name, seed, sweep="grid", dataset__x=d)
+                config["names"]["dataset"] = dataset
+                config["id"] = f"{config['id']}-{d}"
+                state = "diverged" if (name, seed, d) == ("sgd", 2, 1) else "done"
+                accuracy = 0.9 - 0.3 * d + 0.02 * o + 0.001 * seed
+                history = [
+                    {"step": 10 * e, "epoch": float(e), "test/accuracy": accuracy - 0.3 / e}
+                    for e in range(1, 6)
+                ]
+                summary = runs.summary(accuracy, state, seconds_per_epoch=1.0 + o)
+                folder = runs.folder(root, config, summary, state, history)
+                if name == "muon" and d == 0:
+                    layers = pd.DataFrame({"layer": ["conv1", "head"], "alpha": [1.5, 2.25],
+                                           "gamma": [1.0, 0.5], "s": [1.4, 1.1],
+                                           "reliable": [True, False]})  # fmt: skip
+                    write_table(layers, folder / "exponents.parquet", {})
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(source: Path) -> Path:
+    target = source.parent / "report.html"
+    report.main([f"source={source}", "baseline=adamw", f"out={target}", "title=A <title>"])
+    return target
+
+
+def test_it_is_one_file_and_the_same_twice(page: Path, source: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    report.main([f"source={source}", "baseline=adamw", f"out={page}", "title=A <title>"])
+    assert page.read_text(encoding="utf-8") == text
+    assert "<h1>A &lt;title&gt;</h1>" in text
+    assert not re.search(r"(src|href)\s*=|url\((?!#)|@import|https?://", text)
+
+
+def test_everything_is_on_it(page: Path) -> None:
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    assert len(re.findall(r"<tr data-dataset=.* data-optimizer=", text)) == 6
+    assert "94.10 [93.85, 94.35]" in text
+    assert "2/3, 1 diverged" in text
+    assert "digits / convnet: test/accuracy (%) against epochs" in text
+    assert text.count('class="chart"') == 2
+    assert re.search(r"<td>head</td>.*2\.25 !</td>", text)
+    assert "diverged</td>" in text
+    assert "seed=0,1,2</code>" in text
+
+
+def test_mistakes_are_one_line(source: Path, tmp_path: Path) -> None:
+    for argv, message in (
+        ([f"source={tmp_path}/no"], "no such folder of runs"),
+        ([f"source={source}", "baseline=adm"], "no row 'adm' to be the baseline; the nearest is"),
+        ([f"source={source}", f"out={source}"], "name another file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            report.main(argv)
+
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+FIRST = "document.querySelector('#board tbody tr:not([hidden]) th').textContent"
+SHOWN = "document.querySelectorAll('#board tbody tr:not([hidden])').length"
+
+
+def click(page: Page, column: str) -> None:
+    page.run(
+        f"[...document.querySelectorAll('#board thead button')]"
+        f".find(b => b.textContent === '{column}').click()"
+    )
+
+
+def values(page: Page, column: int) -> list[str]:
+    found: list[str] = page.run(
+        "[...document.querySelectorAll('#board tbody tr:not([hidden])')]"
+        f".map(r => r.cells[{column}].dataset.value)"
+    )
+    return found
+
+
+@needs_browser
+@pytest.mark.slow
+def test_in_a_browser_it_sorts_filters_and_asks_for_nothing(page: Path) -> None:
+    with browsing() as browser:
+        browser.open(page)
+        assert browser.run(SHOWN) == 6
+        click(browser, "test/accuracy (%)")
+        falling = [float(value) for value in values(browser, 3)]
+        assert falling == sorted(falling, reverse=True)
+        click(browser, "test/accuracy (%)")
+        assert [float(value) for value in values(browser, 3)] == falling[::-1]
+        click(browser, "optimizer")
+        assert values(browser, 0) == sorted(values(browser, 0))
+        browser.run(
+            "(s => { s.value = 'cifar<10>'; s.dispatchEvent(new Event('change')) })"
+            "(document.querySelector('[data-filter=dataset]'))"
+        )
+        assert browser.run(SHOWN) == 3
+        assert set(values(browser, 1)) == {"cifar<10>"}
+        assert browser.run("document.getElementById('count').textContent") == "3 of 6 rows"
+        assert browser.run("document.querySelectorAll('section:not([hidden])').length") == 1
+        link = browser.run("location.hash")
+        assert browser.errors == []
+        assert {url.split("#")[0] for url in browser.requests} == {page.as_uri()}
+    with browsing() as browser:  # the view is in the link
+        browser.open(page)
+        browser.run(f"location.hash = {link!r}")
+        browser.call("Page.reload")
+        while browser.run("document.readyState") != "complete":
+            pass
+        assert browser.run(SHOWN) == 3
+        assert values(browser, 0) == ["adamw", "muon", "sgd"]
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_on_a_phone_and_in_the_dark_it_can_be_read(page: Path, dark: bool) -> None:
+    with browsing() as browser:
+        browser.shape(390, 844, dark=dark)
+        browser.open(page)
+        assert browser.run("document.documentElement.scrollWidth") <= 390  # nothing sticks out
+        style = "getComputedStyle(document.body)."
+        ink, paper = (
+            sum(int(part) for part in re.findall(r"\d+", browser.run(style + name))[:3])
+            for name in ("color", "backgroundColor")
+        )
+        assert (ink > paper) == dark
+        assert abs(ink - paper) > 500
+        height = browser.run("document.querySelector('#board td').getBoundingClientRect().height")
+        assert height > 15
