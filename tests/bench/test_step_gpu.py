@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +24,8 @@ pytestmark = [
 ]
 STEPS = 12
 NEED_A_FILE = {"spectral_newton_measured", "scalar_spectral_adam"}
-NAMES = sorted(
-    path.stem
+YAMLS = sorted(
+    path
     for path in (paths.conf_dir() / "optimizer").glob("*.yaml")
     if path.stem not in NEED_A_FILE
 )
@@ -119,8 +120,11 @@ def nothing_may_wait() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_graph_trains_as_launched_steps_do(build: Any, batches: Any, name: str) -> None:
+@pytest.mark.parametrize("yaml", YAMLS, ids=lambda path: path.stem)
+def test_a_graph_trains_as_launched_steps_do(build: Any, batches: Any, yaml: Path) -> None:
+    name = yaml.stem
+    if "pytorch_optimizer." in yaml.read_text():
+        pytest.importorskip("pytorch_optimizer", reason="pip install 'spectral-bench[baselines]'")
     launched, graph = Rig(build, name, cuda_graph=False), Rig(build, name)
     torch.manual_seed(2)
     expected = launched.train(batches)
