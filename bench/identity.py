@@ -28,6 +28,8 @@ NOT_SCIENTIFIC_TRAINER = frozenset(
 )
 # Options of an optimizer, and of those inside it, that say how a step is computed and not which.
 NOT_SCIENTIFIC_OPTIMIZER = frozenset({"compile", "fused", "foreach", "capturable"})
+# How many processes read the data, which changes no batch.
+NOT_SCIENTIFIC_DATASET = frozenset({"workers"})
 # Values that are paths: the file's content counts, not where it lies.
 _FILE_KEYS = frozenset({"exponents"})
 
@@ -52,6 +54,9 @@ def scientific(config: RunConfig) -> dict[str, Any]:
         key: value for key, value in whole["trainer"].items() if key not in NOT_SCIENTIFIC_TRAINER
     }
     kept["optimizer"] = _without(kept["optimizer"], NOT_SCIENTIFIC_OPTIMIZER)
+    kept["dataset"] = {
+        key: value for key, value in whole["dataset"].items() if key not in NOT_SCIENTIFIC_DATASET
+    }
     return {str(key): _by_content(value, key) for key, value in kept.items()}
 
 

@@ -147,17 +147,7 @@ class ImageData:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images [B, C, H, W] as float32 with this dataset's mean and std removed."""
-        mean, std = self._statistics
-        return images.float().sub_(mean).div_(std)
-
-    @functools.cached_property
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and std of raw pixels, [C, 1, 1], made once: a copy to the device waits for it."""
-        mean, std = (
-            torch.tensor(values, device=self.device)[:, None, None] * 255
-            for values in (self.mean, self.std)
-        )
-        return mean, std
+        return normalise(images, self.mean, self.std)
 
     def train_batches(
         self, seed: int, epoch: int, batch_size: int, start: int = 0
@@ -197,3 +187,18 @@ class ImageData:
         for first in range(0, len(split), batch_size):
             last = first + batch_size
             yield self.normalise(split.images[first:last]), split.labels[first:last]
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return uint8 images [B, C, H, W] as float32, less ``mean`` and divided by ``std``.
+
+    Both are one number a channel, of pixels scaled to [0, 1].
+    """
+    device = images.device
+    return images.float().sub_(_levels(mean, device)).div_(_levels(std, device))
+
+
+@functools.lru_cache(maxsize=64)
+def _levels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return [C, 1, 1] in levels of 0..255; made once, for a copy to the device waits for it."""
+    return torch.tensor(values, device=device)[:, None, None] * 255

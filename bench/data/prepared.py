@@ -60,11 +60,18 @@ def make(root: Path, name: str, build: Callable[[], Prepared]) -> str:
         build: gets the splits, from wherever; called at most once, under the lock.
     """
     path = path_of(root, name)
-    if not _is_there(path):  # looked at without the lock first: another may hold it for minutes
-        root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f".{name}.lock"):
-            if not _is_there(path):
-                return _store(path, name, build())
+    return once(path, name, lambda: _is_there(path), lambda: _store(path, name, build()))
+
+
+def once(path: Path, name: str, is_there: Callable[[], bool], store: Callable[[], str]) -> str:
+    """Call ``store`` unless ``path`` is there, in one process at a time; return what was done."""
+    if not is_there():  # looked at without the lock first: another may hold it for minutes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.parent / f".{name}.lock"):
+            if not is_there():
+                for torn in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed process
+                    torn.unlink(missing_ok=True)
+                return store()
     return f"{name}: already in {path}, nothing to do"
 
 
@@ -110,8 +117,6 @@ def _store(path: Path, name: str, prepared: Prepared) -> str:
         "source": source,
         "digest": prepared.digest,
     }
-    for torn in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
-        torn.unlink(missing_ok=True)
     write_atomically(path, lambda stream: torch.save(held, stream))
     return (
         f"{name}: ready, {len(train)} training and {len(test)} test images in {path} "

@@ -29,23 +29,27 @@ def held_out_count(size: int | float, total: int, what: str = "validation") -> i
 
 
 def split_stratified(source: Split, count: int, stream: torch.Generator) -> tuple[Split, Split]:
-    """Return (rest, held out): exactly ``count`` samples held out, each class by its share.
+    """Return (rest, held out) as `stratified` chooses, both in their original order."""
+    held = stratified(source.labels.cpu(), count, stream).to(source.images.device)
+    return source.take(~held), source.take(held)
+
+
+def stratified(labels: Tensor, count: int, stream: torch.Generator) -> Tensor:
+    """Return which of the samples to hold out, bool [N]: exactly ``count``, by class shares.
 
     A class of k samples gives k * count / N rounded down; what is missing comes from the classes
-    with the largest remainders. Both parts keep the samples in their original order.
+    with the largest remainders. ``labels`` are int64 [N] on the CPU.
     """
-    labels = source.labels.cpu()
     classes, sizes = torch.unique(labels, return_counts=True)
-    quota = sizes * count // len(source)
-    remainder = sizes * count % len(source)
+    quota = sizes * count // len(labels)
+    remainder = sizes * count % len(labels)
     most = remainder.argsort(descending=True, stable=True)[: count - int(quota.sum())]
     quota[most] += 1
-    held = torch.zeros(len(source), dtype=torch.bool)
+    held = torch.zeros(len(labels), dtype=torch.bool)
     for label, wanted in zip(classes, quota.tolist(), strict=True):
         members = (labels == label).nonzero().flatten()
         held[members[torch.randperm(len(members), generator=stream)[:wanted]]] = True
-    held = held.to(source.images.device)
-    return source.take(~held), source.take(held)
+    return held
 
 
 def split_validation(

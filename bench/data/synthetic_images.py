@@ -28,7 +28,9 @@ from torch import Tensor
 from bench.build import ImageShape
 from bench.data.images import Augment, ImageData, Split
 from bench.data.splits import channel_statistics, split_validation
+from bench.data.streaming import ImageStream, InMemory
 
+NAME = "synthetic_images"
 _SEED = 1002  # of the images: one for all runs, as downloaded ones would be
 _NOISE = 32.0  # standard deviation, in levels of 0..255
 _GREY = 128.0
@@ -65,7 +67,8 @@ def load(
     validation: int | float = 0.1,
     pad: int = 0,
     flip: bool = False,
-) -> ImageData:
+    workers: int | None = None,
+) -> ImageData | ImageStream:
     """Return the images, classes in turn.
 
     Args:
@@ -80,6 +83,8 @@ def load(
         validation: fraction (float) or count (int) of ``count``.
         pad: zero padding of the random crop, in pixels; 0 switches it off.
         flip: random horizontal flips.
+        workers: None keeps the images on the device; a number has so many processes stream them,
+            which changes nothing in the result.
 
     Raises:
         ValueError: an option is out of range.
@@ -93,7 +98,10 @@ def load(
     mean, std = channel_statistics(everything.images)
     train, val = split_validation(everything.images, everything.labels, validation, seed)
     augment = Augment(pad, flip)
-    return ImageData("synthetic_images", num_classes, train, val, test, mean, std, augment)
+    if workers is None:
+        return ImageData(NAME, num_classes, train, val, test, mean, std, augment)
+    parts = InMemory(train), InMemory(val), InMemory(test)
+    return ImageStream(NAME, given, *parts, mean, std, augment, workers)
 
 
 def prepare(
@@ -104,7 +112,7 @@ def prepare(
 ) -> str:
     """Return a line that states the Bayes error; nothing has to be made."""
     error = bayes_error(num_classes, separation)
-    return f"synthetic_images: nothing is needed; Bayes error {100 * error:.2f} %"
+    return f"{NAME}: nothing is needed; Bayes error {100 * error:.2f} %"
 
 
 def bayes_error(num_classes: int, separation: float) -> float:

@@ -141,6 +141,16 @@ def test_the_lists_of_what_does_not_count_name_real_keys() -> None:
     assert set(TrainerConfig.model_fields) > NOT_SCIENTIFIC_TRAINER
 
 
+def test_how_many_processes_read_the_data_does_not_count() -> None:
+    own, *others = (
+        identify(config.load(["dataset=synthetic_images", "tracker=none", f"dataset.workers={n}"]))
+        for n in ("null", 0, 4)
+    )
+    assert others == [own, own]
+    other = identify(config.load(["dataset=synthetic_images", "tracker=none", "dataset.pad=1"]))
+    assert other.id != own.id
+
+
 def test_the_seed_is_in_the_id_and_not_in_the_variant(base: RunConfig) -> None:
     runs = [identify(base.model_copy(update={"seed": seed})) for seed in range(20)]
     assert len({run.id for run in runs}) == 20
