@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 from rich.console import Console
 from rich.progress import Progress
 
-from analysis import storage
+from analysis import measured_files
 from analysis.exponent_view import LEGEND, render
 from analysis.find_run import find_run, require_done
 from analysis.measurement import Measurement, measure
@@ -34,13 +34,15 @@ from bench.experiment import Restored, restore
 __all__ = ["Measurement", "main", "measure"]
 
 PROG = "python -m analysis.curvature"
-FORMAT = 1  # of the two files; files of another number are measured again
+# What decides the numbers: a step measured with the same options needs no new measurement.
+DECISIVE = ("directions", "batch", "engine", "microbatch", "dtype", "mode", "device")
 DESCRIPTION = """
 Measure a trained network's gradient spectrum and exact curvature, layer by layer.
 
 Writes curvature.parquet (one row a direction: sigma, h) and exponents.parquet (one row a layer:
-alpha, gamma, s with their errors) in the run folder, and prints the exponents. Files that were
-measured with the same options are shown as they are.
+alpha, gamma, s with their errors) in the run folder, and prints the exponents. What a run measured
+of itself at other epochs stays in the files. Weights that were measured with the same options are
+not measured again.
 """
 EXAMPLES = (
     "run=runs/digits-convnet-adamw-s0-1a2b3c4d",
@@ -100,8 +102,8 @@ def main(argv: list[str]) -> None:
     folder = find_run(options.run)
     require_done(folder)
     restored = restore(folder)
-    wanted = _metadata(options, restored)
-    stored = None if options.force else _stored(folder, wanted)
+    wanted = options.model_dump(include=set(DECISIVE))
+    stored = None if options.force else measured_files.stored(folder, restored.step, wanted)
     if stored is not None:
         _show(stored)
         print(f"{folder}: already measured with these options; force=true measures again")
@@ -122,11 +124,9 @@ def _show(table: pd.DataFrame) -> None:
     print(textwrap.fill(LEGEND, 88))
 
 
-def _write(folder: Path, found: Measurement, metadata: dict[str, Any]) -> None:
-    """Write both files, the exponents last: where they are new, the curvature is too."""
+def _write(folder: Path, found: Measurement, options: dict[str, Any]) -> None:
     try:
-        storage.write_table(found.directions, folder / "curvature.parquet", metadata)
-        storage.write_table(found.exponents, folder / "exponents.parquet", metadata)
+        measured_files.add(folder, found, options)
     except OSError as error:
         raise UserError(f"{folder}: cannot write the tables ({error})") from None
 
@@ -166,27 +166,6 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("curvature", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _metadata(options: CurvatureOptions, restored: Restored) -> dict[str, Any]:
-    """Return what decides the numbers: files with the same content need no new measurement."""
-    return {
-        "format": FORMAT,
-        "run": restored.config["id"],
-        "step": restored.step,
-        **options.model_dump(
-            include={"directions", "batch", "engine", "microbatch", "dtype", "mode", "device"}
-        ),
-    }
-
-
-def _stored(folder: Path, wanted: dict[str, Any]) -> pd.DataFrame | None:
-    """Return the exponents on disk if both files come from the wanted measurement."""
-    tables = [storage.read_table(folder / f"{name}.parquet") for name in ("curvature", "exponents")]
-    if any(table is None or table[1] != wanted for table in tables):
-        return None
-    assert tables[1] is not None
-    return tables[1][0]
 
 
 if __name__ == "__main__":

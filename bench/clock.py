@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-Phase = Literal["data", "step", "evaluation", "compile", "checkpoint"]
+Phase = Literal["data", "step", "evaluation", "compile", "checkpoint", "curvature"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
@@ -32,7 +32,7 @@ class Clock:
 
     @property
     def training(self) -> float:
-        """Seconds of training proper: data and steps, without the other three."""
+        """Seconds of training proper: data and steps, without the others."""
         return self.seconds["data"] + self.seconds["step"]
 
     def state_dict(self) -> dict[str, float]:

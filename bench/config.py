@@ -17,11 +17,12 @@ from typing import Annotated, Any, Literal, get_args
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from bench import components, paths
+from bench import build, components, paths
 from bench.errors import UserError, suggestion
 
 # The groups of which a run is composed; each choice's name is kept for tables and run names.
@@ -29,6 +30,8 @@ GROUPS = ("model", "dataset", "optimizer", "schedule", "trainer", "tracker")
 # Those that are built from a _target_; the trainer's options are the bench's own.
 _COMPONENTS = tuple(group for group in GROUPS if group != "trainer")
 
+# Every so many epochs, or these epochs.
+Epochs = Annotated[int, Field(gt=0)] | list[Annotated[int, Field(ge=0)]]
 Component = Annotated[dict[str, Any], Field(description="a mapping with a _target_")]
 
 
@@ -54,6 +57,8 @@ class TrainerConfig(_Strict):
     log_every: int = Field(gt=0)
     checkpoint_every: int | None = Field(gt=0)
     progress: Literal["auto", "bar", "lines", "none"]
+    curvature_every: Epochs | None = None
+    curvature: Component | None = None
 
     @field_validator("device")
     @classmethod
@@ -109,7 +114,18 @@ def resolve(composed: DictConfig, choices: Mapping[str, str]) -> RunConfig:
     """
     config = typed(container(composed), choices)
     components.try_out(config.components, config.names)
-    return config
+    return config if config.trainer.curvature_every is None else _with_curvature(config)
+
+
+def _with_curvature(config: RunConfig) -> RunConfig:
+    """Check what is to measure curvature, before any work."""
+    where, component = "trainer.curvature", config.trainer.curvature
+    if component is None:
+        raise UserError(f"{where}: missing, but trainer.curvature_every asks for it")
+    checked = components.complete({where: component})[where]
+    build.attempt(where, lambda: instantiate(checked))
+    trainer = config.trainer.model_copy(update={"curvature": checked})
+    return config.model_copy(update={"trainer": trainer})
 
 
 def container(composed: DictConfig) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _DIGITS = 10
 NOT_SCIENTIFIC = frozenset({"tracker", "sweep", "runs_dir", "data_dir", "exponents", "names"})
 NOT_SCIENTIFIC_TRAINER = frozenset(
     {"device", "threads", "progress", "log_every", "checkpoint_every", "eval_batch_size"}
-    | {"compile", "cuda_graph"}
+    | {"compile", "cuda_graph", "curvature_every", "curvature"}
 )
 # Options of an optimizer, and of those inside it, that say how a step is computed and not which.
 NOT_SCIENTIFIC_OPTIMIZER = frozenset({"compile", "fused", "foreach", "capturable"})

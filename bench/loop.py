@@ -29,6 +29,7 @@ from bench.evaluation import Evaluation, laid_out
 from bench.loss_window import LossWindow
 from bench.progress import Progress
 from bench.run import Row, RunFolder, State
+from bench.self_measurement import self_measurement
 from bench.step import TrainingStep
 from bench.summary import summarise
 from bench.tracking import Tracker
@@ -81,6 +82,7 @@ class Loop:
             precision=precision,
             memory_format=memory_format,
         )
+        self.curvature = self_measurement(config, data, self.evaluation.weights, folder.path)
         self.training_step = TrainingStep(
             model=model,
             optimizer=optimizer,
@@ -103,6 +105,8 @@ class Loop:
         """
         with self.progress:
             self.progress.start_at(self.step)
+            if self.step == 0:
+                self._measure_curvature()
             while self.step < self.total_steps:
                 self._run_epoch()
                 if self.step < self.total_steps:
@@ -130,6 +134,7 @@ class Loop:
                 self._commit()
                 self._leave_if_requested()
         self._log_evaluation()
+        self._measure_curvature()
         self._commit()
 
     def _leave_if_requested(self) -> None:
@@ -190,6 +195,14 @@ class Loop:
                 raise DivergedError(f"{name} is {value} after step {self.step}")
         self._log(measured, self.step)
         self.progress.epoch(self.step // self.steps_per_epoch, self.history[-1])
+
+    def _measure_curvature(self) -> None:
+        epoch = self.step // self.steps_per_epoch
+        if self.curvature is not None and self.curvature.due(epoch):
+            with self.clock("curvature"):
+                measured = self.curvature(self.model, self.step, epoch)
+            if measured:
+                self._log(measured, self.step)
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if not self.history or self.history[-1]["step"] != step:

@@ -44,10 +44,7 @@ def test_command_writes_prints_and_does_not_repeat(
     curvature, metadata = storage.read_table(run / "curvature.parquet") or pytest.fail()
     exponents, _ = storage.read_table(run / "exponents.parquet") or pytest.fail()
     assert curvature.groupby("layer").size().to_dict() == {"hidden.0": 12, "head": 10}
-    assert metadata == {
-        "format": 1,
-        "run": run.name,
-        "step": int(curvature["step"][0]),
+    options = {
         "directions": 12,
         "batch": 200,
         "engine": "auto",
@@ -56,6 +53,7 @@ def test_command_writes_prints_and_does_not_repeat(
         "mode": "eval",
         "device": "cpu",
     }
+    assert metadata == {"format": 2, "steps": {str(curvature["step"][0]): options}}
     for name, row in zip(("hidden.0", "head"), exponents.to_dict("records"), strict=True):
         assert any(
             line.split()[:4] == [name, row["layer_type"], f"{row['rows']}x{row['cols']}",
@@ -147,3 +145,19 @@ def test_the_module_is_a_command(tmp_path: Path) -> None:
     wrong = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr == "error: run=absent: no such folder\n"
+
+
+def test_other_epochs_of_the_run_stay(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([f"run={run}", "directions=2", "batch=50"])
+    for name in ("curvature", "exponents"):
+        frame, metadata = storage.read_table(run / f"{name}.parquet") or pytest.fail()
+        (last,) = metadata["steps"]
+        earlier = {"format": 2, "steps": {"0": metadata["steps"][last]}}
+        storage.write_table(frame.assign(step=0, epoch=0.0), run / f"{name}.parquet", earlier)
+    main([f"run={run}", "directions=2", "batch=50"])
+    assert "already measured" not in capsys.readouterr().out
+    table = pd.read_parquet(run / "exponents.parquet")
+    assert table["step"].tolist() == [0, 0, int(last), int(last)]
+    assert read_exponents(run / "exponents.parquet")["head"].alpha == table["alpha"][3]
+    main([f"run={run}", "directions=2", "batch=50"])
+    assert "already measured" in capsys.readouterr().out

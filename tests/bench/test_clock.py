@@ -10,7 +10,7 @@ from bench.clock import PHASES, Clock
 
 
 def test_every_phase_begins_at_zero() -> None:
-    assert PHASES == ("data", "step", "evaluation", "compile", "checkpoint")
+    assert PHASES == ("data", "step", "evaluation", "compile", "checkpoint", "curvature")
     assert Clock().seconds == dict.fromkeys(PHASES, 0.0)
 
 

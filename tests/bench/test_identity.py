@@ -100,6 +100,8 @@ def counts(path: Path_) -> bool:
             "eval_batch_size",
             "compile",
             "cuda_graph",
+            "curvature_every",
+            "curvature",
         }
     if path[0] == "optimizer" and path[-1] in {"compile", "fused", "foreach", "capturable"}:
         return False

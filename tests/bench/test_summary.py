@@ -95,6 +95,7 @@ def test_a_run_that_diverged_at_once_still_has_a_summary() -> None:
 
 def test_speed_counts_training_alone() -> None:
     seconds = {"data": 1.0, "step": 3.0, "evaluation": 50.0, "compile": 60.0, "checkpoint": 70.0}
+    seconds["curvature"] = 80.0
     found = summary([epoch_row(1, 0.5, 0.5), epoch_row(2, 0.5, 0.5)], **seconds)
     assert found["seconds_per_epoch"] == 2.0  # 4 s, 2 epochs
     assert found["samples_per_second"] == 20 * 32 / 4.0
