@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from contract import FILES, components, content
+from omegaconf import OmegaConf
 from torch import Tensor, nn
+
+from bench.build import build_optimizer
+from optimizers.partition import weight_layers
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +69,9 @@ class Problem:
     def __init__(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
         self.model, self.inputs, self.labels = model, inputs, labels
 
+    def to(self, device: str) -> Problem:
+        return Problem(self.model.to(device), self.inputs.to(device), self.labels.to(device))
+
     def loss(self) -> Tensor:
         return nn.functional.cross_entropy(self.model(self.inputs).float(), self.labels)
 
@@ -106,8 +116,8 @@ def transformer() -> type[nn.Module]:
 
 @pytest.fixture(params=sorted(_PROBLEMS))
 def make_problem(request: pytest.FixtureRequest) -> Callable[..., Problem]:
-    """A function from dtype to a problem: the same one on every call."""
-    return lambda dtype=torch.float32: _PROBLEMS[request.param](dtype)
+    """A function from dtype and device to a problem: the same one on every call."""
+    return lambda dtype=torch.float32, device="cpu": _PROBLEMS[request.param](dtype).to(device)
 
 
 @pytest.fixture
@@ -137,3 +147,39 @@ def write_exponents(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(params=FILES, ids=lambda file: file.stem)
+def file(request: pytest.FixtureRequest) -> Path:
+    for _, component in components(request.param):
+        package = component["_target_"].split(".")[0]
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install 'spectral-bench[baselines]'")
+    return request.param
+
+
+@pytest.fixture
+def build(file: Path, write_exponents: Callable[..., Path]) -> Callable[..., torch.optim.Optimizer]:
+    """Build the file's optimizer for a model, as a run does; ``changes`` override its values."""
+
+    def build_for(model: nn.Module, **changes: Any) -> torch.optim.Optimizer:
+        rows = [
+            {"layer": layer, "alpha": 1.0 + 0.25 * i}
+            for i, layer in enumerate(weight_layers(model))
+        ]
+        measured = "exponents" in content(file)
+        exponents = str(write_exponents(rows)) if measured else None
+        run = {"exponents": exponents, "trainer": {"compile": False}}  # what files refer to
+        config = OmegaConf.create({**run, "optimizer": content(file)})
+        OmegaConf.resolve(config)
+        for key, value in changes.items():
+            OmegaConf.update(config.optimizer, key, value)
+        chosen = OmegaConf.to_container(config.optimizer)
+        with warnings.catch_warnings():  # attention's stacked weight has no measured exponent
+            warnings.filterwarnings("ignore", message=".*no usable s.*|.*no reliable alpha.*")
+            optimizer = build_optimizer(chosen, model)
+        if hasattr(optimizer, "train"):  # Schedule-Free, which the training loop tells so
+            optimizer.train()
+        return optimizer
+
+    return build_for

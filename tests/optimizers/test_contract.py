@@ -3,106 +3,27 @@
 from __future__ import annotations
 
 import copy
-import functools
-import importlib.util
 import inspect
 import io
 import math
 import random
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from contract import FILES, components, equal, same, train
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from bench.build import build_optimizer
-from optimizers.partition import hidden_matrices, weight_layers
-
-FILES = sorted((Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
+from optimizers.partition import hidden_matrices
 
 # Where a step is as large as its gradient (Shampoo: of a parameter without dimensions).
 UNBOUNDED = ("sgd", "sgd_over_damping", "shampoo")
 
 Build = Callable[..., torch.optim.Optimizer]
-
-
-@functools.cache
-def content(file: Path) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-
-
-def components(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every part of a config that has a ``_target_``, by its place, the whole first."""
-    config = content(file)
-    yield "", config
-    for key, value in config.items():
-        if isinstance(value, dict) and "_target_" in value:
-            yield f"{key}.", value
-
-
-@pytest.fixture(params=FILES, ids=lambda file: file.stem)
-def file(request: pytest.FixtureRequest) -> Path:
-    for _, component in components(request.param):
-        package = component["_target_"].split(".")[0]
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: pip install 'spectral-bench[baselines]'")
-    return request.param
-
-
-@pytest.fixture
-def build(file: Path, write_exponents: Callable[..., Path]) -> Build:
-    """Build the file's optimizer for a model, as a run does; ``changes`` override its values."""
-
-    def build_for(model: nn.Module, **changes: Any) -> torch.optim.Optimizer:
-        rows = [
-            {"layer": layer, "alpha": 1.0 + 0.25 * i}
-            for i, layer in enumerate(weight_layers(model))
-        ]
-        measured = "exponents" in content(file)
-        exponents = str(write_exponents(rows)) if measured else None
-        config = OmegaConf.create({"exponents": exponents, "optimizer": content(file)})
-        OmegaConf.resolve(config)
-        for key, value in changes.items():
-            OmegaConf.update(config.optimizer, key, value)
-        chosen = OmegaConf.to_container(config.optimizer)
-        with warnings.catch_warnings():  # attention's stacked weight has no measured exponent
-            warnings.filterwarnings("ignore", message=".*no usable s.*|.*no reliable alpha.*")
-            optimizer = build_optimizer(chosen, model)
-        if hasattr(optimizer, "train"):  # Schedule-Free, which the training loop tells so
-            optimizer.train()
-        return optimizer
-
-    return build_for
-
-
-def train(problem: Any, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
-    losses = []
-    for _ in range(steps):
-        losses.append(problem.gradients())
-        optimizer.step()
-    return losses
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Equal bits and types, through containers."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
 
 
 def test_there_are_files_and_each_says_what_it_is() -> None:
