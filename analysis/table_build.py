@@ -20,6 +20,7 @@ from analysis.stats import NO_INTERVAL, Interval
 from analysis.table_compare import against_baseline
 from analysis.table_model import Cell, Spread, Statistic, Table, in_percent
 from analysis.table_rows import Key, Run, assign_rows, order, text, values
+from analysis.table_target import is_target, target_cell, tells
 from analysis.table_timing import SECONDS, is_timing, mixture
 
 __all__ = ["Cell", "Table", "build_table"]
@@ -101,6 +102,11 @@ def build_table(
     ]
     direction = {"higher": 1, "lower": -1}.get(better or "", _direction(metric))
     if baseline is not None or resolve is not None:
+        if is_target(metric):
+            raise ValueError(
+                f"{metric}: no verdicts, because a run that missed has no number to pair; "
+                "leave baseline= and resolve= out"
+            )
         numbers = [[_by_seed(cells[key, where], metric) for where in columns] for key in labels]
         results, said = against_baseline(
             list(labels.values()), numbers, baseline=baseline, direction=direction, level=level,
@@ -180,10 +186,10 @@ def _cell(
         ids = " and ".join(str(run["id"]) for run in runs if run["seed"] == repeated[0])
         raise ValueError(f"{ids} have the same config and seed; remove one of them")
     used = sorted((run for run in runs if _usable(run, metric)), key=lambda run: run["seed"])
-    numbers = [float(run[metric]) for run in used]
+    numbers = [float(run[metric]) for run in used if _is_finite(run.get(metric))]
     timed = [] if untimed else used
     seconds = [float(run[SECONDS]) for run in timed if _is_finite(run.get(SECONDS))]
-    return Cell(
+    cell = Cell(
         mean=stats.mean(numbers) if numbers else math.nan,
         std=stats.sample_std(numbers) if numbers else math.nan,
         n=len(used),
@@ -194,6 +200,7 @@ def _cell(
         iqm=stats.iqm(numbers) if numbers else math.nan,
         interval=_interval(numbers, statistic),
     )
+    return target_cell(cell, runs, metric) if is_target(metric) else cell
 
 
 def _interval(numbers: Sequence[float], statistic: Statistic) -> Interval:
@@ -206,8 +213,9 @@ def _interval(numbers: Sequence[float], statistic: Statistic) -> Interval:
 
 
 def _usable(run: Run, metric: str) -> bool:
-    """Return whether the run's number may be averaged: it is done, and the number is finite."""
-    return run["state"] == "done" and _is_finite(run.get(metric))
+    """Return whether the run's number may be used: it is done, and it is finite or a miss."""
+    missed = is_target(metric) and tells(run)
+    return run["state"] == "done" and (missed or _is_finite(run.get(metric)))
 
 
 def _is_finite(value: Any) -> bool:
@@ -224,6 +232,8 @@ def _marked(
         if sign == 0 or len(cells) < 2:
             continue
         best = max(sign * getattr(cell, statistic) for cell in full)
+        if math.isinf(best):
+            continue
         complete = len(full) < len(cells)
         for row in grid:
             cell = row[column]
@@ -236,12 +246,19 @@ def _marked(
 
 def _direction(metric: str) -> int:
     """Return 1 where larger is better, -1 where smaller is, 0 where neither is."""
+    if is_target(metric):
+        return -1
     if metric.endswith(_HIGHER):
         return 1
     return -1 if metric.endswith(_LOWER) else 0
 
 
 def _what_is_shown(metric: str, statistic: Statistic, spread: Spread) -> str:
+    if is_target(metric):
+        return (
+            f"{metric}: Kaplan-Meier median over seeds; a miss is censored at what the run spent"
+            " (reached of finished/expected seeds)."
+        )
     shown = {
         ("mean", "std"): "mean ± sample standard deviation",
         ("mean", "interval"): "mean [95 % interval, Student's t]",

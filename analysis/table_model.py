@@ -40,6 +40,7 @@ class Cell:
     interval: Interval = NO_INTERVAL
     comparison: Comparison | None = None
     needed: int | None = None
+    reached: int | None = None  # of a time to a target: how many of the n runs got there
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _CSV = (
     "row", "column", "metric", "mean", "std", "n", "expected_n", "diverged",
     "seconds_per_epoch", "run_ids", "iqm", "interval_low", "interval_high",
     "baseline", "difference", "difference_low", "difference_high", "pairs", "test", "p",
-    "adjusted_p", "verdict", "seeds_needed",
+    "adjusted_p", "verdict", "seeds_needed", "reached",
 )  # fmt: skip
 
 
@@ -94,7 +94,9 @@ def _csv(table: Table) -> str:
             spread = _numbers(cell.iqm, *cell.interval)
             compared = _compared(cell, table.baseline)
             ids = ";".join(cell.run_ids)
-            writer.writerow([label, column, table.metric, *own, ids, *spread, *compared])
+            reached = "" if cell.reached is None else str(cell.reached)
+            line = [label, column, table.metric, *own, ids, *spread, *compared, reached]
+            writer.writerow(line)
     return stream.getvalue()
 
 

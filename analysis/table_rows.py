@@ -19,7 +19,9 @@ Key = tuple[Any, ...]
 NOT_SCIENTIFIC = ("tracker", "runs_dir", "data_dir", "exponents")
 NOT_SCIENTIFIC_TRAINER = (
     "device", "threads", "progress", "log_every", "checkpoint_every", "eval_batch_size",
+    "compile", "cuda_graph",
 )  # fmt: skip
+NOT_SCIENTIFIC_OPTIMIZER = ("compile", "fused", "foreach", "capturable")
 
 
 def assign_rows(
@@ -134,6 +136,8 @@ def _scientific(key: str) -> bool:
     _, top, *inner = key.split(".")
     if top == "trainer" and inner:
         return inner[0] not in NOT_SCIENTIFIC_TRAINER
+    if top == "optimizer" and inner:
+        return inner[-1] not in NOT_SCIENTIFIC_OPTIMIZER
     return top not in NOT_SCIENTIFIC
 
 

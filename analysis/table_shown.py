@@ -75,6 +75,8 @@ def value(cell: Cell, table: Table) -> str:
     """Return "93.21 ± 0.15", "93.21 [92.84, 93.58]", "93.21" for one run, or a dash for none."""
     if cell.n == 0:
         return NOTHING
+    if math.isinf(cell.mean):
+        return "missed"
     centre = cell.mean if table.statistic == "mean" else cell.iqm
     number = _plain if in_percent(table.metric) or _readable(centre) else _scientific
     text = number(centre, table.metric)
@@ -125,7 +127,8 @@ def _signed_scientific(number: float, metric: str) -> str:
 
 def _count(cell: Cell) -> str:
     diverged = f", {cell.diverged} diverged" if cell.diverged else ""
-    return f"({cell.n}/{cell.expected}{diverged})"
+    reached = "" if cell.reached is None else f"{cell.reached} of "
+    return f"({reached}{cell.n}/{cell.expected}{diverged})"
 
 
 def _seconds(cell: Cell) -> str:

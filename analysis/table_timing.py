@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from analysis.table_rows import Run
 
 SECONDS = "seconds_per_epoch"
-_TIMING = ("seconds", "seconds_per_epoch", "samples_per_second", "tokens_per_second", "utilisation")
+_TIMING = ("seconds", "seconds_per_epoch", "per_second", "utilisation")
 
 
 def is_timing(metric: str) -> bool:

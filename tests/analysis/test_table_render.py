@@ -93,7 +93,7 @@ def test_csv_is_tidy_and_unrounded() -> None:
     }
     later = [
         "iqm", "interval_low", "interval_high", "baseline", "difference", "difference_low",
-        "difference_high", "pairs", "test", "p", "adjusted_p", "verdict", "seeds_needed",
+        "difference_high", "pairs", "test", "p", "adjusted_p", "verdict", "seeds_needed", "reached",
     ]  # fmt: skip
     assert rows[0] == first | dict.fromkeys(later, "")
     assert list(rows[0]) == [*first, *later]

@@ -162,3 +162,4 @@ def test_what_is_not_scientific_is_what_a_runs_identity_leaves_out() -> None:
     ours = {*table_rows.NOT_SCIENTIFIC, "names", "sweep"}
     assert ours == set(identity.NOT_SCIENTIFIC)
     assert set(table_rows.NOT_SCIENTIFIC_TRAINER) == set(identity.NOT_SCIENTIFIC_TRAINER)
+    assert set(table_rows.NOT_SCIENTIFIC_OPTIMIZER) == set(identity.NOT_SCIENTIFIC_OPTIMIZER)

@@ -1,0 +1,107 @@
+"""Figures over seeds: training curves, learning-rate sensitivity, profiles, cost.
+
+python -m analysis.figures kind=curves source=runs sweep=digits x=seconds
+python -m analysis.figures kind=sensitivity source=runs rows=optimizer out=lr.pdf
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from analysis import figure_plots
+from analysis.figure_style import save, styled
+from analysis.run_frame import RunWarning
+from analysis.runs import load_runs
+from bench import options as cli
+from bench.errors import UserError
+
+
+class FigureOptions(cli.Options):
+    """Options of ``python -m analysis.figures``."""
+
+    kind: Literal["curves", "sensitivity", "profile", "cost"] = Field(
+        "curves",
+        description="metric against x; against the learning rate; share of problems within a"
+        " factor of the fastest to the target; metric against seconds per epoch",
+    )
+    source: str = Field("runs", description="a runs folder, offline:<folder> or wandb:<e>/<p>")
+    sweep: str | None = Field(None, description="only the runs of this sweep")
+    dataset: str | None = Field(None, description="only this dataset; needed where there are more")
+    model: str | None = Field(None, description="only this model; likewise")
+    metric: str = Field("test/accuracy", description="a number of summaries, or of histories")
+    x: Literal["epoch", "step", "seconds", "flops"] = Field(
+        "epoch", description="curves: against what; seconds: of training, as the run's mean speed"
+    )
+    profile: Literal["step", "epoch", "seconds", "flops"] = Field(
+        "seconds", description="profile: the cost of reaching the target"
+    )
+    out: Path = Field(Path("figure.png"), description="the figure: .png, .svg or .pdf")
+
+
+def main(argv: list[str]) -> None:
+    """Draw the figure."""
+    options = cli.parse(
+        FigureOptions,
+        argv,
+        prog="python -m analysis.figures",
+        description="Draw one figure over seeds.",
+        examples=["kind=curves source=runs sweep=digits x=seconds", "kind=cost out=cost.pdf"],
+    )
+    if options.out.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"out={options.out}: name a .png, .svg or .pdf file")
+    with warnings.catch_warnings(record=True) as caught, styled():
+        warnings.simplefilter("always", RunWarning)
+        try:
+            save(_drawn(_chosen(options), options), options.out)
+        except ValueError as error:
+            where = "" if options.source in str(error) else f"{options.source}: "
+            raise UserError(f"{where}{error}") from error
+        except OSError as error:
+            raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
+        finally:
+            for warning in caught:
+                print(f"warning: {warning.message}", file=sys.stderr)
+    print(options.out)
+
+
+def _chosen(options: FigureOptions) -> pd.DataFrame:
+    """Return the runs that the options choose; all but a profile are of one dataset and model."""
+    runs = load_runs(options.source)
+    for name in ("sweep", "dataset", "model"):
+        wanted = getattr(options, name)
+        if wanted is not None:
+            known = sorted(set(runs[name].dropna()))
+            runs = runs[runs[name] == wanted]
+            if runs.empty:
+                raise ValueError(
+                    f"no runs with {name}={wanted}; here: {', '.join(known) or 'none'}"
+                )
+    if runs.empty:
+        raise ValueError("no runs there; make some with `python -m bench.train ...`")
+    if options.kind != "profile":
+        for name in ("dataset", "model"):
+            several = sorted(set(runs[name].dropna()))
+            if len(several) > 1:
+                raise ValueError(f"several {name}s; choose one with {name}={several[0]}")
+    return runs
+
+
+def _drawn(runs: pd.DataFrame, options: FigureOptions) -> Figure:
+    if options.kind == "curves":
+        return figure_plots.curves(runs, options.source, options.metric, options.x)
+    if options.kind == "sensitivity":
+        return figure_plots.sensitivity(runs, options.metric)
+    if options.kind == "cost":
+        return figure_plots.cost(runs, options.metric)
+    return figure_plots.profile(runs, options.profile)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis import figure_plots, figures
+from analysis.figure_style import COLOURS, look, save, styled
+from analysis.run_frame import RunRecord, frame
+from analysis.runs import load_runs
+from bench.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def source(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root: Path = tmp_path_factory.mktemp("figures") / "runs"
+    for o, name in enumerate(("adamw", "muon")):
+        for rate in (0.01, 0.1):
+            for seed in range(3):
+                config = runs.config(name, seed, optimizer__lr=rate, sweep="grid")
+                diverged = (name, rate, seed) == ("muon", 0.1, 2)
+                accuracy = 0.8 + 0.05 * o + rate + seed / 100
+                history = [{"step": 10 * e, "epoch": float(e), "test/accuracy": accuracy - 0.1 / e}
+                           for e in (1, 2, 3)]  # fmt: skip
+                state = "diverged" if diverged else "done"
+                more = {"seconds_per_epoch": 2.0 + o, "steps": 30, "flops/total": 3e9,
+                        "target/reached": o == 0, "target/seconds": 5.0 if o == 0 else None,
+                        "clock/data_seconds": 1.0, "clock/step_seconds": 9.0}  # fmt: skip
+                runs.folder(root, config, runs.summary(accuracy, state, **more), state, history)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("x", "ends"),
+    [("epoch", [1, 2, 3]), ("step", [10, 20, 30]), ("seconds", [2, 4, 6]),
+     ("flops", [1e9, 2e9, 3e9])],
+)  # fmt: skip
+def test_curves_are_means_against_what_was_asked(source: Path, x: str, ends: list[float]) -> None:
+    figure = figure_plots.curves(load_runs(source), str(source), "test/accuracy", x)
+    (axes,) = figure.axes
+    by_label = {str(line.get_label()): line for line in axes.lines}
+    assert list(by_label) == ["adamw lr=0.01", "adamw lr=0.1", "muon lr=0.01", "muon lr=0.1"]
+    first = by_label["adamw lr=0.01"]
+    assert first.get_xdata() == pytest.approx(ends)
+    assert first.get_ydata() == pytest.approx([72.0, 77.0, 82 - 10 / 3])
+    assert by_label["muon lr=0.1"].get_ydata()[0] == pytest.approx(85.5)  # type: ignore[index]
+    assert len(axes.collections) == 4  # a band each
+    assert axes.get_ylabel() == "test/accuracy (%)"
+
+
+def test_sensitivity_marks_where_a_seed_diverged(source: Path) -> None:
+    (axes,) = figure_plots.sensitivity(load_runs(source), "test/accuracy").axes
+    adamw, muon = axes.lines
+    assert adamw.get_xdata() == pytest.approx([0.01, 0.1])
+    assert adamw.get_ydata() == pytest.approx([82.0, 91.0])
+    assert muon.get_ydata() == pytest.approx([87.0, 95.5])  # without the diverged run
+    crosses = [np.asarray(c.get_offsets()) for c in axes.collections if len(c.get_offsets()) == 1]
+    assert any(offset[0, 0] == pytest.approx(0.1) for offset in crosses)
+    assert axes.get_xscale() == "log"
+
+
+def test_cost_against_accuracy(source: Path) -> None:
+    (axes,) = figure_plots.cost(load_runs(source), "test/accuracy").axes
+    points = [container.lines[0] for container in axes.containers]
+    assert [point.get_xdata()[0] for point in points] == [2.0, 2.0, 3.0, 3.0]
+    assert points[0].get_ydata()[0] == pytest.approx(82.0)
+
+
+def test_a_profile_counts_misses_as_misses(source: Path) -> None:
+    (axes,) = figure_plots.profile(load_runs(source), "seconds").axes
+    shares = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.lines}
+    assert (shares["adamw lr=0.01"] == 1).all()
+    assert (shares["muon lr=0.01"] == 0).all()  # it never reached the target
+
+
+def test_times_of_two_machines_are_not_drawn_together(runs: Any) -> None:
+    records = [
+        RunRecord(f"r{k}", "done", runs.config(seed=k), runs.summary(0.9), {"device": f"GPU {k}"})
+        for k in (0, 1)
+    ]
+    with pytest.raises(ValueError, match="2 device models"):
+        figure_plots.cost(frame(records), "test/accuracy")
+
+
+@pytest.mark.parametrize("kind", ["curves", "sensitivity", "cost", "profile"])
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_the_command_writes_the_same_file_twice(
+    kind: str, suffix: str, source: Path, tmp_path: Path
+) -> None:
+    contents = []
+    for name in ("a", "b"):
+        target = tmp_path / "new" / f"{name}.{suffix}"
+        figures.main([f"source={source}", f"kind={kind}", f"out={target}"])
+        contents.append(target.read_bytes())
+    assert contents[0] == contents[1]
+    assert len(contents[0]) > 5000
+
+
+def test_mistakes_are_one_line(source: Path, runs: Any, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for seed, name in enumerate(("digits", "cifar10")):
+        config = runs.config(seed=seed)
+        config["names"]["dataset"] = name
+        runs.folder(other, config, runs.summary(0.5))
+    for argv, message in (
+        ([f"source={source}", "out=x.gif"], "name a .png, .svg or .pdf file"),
+        ([f"source={source}", "dataset=cifar"], "no runs with dataset=cifar; here: digits"),
+        ([f"source={source}", "metric=val/nothing"], "no run here has a history of val/nothing"),
+        ([f"source={other}"], "several datasets; choose one with dataset=cifar10"),
+        ([f"source={other}", "kind=sensitivity", "dataset=digits"], "several optimizer.lr"),
+        ([f"source={other}", "kind=profile"], "no run here states a target"),
+        ([f"source={other}", "x=flops", "dataset=digits"], "no run here has a history"),
+    ):
+        with pytest.raises(UserError, match=message):
+            figures.main([f"out={tmp_path / 'f.png'}", *argv] if "out=" not in argv[-1] else argv)
+
+
+def test_more_series_than_colours_differ_in_their_dash(tmp_path: Path) -> None:
+    looks = [tuple(look(k).values()) for k in range(3 * len(COLOURS))]
+    assert len(set(looks)) == len(looks)
+    with styled():
+        from analysis.figure_style import new_axes
+
+        figure, axes = new_axes()
+        axes.plot([0, 1], [0, 1])
+        save(figure, tmp_path / "a.pdf")
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
