@@ -97,6 +97,7 @@ def test_the_summary_holds_all_that_tables_need(quick: Make) -> None:
         "clock/evaluation_seconds",
         "clock/compile_seconds",
         "clock/checkpoint_seconds",
+        "clock/curvature_seconds",
         "seconds_per_epoch",
         "samples_per_second",
         "parameters",
