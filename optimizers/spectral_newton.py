@@ -77,7 +77,7 @@ class SpectralNewton(MatrixOptimizer):
         momentum: float = 0.95,
         nesterov: bool = True,
         alpha: float | str | Mapping[str, float] = 2.0,
-        damping: float = 0.01,
+        damping: float = 0.03,
         normalize: str = "schatten8",
         scale: str = "frobenius",
         method: str = "auto",
