@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
@@ -237,10 +236,8 @@ def register_resolvers() -> None:
     """Make our resolvers known to OmegaConf.
 
     ``${bench_home:}`` is the parent of conf/ and sweeps/; ``${bench_scratch:}`` a folder of this
-    process for what Hydra insists on writing, so that a refused command leaves nothing behind;
-    ``${python_version:}`` is the running Python's, for data that depend on it.
+    process for what Hydra insists on writing, so that a refused command leaves nothing behind.
     """
-    OmegaConf.register_new_resolver("python_version", platform.python_version, replace=True)
     OmegaConf.register_new_resolver("bench_home", lambda: paths.home().as_posix(), replace=True)
     OmegaConf.register_new_resolver("bench_scratch", lambda: _scratch().name, replace=True)
 

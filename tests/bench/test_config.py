@@ -73,7 +73,7 @@ def with_partner(group: str, name: str) -> tuple[str, ...]:
         with suppress(UserError):
             changed((f"{group}={name}", f"{other}={partner}"), {})
             return (f"{group}={name}", f"{other}={partner}")
-    pytest.skip(f"nothing in conf/{other}/ fits {group}={name}")
+    raise AssertionError(f"nothing in conf/{other}/ fits {group}={name}")
 
 
 def line_of(error: Exception) -> str:

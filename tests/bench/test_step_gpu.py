@@ -25,9 +25,7 @@ pytestmark = [
 STEPS = 12
 NEED_A_FILE = {"spectral_newton_measured", "scalar_spectral_adam"}
 YAMLS = sorted(
-    path
-    for path in (paths.conf_dir() / "optimizer").glob("*.yaml")
-    if path.stem not in NEED_A_FILE
+    path for path in (paths.conf_dir() / "optimizer").glob("*.yaml") if path.stem not in NEED_A_FILE
 )
 # Whose steps the study needs to be fast, and which keep nothing on the host.
 CAPTURED = {"adam", "adamw", "muon", "sgd", "spectral_newton"}

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bench.compat import ensure_torchvision
-from bench.data import vision
+from bench.data import imagenet, tiny_imagenet, vision
 
 ensure_torchvision()
 import torchvision.datasets  # noqa: E402 (only safe after the call above)
@@ -184,3 +185,81 @@ def offline(tiny: Fixture, monkeypatch: pytest.MonkeyPatch) -> Fixture:
     monkeypatch.setenv("no_proxy", "*")
     tiny.point_to("http://127.0.0.1:9/", monkeypatch)
     return tiny
+
+
+TINY_WNIDS = [f"n{k:08d}" for k in range(200)]
+GREY = "train/n00000005/images/n00000005_1.JPEG"
+
+
+def jpeg(seed: int, grey: bool = False) -> bytes:
+    """A flat image, so that its colour survives JPEG; the colour says which it is."""
+    colour = (seed % 200, 100 + seed // 200 * 50, 30)
+    image = Image.new("RGB", (64, 64), colour)
+    stream = io.BytesIO()
+    (image.convert("L") if grey else image).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny-ImageNet's layout: 2 training images a class, 30 of val/, unlabelled test images."""
+    folder = tmp_path_factory.mktemp("publisher") / "tiny-imagenet-200"
+    for k, wnid in enumerate(TINY_WNIDS):
+        images = folder / "train" / wnid / "images"
+        images.mkdir(parents=True)
+        for number in range(2):
+            name = f"{wnid}_{number}.JPEG"
+            grey = f"train/{wnid}/images/{name}" == GREY
+            (images / name).write_bytes(jpeg(k + 200 * number, grey))
+        boxes = "".join(f"{wnid}_{n}.JPEG\t0\t0\t63\t63\n" for n in range(2))
+        (images.parent / f"{wnid}_boxes.txt").write_text(boxes)
+    shuffled = np.random.default_rng(0).permutation(200)
+    (folder / "wnids.txt").write_text("".join(f"{TINY_WNIDS[k]}\n" for k in shuffled))
+    (folder / "words.txt").write_text("n00000000\tentity\n")
+    for split in ("val", "test"):
+        (folder / split / "images").mkdir(parents=True)
+        for k in range(30):
+            (folder / split / "images" / f"{split}_{k}.JPEG").write_bytes(jpeg(7 * k))
+    rows = [f"val_{k}.JPEG\t{TINY_WNIDS[7 * k % 200]}\t0\t32\t44\t62\n" for k in range(30)]
+    (folder / "val" / "val_annotations.txt").write_text("".join(rows))
+    return folder
+
+
+IMAGENET_WNIDS = ("n01440764", "n01443537", "n02099601")
+
+
+@pytest.fixture(scope="session")
+def imagenet_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ImageNet's layout: 10 training and 3 test photographs a class, of several sizes and modes."""
+    root = tmp_path_factory.mktemp("ILSVRC2012")
+    stream = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 3)):
+        for label, wnid in enumerate(IMAGENET_WNIDS):
+            where = root / split / wnid
+            where.mkdir(parents=True)
+            for number in range(count):
+                width, height = stream.integers(30, 60, 2)
+                image = Image.fromarray(
+                    stream.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+                ).resize((width, height), Image.Resampling.BICUBIC)
+                mode = ("RGB", "L", "CMYK")[number % 3]
+                validation = f"ILSVRC2012_val_{label}{number:07d}.JPEG"
+                name = f"{wnid}_{number}.JPEG" if split == "train" else validation
+                image.convert(mode).save(where / name, "JPEG")
+            (where / "notes.txt").write_text("not an image")
+    (root / "LOC_synset_mapping.txt").write_text("n01440764 tench\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_imagenet_files: Path, imagenet_folders: Path
+) -> Path:
+    """A data folder in which each dataset of files is prepared, from the small copies."""
+    root = tmp_path_factory.mktemp("prepared")
+    for kind in ("fashion_mnist", "cifar10", "cifar100"):
+        with pytest.MonkeyPatch.context() as patch:  # torchvision's checksums, for so long
+            Fixture(kind, tmp_path_factory.mktemp(kind), patch).ready(root)
+    tiny_imagenet.prepare(root, tiny_imagenet_files)
+    imagenet.prepare(root, imagenet_folders)
+    return root

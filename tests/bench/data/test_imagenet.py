@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from bench.build import ImageShape
 from bench.data.base import Data, MissingDataError
@@ -20,27 +18,9 @@ WNIDS = ("n01440764", "n01443537", "n02099601")
 OPTIONS: dict[str, Any] = {"image_size": 24, "num_classes": 3, "validation": 6, "workers": 0}
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten training and three test photographs a class, of several sizes and modes."""
-    root = tmp_path_factory.mktemp("ILSVRC2012")
-    stream = np.random.default_rng(0)
-    for split, count in (("train", 10), ("val", 3)):
-        for label, wnid in enumerate(WNIDS):
-            where = root / split / wnid
-            where.mkdir(parents=True)
-            for number in range(count):
-                width, height = stream.integers(30, 60, 2)
-                image = Image.fromarray(
-                    stream.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
-                ).resize((width, height), Image.Resampling.BICUBIC)
-                mode = ("RGB", "L", "CMYK")[number % 3]
-                validation = f"ILSVRC2012_val_{label}{number:07d}.JPEG"
-                name = f"{wnid}_{number}.JPEG" if split == "train" else validation
-                image.convert(mode).save(where / name, "JPEG")
-            (where / "notes.txt").write_text("not an image")
-    (root / "LOC_synset_mapping.txt").write_text("n01440764 tench\n")
-    return root
+@pytest.fixture(scope="session")
+def folders(imagenet_folders: Path) -> Path:
+    return imagenet_folders
 
 
 @pytest.fixture

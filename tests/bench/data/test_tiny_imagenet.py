@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,41 +19,11 @@ from bench.data.images import Augment
 from bench.data.tiny_imagenet import load, prepare, shape
 
 WNIDS = [f"n{k:08d}" for k in range(200)]
-GREY = "train/n00000005/images/n00000005_1.JPEG"
 
 
-def jpeg(seed: int, grey: bool = False) -> bytes:
-    """A flat image, so that its colour survives JPEG; the colour says which it is."""
-    colour = (seed % 200, 100 + seed // 200 * 50, 30)
-    image = Image.new("RGB", (64, 64), colour)
-    stream = io.BytesIO()
-    (image.convert("L") if grey else image).save(stream, "JPEG", quality=95)
-    return stream.getvalue()
-
-
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two training images a class, 30 validation images, unlabelled test images, box files."""
-    folder = tmp_path_factory.mktemp("publisher") / "tiny-imagenet-200"
-    for k, wnid in enumerate(WNIDS):
-        images = folder / "train" / wnid / "images"
-        images.mkdir(parents=True)
-        for number in range(2):
-            name = f"{wnid}_{number}.JPEG"
-            grey = f"train/{wnid}/images/{name}" == GREY
-            (images / name).write_bytes(jpeg(k + 200 * number, grey))
-        boxes = "".join(f"{wnid}_{n}.JPEG\t0\t0\t63\t63\n" for n in range(2))
-        (images.parent / f"{wnid}_boxes.txt").write_text(boxes)
-    shuffled = np.random.default_rng(0).permutation(200)
-    (folder / "wnids.txt").write_text("".join(f"{WNIDS[k]}\n" for k in shuffled))
-    (folder / "words.txt").write_text("n00000000\tentity\n")
-    for split in ("val", "test"):
-        (folder / split / "images").mkdir(parents=True)
-        for k in range(30):
-            (folder / split / "images" / f"{split}_{k}.JPEG").write_bytes(jpeg(7 * k))
-    rows = [f"val_{k}.JPEG\t{WNIDS[7 * k % 200]}\t0\t32\t44\t62\n" for k in range(30)]
-    (folder / "val" / "val_annotations.txt").write_text("".join(rows))
-    return folder
+@pytest.fixture(scope="session")
+def copy(tiny_imagenet_files: Path) -> Path:
+    return tiny_imagenet_files
 
 
 def pack(folder: Path, archive: Path) -> Path:
