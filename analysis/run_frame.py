@@ -84,12 +84,14 @@ def column(values: Sequence[Any]) -> pd.Series[Any]:
 
 def canonical(value: Any) -> float | bool | str | None:
     """Return a JSON value in its one spelling: number as float, list or object as JSON text."""
-    if isinstance(value, bool) or value is None:
-        return value
+    kind = type(value)  # exact types first: this runs for every value of every run
+    if kind is float or kind is bool or value is None:
+        plain: float | bool | None = value
+        return plain
+    if kind is str:
+        return _NUMBERS.get(value, value)
     if isinstance(value, int | float):
         return float(value)
-    if isinstance(value, str):
-        return _NUMBERS.get(value, value)
     return json.dumps(_whole(value), sort_keys=True, ensure_ascii=False)
 
 
@@ -147,16 +149,14 @@ def _names(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _at(tree: Any, path: Sequence[str]) -> Any:
     for key in path:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
+        if not tree or not isinstance(tree, Mapping):
+            return None
+        tree = tree.get(key)
     return tree
 
 
 def _flatten(name: str, value: Any, row: dict[str, Any]) -> None:
-    # By exact type first: this runs once for every value of every run.
-    kind = type(value)
-    if kind is str or kind is float or kind is int:
-        row[name] = _NUMBERS.get(value, value) if kind is str else float(value)
-    elif isinstance(value, Mapping):
+    if type(value) is dict or isinstance(value, Mapping):
         for key, inner in value.items():
             _flatten(f"{name}.{key}", inner, row)
     else:

@@ -214,8 +214,9 @@ def _interval(numbers: Sequence[float], statistic: Statistic) -> Interval:
 
 def _usable(run: Run, metric: str) -> bool:
     """Return whether the run's number may be used: it is done, and it is finite or a miss."""
-    missed = is_target(metric) and tells(run)
-    return run["state"] == "done" and (missed or _is_finite(run.get(metric)))
+    if run["state"] != "done":
+        return False
+    return _is_finite(run.get(metric)) or (is_target(metric) and tells(run))
 
 
 def _is_finite(value: Any) -> bool:

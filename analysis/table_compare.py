@@ -63,7 +63,7 @@ def against_baseline(
     results: list[list[Result]] = [[(None, None) for _ in base] for _ in labels]
     for (i, j), differences, one in zip(others, paired, found, strict=True):
         results[i][j] = (_guarded(one, numbers[i][j], base[j]), _needed(differences, resolve))
-    return results, _notes(found, baseline, level, resolve)
+    return results, _notes(found, baseline, level, resolve, metric=metric)
 
 
 def _paired(row: Seeds, base: Seeds) -> list[float]:
@@ -91,7 +91,12 @@ def _needed(differences: Sequence[float], resolve: float | None) -> int | None:
 
 
 def _notes(
-    found: Sequence[Comparison], baseline: str, level: float, resolve: float | None
+    found: Sequence[Comparison],
+    baseline: str,
+    level: float,
+    resolve: float | None,
+    *,
+    metric: str,
 ) -> list[str]:
     tested = [one for one in found if one.n > 1]
     names = {"t": "paired t-test", "sign_flip": "sign-flip test", "wilcoxon": "Wilcoxon's test"}
@@ -103,7 +108,7 @@ def _notes(
     ]
     if resolve is not None:
         notes.append(
-            f"seeds: how many would show a difference of {resolve:g} (80 % power, alone,"
-            " with the spread seen here)."
+            f"seeds: how many would show a difference of {resolve:g} in {metric} (80 % power,"
+            " alone, with the spread seen here)."
         )
     return notes

@@ -19,9 +19,10 @@ Key = tuple[Any, ...]
 NOT_SCIENTIFIC = ("tracker", "runs_dir", "data_dir", "exponents")
 NOT_SCIENTIFIC_TRAINER = (
     "device", "threads", "progress", "log_every", "checkpoint_every", "eval_batch_size",
-    "compile", "cuda_graph",
+    "compile", "cuda_graph", "curvature_every", "curvature",
 )  # fmt: skip
 NOT_SCIENTIFIC_OPTIMIZER = ("compile", "fused", "foreach", "capturable")
+NOT_SCIENTIFIC_DATASET = ("workers",)
 
 
 def assign_rows(
@@ -138,6 +139,8 @@ def _scientific(key: str) -> bool:
         return inner[0] not in NOT_SCIENTIFIC_TRAINER
     if top == "optimizer" and inner:
         return inner[-1] not in NOT_SCIENTIFIC_OPTIMIZER
+    if top == "dataset" and inner:
+        return inner[-1] not in NOT_SCIENTIFIC_DATASET
     return top not in NOT_SCIENTIFIC
 
 

@@ -117,7 +117,8 @@ def _scientific(number: float | None, metric: str) -> str:
 
 
 def _signed(number: float, metric: str) -> str:
-    return f"{100 * number:+.2f}" if in_percent(metric) else f"{number:+.4f}"
+    text = f"{100 * number:+.2f}" if in_percent(metric) else f"{number:+.4f}"
+    return text.replace("-", "+") if float(text) == 0 else text  # there is no -0.00
 
 
 def _signed_scientific(number: float, metric: str) -> str:

@@ -187,3 +187,11 @@ def test_runs_are_named_on_demand(form: Any) -> None:
     named = render(table(), form, ids=True)
     assert "adamw lr=0.01, digits/convnet: a, b, c" in named
     assert "cifar10/resnet18: none" in named
+
+
+@pytest.mark.parametrize("difference", [-1e-9, 0.0, 1e-9])
+def test_no_difference_has_no_sign_but_plus(difference: float) -> None:
+    same = Comparison(difference, Interval(-0.001, 0.001), 3, "t", 0.9, 0.9, "not shown")
+    one = table(rows=("a",), columns=("c",), cells=((cell(0.5, 0.1, 3, comparison=same),),),
+                baseline="b")  # fmt: skip
+    assert "| +0.00 [-0.10, +0.10] not shown |" in render(one, "markdown")

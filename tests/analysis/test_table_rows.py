@@ -163,3 +163,12 @@ def test_what_is_not_scientific_is_what_a_runs_identity_leaves_out() -> None:
     assert ours == set(identity.NOT_SCIENTIFIC)
     assert set(table_rows.NOT_SCIENTIFIC_TRAINER) == set(identity.NOT_SCIENTIFIC_TRAINER)
     assert set(table_rows.NOT_SCIENTIFIC_OPTIMIZER) == set(identity.NOT_SCIENTIFIC_OPTIMIZER)
+    assert set(table_rows.NOT_SCIENTIFIC_DATASET) == set(identity.NOT_SCIENTIFIC_DATASET)
+
+
+def test_how_a_run_was_carried_out_tells_no_rows_apart() -> None:
+    keys = ("trainer.compile", "trainer.curvature.samples", "optimizer.fused",
+            "optimizer.hidden.compile", "dataset.workers", "tracker.mode")  # fmt: skip
+    assert not any(table_rows._scientific(f"config.{key}") for key in keys)
+    science = ("trainer.epochs", "optimizer.lr", "dataset.augment", "model.width")
+    assert all(table_rows._scientific(f"config.{key}") for key in science)
