@@ -90,10 +90,11 @@ def test_a_causal_token_does_not_see_later_ones() -> None:
         assert [bool(gradient.any()) for gradient in seen[0]] == [True] * 4 + [not causal] * 2
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("branch", ["attention", "mlp"])
-def test_dropout_acts_on_each_branch_in_training_only(branch: str) -> None:
+def test_dropout_acts_on_each_branch_in_training_only(branch: str, norm: str) -> None:
     torch.manual_seed(0)
-    (block,) = options(layer_norm=False, dropout=0.5).blocks(1, causal=False)
+    (block,) = options(norm=norm, layer_norm=False, dropout=0.5).blocks(1, causal=False)
     other = block.mlp.down if branch == "attention" else block.attention.output
     nn.init.zeros_(other.weight)
     nn.init.zeros_(other.bias)
