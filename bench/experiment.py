@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ from bench.run import RunFolder
 from bench.seeding import derive
 
 
+def _load(dataset: str, root: str, seed: int) -> Any:
+    return instantiate(json.loads(dataset), root=Path(root), seed=seed)
+
+
+def keep_data(count: int) -> None:
+    """Keep the last ``count`` datasets in memory for runs to come: a run only reads them."""
+    global _load  # noqa: PLW0603  (memory is the process's own)
+    _load = functools.lru_cache(maxsize=count)(_load)
+
+
 def build_data(config: RunConfig) -> Data:
     """Load the run's dataset, split by its seed.
 
@@ -27,7 +38,7 @@ def build_data(config: RunConfig) -> Data:
     """
     choice = config.names["dataset"]
     try:
-        data = instantiate(config.dataset, root=Path(config.data_dir), seed=config.seed)
+        data = _load(json.dumps(config.dataset), config.data_dir, config.seed)
     except Exception as error:
         cause = error.__cause__ or error
         if isinstance(cause, MissingDataError):

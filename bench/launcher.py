@@ -6,9 +6,14 @@ is in ``bench/launch/``.
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -16,10 +21,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bench.errors import RunsFailedError, UserError
-from bench.launch import report
+from bench.launch import live, manifest, report, slurm, snapshot
 from bench.launch.execute import execute
 from bench.launch.grid import Composer, Job
-from bench.launch.plan import Plan, Planned, Retry, look, make_plan, objections
+from bench.launch.plan import News, Plan, Retry, look, make_plan, objections
+from bench.launch.pool import Pool, slots
+from bench.lock import machine, started
 
 
 class GridSweeper(BasicSweeper):
@@ -60,7 +67,8 @@ class GridLauncher(Launcher):
         """
         del initial_job_idx
         composer = Composer(self.context.config_loader, self.config, elsewhere=self.elsewhere)
-        plan = make_plan(composer, job_overrides)
+        runs_dir = Path(str(self.config.runs_dir))
+        plan = make_plan(composer, job_overrides, self._news(runs_dir))
         to_do = plan.to_do(self.retry)
         for wrong in (*plan.invalid, *objections(to_do)):
             raise UserError(f"{wrong.reason} (in: {' '.join(wrong.overrides)})")
@@ -71,12 +79,18 @@ class GridLauncher(Launcher):
         self._conclude(plan)
         return []
 
+    def _news(self, runs_dir: Path) -> News:
+        """Return who knows of the runs' jobs, if anybody does."""
+        del runs_dir
+        return None
+
     def _carry_out(self, jobs: Sequence[Job]) -> None:
         raise NotImplementedError
 
     def _conclude(self, plan: Plan) -> None:
         """Raise RunsFailedError if any run of the plan has failed, now that all is over."""
-        now = Plan(tuple(look(run.job for run in plan.runs)))
+        runs_dir = Path(str(self.config.runs_dir))
+        now = Plan(tuple(look((run.job for run in plan.runs), self._news(runs_dir))))
         failed = now.of("failed")
         if failed:
             head = f"{len(failed)} of {len(now.runs)} runs failed:"
@@ -87,9 +101,36 @@ class GridLauncher(Launcher):
 
 
 class LocalLauncher(GridLauncher):
-    """Carries out a grid on this machine."""
+    """Carries out a grid on this machine: one run after the other, or by several workers.
+
+    Args:
+        retry: see GridLauncher.
+        fail_fast_after: see GridLauncher.
+        workers: how many devices to use; None: every GPU, or one worker on CPU.
+        pack: workers on one GPU.
+    """
+
+    def __init__(
+        self,
+        retry: Retry = "all",
+        fail_fast_after: int | None = None,
+        workers: int | None = None,
+        pack: int = 1,
+    ) -> None:
+        super().__init__(retry, fail_fast_after)
+        _check_positive(workers=workers, pack=pack)
+        self.workers, self.pack = workers, pack
 
     def _carry_out(self, jobs: Sequence[Job]) -> None:
+        found = [str(number) for number in range(torch.cuda.device_count())]
+        devices = found[: self.workers]
+        places = slots(devices, self.pack if devices else (self.workers or 1))
+        if len(places) == 1 or len(jobs) == 1:
+            self._one_by_one(jobs)
+        elif jobs:
+            self._by_pool(jobs, places)
+
+    def _one_by_one(self, jobs: Sequence[Job]) -> None:
         failed = 0
         for job in jobs:
             failed += execute(job.config) == "failed"
@@ -97,5 +138,80 @@ class LocalLauncher(GridLauncher):
                 print(f"stopped after {failed} failures", file=sys.stderr, flush=True)
                 break
 
+    def _by_pool(self, jobs: Sequence[Job], places: list[dict[str, str]]) -> None:
+        options = {"fail_fast_after": self.fail_fast_after}
+        ids = [job.identity.id for job in jobs]
+        launch = manifest.create(Path(jobs[0].config.runs_dir), jobs, [ids], options)
+        launch.note_process(os.getpid(), started(os.getpid()), machine())
+        pool = Pool(launch, ids, places, lambda text: print(text, flush=True))
+        try:
+            pool.run()
+        except KeyboardInterrupt:
+            print("stopping: each run checkpoints at its next step", file=sys.stderr, flush=True)
+            pool.stop()
+            pool.run_down()
+            raise
+        if launch.given_up:
+            print(f"stopped after {self.fail_fast_after} failures", file=sys.stderr, flush=True)
 
-__all__ = ["GridLauncher", "GridSweeper", "LocalLauncher", "Planned"]
+
+class SlurmLauncher(GridLauncher):
+    """Submits a grid as job arrays, and returns.
+
+    Its options, and what they mean, are those of ``conf/hydra/launcher/slurm.yaml``.
+    """
+
+    elsewhere = True
+
+    def __init__(
+        self,
+        retry: Retry = "all",
+        fail_fast_after: int | None = None,
+        wait: bool = False,
+        pack: int = 1,
+        runs_per_job: int = 1,
+        **resources: Any,
+    ) -> None:
+        super().__init__(retry, fail_fast_after)
+        _check_positive(pack=pack, runs_per_job=runs_per_job)
+        self.wait, self.pack, self.runs_per_job = wait, pack, runs_per_job
+        self.resources = slurm.parameters(resources)
+
+    def _news(self, runs_dir: Path) -> News:
+        return functools.partial(slurm.news, runs_dir)
+
+    def _carry_out(self, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
+        runs_dir = Path(jobs[0].config.runs_dir)
+        size = self.runs_per_job * self.pack * max(1, self.resources.get("gpus_per_node") or 1)
+        ids = [job.identity.id for job in jobs]
+        tasks = [ids[start : start + size] for start in range(0, len(ids), size)]
+        options = {"fail_fast_after": self.fail_fast_after, "pack": self.pack}
+        components = (job.config.components for job in jobs)
+        code = snapshot.freeze(
+            runs_dir, {name for one in components for name in snapshot.targets_of(one)}
+        )
+        launch = manifest.create(runs_dir, jobs, tasks, options)
+        (launch.path / "code").symlink_to(code)
+        arrays = slurm.submit(launch, code, self.resources)
+        print(
+            f"submitted {len(ids)} runs in {len(tasks)} jobs: "
+            f"{len(arrays)} arrays ({', '.join(arrays)})\n"
+            f"  python -m bench.sweep watch runs_dir={runs_dir}   a live table, until all is over\n"
+            f"  python -m bench.sweep cancel runs_dir={runs_dir}   end them; they can go on later",
+            flush=True,
+        )
+        if self.wait:
+            live.watch(launch, runs_dir)
+
+    def _conclude(self, plan: Plan) -> None:
+        """Fail if all is over and not all is well; what was just submitted is another matter."""
+        if self.wait or not plan.to_do(self.retry):
+            super()._conclude(plan)
+
+
+def _check_positive(**options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name}: {value} is too few; give 1 or more")

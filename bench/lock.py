@@ -39,9 +39,14 @@ class Owner:
         return f"process {self.pid} on {self.host}"
 
     @property
+    def here(self) -> bool:
+        """Whether it is, or was, a process of this machine."""
+        return self.machine == machine()
+
+    @property
     def dead(self) -> bool:
         """Whether this was a process of this machine that is no more."""
-        return self.machine == _machine() and self.started != _started(self.pid)
+        return self.here and self.started != started(self.pid)
 
 
 class HeldError(Exception):
@@ -63,8 +68,8 @@ class Lock:
         Raises:
             HeldError: a living process holds it.
         """
-        owner = Owner(secrets.token_hex(8), socket.gethostname(), _machine(), os.getpid(), "")
-        owner = Owner(**{**asdict(owner), "started": _started(owner.pid)})
+        owner = Owner(secrets.token_hex(8), socket.gethostname(), machine(), os.getpid(), "")
+        owner = Owner(**{**asdict(owner), "started": started(owner.pid)})
         mine = self.path.with_name(f"{self.path.name}.{owner.token}")
         mine.write_text(json.dumps(asdict(owner)))
         try:
@@ -127,7 +132,7 @@ def owner_of(path: Path, stale: float = STALE) -> Owner | None:
     owner = _read(path)
     if owner is None or owner.dead:
         return None
-    if owner.machine == _machine():
+    if owner.here:
         return owner
     try:
         return owner if time.time() - path.stat().st_mtime < stale else None
@@ -160,7 +165,7 @@ def _age(path: Path, probe: Path) -> float:
         return float("inf")
 
 
-def _machine() -> str:
+def machine() -> str:
     """Return this boot and process namespace: within it, a pid means one process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -169,7 +174,7 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _started(pid: int) -> str:
+def started(pid: int) -> str:
     """Return when the process began (a pid is used again, with another time); empty if dead."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

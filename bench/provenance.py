@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import inspect
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -17,8 +18,12 @@ import torch
 from hydra.utils import get_object
 
 from bench.extras import PROJECT, canonical
+from bench.files import read_json
+from bench.launch.words import PACKED
 
 _ROOT = Path(__file__).resolve().parent.parent
+# In a folder of code that was frozen for jobs: the git state of the tree that it was copied from.
+SNAPSHOT = "snapshot.json"
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "hydra-core", "omegaconf", "wandb")
 
 
@@ -42,6 +47,7 @@ def collect(optimizer: Mapping[str, Any], device: torch.device, precision: str) 
         "device_type": device.type,
         "threads": torch.get_num_threads(),
         "precision": precision,
+        "packed": int(os.environ.get(PACKED, "1")),
     }
 
 
@@ -50,6 +56,9 @@ def git_state(root: Path) -> dict[str, Any]:
 
     A folder somewhere inside a checkout, such as a virtual environment, is none itself.
     """
+    frozen = read_json(root / SNAPSHOT)
+    if frozen is not None:
+        return frozen
     top = _git(root, "rev-parse", "--show-toplevel")
     commit = _git(root, "rev-parse", "HEAD")
     if top is None or commit is None or Path(top.strip()).resolve() != root.resolve():

@@ -21,8 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from bench.errors import UserError
 from bench.files import read_json, read_json_lines, write_atomically, write_json, write_json_lines
 from bench.lock import HeldError, Lock, Owner, owner_of
@@ -100,6 +98,14 @@ class RunFolder:
         """The living process that works on the run, on whatever machine, if there is one."""
         return owner_of(self._lock.path)
 
+    @property
+    def heartbeat(self) -> float | None:
+        """When the process that works on the run last showed that it lives; seconds, or None."""
+        try:
+            return self._lock.path.stat().st_mtime
+        except OSError:
+            return None
+
     def acquire(self) -> None:
         """Take the run for this process until release(), or until the process ends, however.
 
@@ -133,11 +139,16 @@ class RunFolder:
         """Write the config and this attempt's provenance, and mark the run as running."""
         write_json(self.path / "config.json", config)
         attempts = (read_json(self.path / "provenance.json") or {}).get("attempts", [])
+        # Once packed, always packed: the time of the whole run is not that of one alone.
+        packed = max((one.get("packed", 1) for one in (*attempts, provenance)), default=1)
+        provenance |= {"packed": packed} if packed > 1 else {}
         write_json(self.path / "provenance.json", {"attempts": [*attempts, provenance]})
         self.set_status("running")
 
     def commit(self, history: list[Row], checkpoint: dict[str, Any]) -> None:
         """Write history and checkpoint; a kill between the two loses nothing but time."""
+        import torch  # seconds; whoever only looks at runs does without
+
         self._check_lock()
         self.write_history(history)
         current, previous = self.path / "checkpoint.pt", self.path / "checkpoint.prev.pt"
@@ -181,6 +192,8 @@ class RunFolder:
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the newest readable checkpoint; warn where that is not the newest one."""
+        import torch
+
         for name in ("checkpoint.pt", "checkpoint.prev.pt"):
             path = self.path / name
             if not path.exists():

@@ -1,23 +1,36 @@
 """Look at grids: what is planned, how it stands, what went wrong.
 
-python -m bench.sweep plan +sweeps=table3            what would run, and what it would cost
+python -m bench.sweep plan +sweeps=digits     what -m with these words would run, and its cost
+python -m bench.sweep status                  the newest launch: counts, and what is not done
+python -m bench.sweep watch                   the same, kept up to date until all is over
+python -m bench.sweep logs run=<run id>       what a run has printed
+python -m bench.sweep cancel                  end a launch; the same command goes on with it later
+
+All but plan take runs_dir=runs and launch=<name>; a beginning of a name or an id is enough.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from pydantic import Field
 
 from bench import config, paths
 from bench.cli import guarded
-from bench.errors import UserError, suggestion
-from bench.launch import cost, report
+from bench.errors import RunsFailedError, UserError, suggestion
+from bench.launch import cost, live, manifest, report, slurm
 from bench.launch.grid import Composer, combinations, master_config
 from bench.launch.plan import Plan, Retry, make_plan, objections
 from bench.launch.words import spelled_out
+from bench.lock import machine, started
+from bench.options import Options, OptionsT, parse, show
 
 _SHOWN = 40  # problems listed before the rest is only counted
 
@@ -35,7 +48,8 @@ def plan(words: Sequence[str]) -> None:
         master = master_config(loader, spelled_out(words))
         launcher = master.hydra.launcher
         elsewhere = "slurm" in str(master.hydra.runtime.choices.get("hydra/launcher"))
-        made = make_plan(Composer(loader, master, elsewhere=elsewhere), combinations(master))
+        news = partial(slurm.news, Path(str(master.runs_dir))) if elsewhere else None
+        made = make_plan(Composer(loader, master, elsewhere=elsewhere), combinations(master), news)
     show_plan(made, launcher.get("retry", "all"))
 
 
@@ -49,8 +63,7 @@ def show_plan(made: Plan, retry: Retry = "all") -> None:
         print(line)
     if len(lines) > _SHOWN:
         print(f"... and {len(lines) - _SHOWN} more")
-    if made.of("failed"):
-        print(f"failed:\n{report.failures(made)}")
+    _show_failures(made)
     if to_do:
         print(f"to do: {len(to_do)}, {cost.estimate(to_do)}")
     wrong = len(made.invalid) + len(refused)
@@ -58,7 +71,97 @@ def show_plan(made: Plan, retry: Retry = "all") -> None:
         raise UserError(f"{wrong} combinations cannot run; nothing would be started")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"plan": plan}
+class LaunchOptions(Options):
+    """What the commands on a launch take."""
+
+    runs_dir: Path = Field(Path("runs"), description="where the runs are")
+    launch: str | None = Field(None, description="which launch; null: the newest one")
+
+
+class LogOptions(LaunchOptions):
+    """What ``logs`` takes."""
+
+    run: str = Field(description="id of the run, or its beginning")
+    lines: int = Field(40, ge=1, description="lines from the end of the log")
+
+
+def _parsed(kind: type[OptionsT], words: Sequence[str], name: str, what: str) -> OptionsT:
+    return parse(kind, words, prog=f"python -m bench.sweep {name}", description=what)
+
+
+def status(words: Sequence[str]) -> None:
+    """Print how a launch stands, and what failed of it."""
+    given = _parsed(LaunchOptions, words, "status", "Show how a launch stands.")
+    launch = manifest.find(given.runs_dir, given.launch)
+    made = live.now(launch, given.runs_dir)
+    show(live.table(launch, made))
+    _show_failures(made)
+
+
+def watch(words: Sequence[str]) -> None:
+    """Show a launch until all is over.
+
+    Raises:
+        RunsFailedError: a run of it failed.
+    """
+    given = _parsed(LaunchOptions, words, "watch", "Show a launch until all is over.")
+    made = live.watch(manifest.find(given.runs_dir, given.launch), given.runs_dir)
+    failed = made.of("failed")
+    if failed:
+        head = f"{len(failed)} of {len(made.runs)} runs failed:"
+        raise RunsFailedError(f"{head}\n{report.failures(made)}")
+    print(made.line())
+
+
+def logs(words: Sequence[str]) -> None:
+    """Print the end of a run's log.
+
+    Raises:
+        UserError: there is no such run, or it has printed nothing into a log.
+    """
+    given = _parsed(LogOptions, words, "logs", "Print what a run has printed.")
+    found = sorted(given.runs_dir.glob(f"{given.run}*/log.txt"))
+    if not found:
+        known = [path.name for path in given.runs_dir.glob("*") if (path / "log.txt").exists()]
+        raise UserError(f"run={given.run}: no log; {suggestion(given.run, known)}")
+    for path in found:
+        print(f"==> {path} <==")
+        for line in path.read_text(errors="replace").splitlines()[-given.lines :]:
+            print(line)
+
+
+def cancel(words: Sequence[str]) -> None:
+    """End a launch: its jobs in the queue and at work, or its process on this machine."""
+    given = _parsed(LaunchOptions, words, "cancel", "End a launch; it can go on later.")
+    launch = manifest.find(given.runs_dir, given.launch)
+    jobs = launch.submitted.get("tasks", {}).values()
+    process = launch.submitted.get("process")
+    if jobs:
+        slurm.cancel(jobs)
+        print(f"{launch.name}: cancelled; the same launch command goes on with it")
+    elif (
+        process
+        and process["machine"] == machine()
+        and process["started"] == started(process["pid"])
+    ):
+        os.kill(process["pid"], signal.SIGINT)
+        print(f"{launch.name}: process {process['pid']} was told to stop")
+    else:
+        raise UserError(f"{launch.name}: nothing of it runs here")
+
+
+def _show_failures(made: Plan) -> None:
+    if made.of("failed"):
+        print(f"failed:\n{report.failures(made)}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "plan": plan,
+    "status": status,
+    "watch": watch,
+    "logs": logs,
+    "cancel": cancel,
+}
 
 
 def main(arguments: Sequence[str]) -> None:

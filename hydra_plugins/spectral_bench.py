@@ -2,6 +2,7 @@
 
 from bench.launcher import GridSweeper as _GridSweeper
 from bench.launcher import LocalLauncher as _LocalLauncher
+from bench.launcher import SlurmLauncher as _SlurmLauncher
 
 
 class GridSweeper(_GridSweeper):
@@ -9,4 +10,8 @@ class GridSweeper(_GridSweeper):
 
 
 class LocalLauncher(_LocalLauncher):
+    """See bench/launcher.py."""
+
+
+class SlurmLauncher(_SlurmLauncher):
     """See bench/launcher.py."""

@@ -16,6 +16,8 @@ from bench.launch.standing import STATES, JobNews, Standing, run_folder, standin
 
 # Which of the runs that are not done are carried out.
 Retry = Literal["all", "failed", "timeout", "oom", "none"]
+# What the scheduler knows, for the ids of those runs that are not done.
+News = Callable[[Sequence[str]], Mapping[str, JobNews]] | None
 _KINDS = {"timeout": "timeout", "oom": "out of memory"}
 
 
@@ -73,12 +75,9 @@ class Plan:
 def make_plan(
     composer: Composer,
     combinations: Iterable[Sequence[str]],
-    news: Callable[[Sequence[str]], Mapping[str, JobNews]] | None = None,
+    news: News = None,
 ) -> Plan:
-    """Compose every combination and look at its run.
-
-    ``news`` returns what the scheduler knows, for the ids of those runs that are not done.
-    """
+    """Compose every combination and look at its run."""
     jobs: dict[str, Job] = {}
     times: Counter[str] = Counter()
     invalid = []
@@ -98,7 +97,7 @@ def make_plan(
 
 def look(
     jobs: Iterable[Job],
-    news: Callable[[Sequence[str]], Mapping[str, JobNews]] | None = None,
+    news: News = None,
 ) -> list[Planned]:
     """Return how each of these runs stands now."""
     found = {job.identity.id: (job, _standing(job)) for job in jobs}

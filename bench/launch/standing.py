@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from bench.config import RunConfig
 from bench.run import RunFolder
+
+if TYPE_CHECKING:
+    from bench.config import RunConfig
 
 # "untracked": trained, but its tracker does not have it yet; "interrupted": stopped, resumable.
 State = Literal[

@@ -1,8 +1,11 @@
-"""The options of a launch, as they may be written without their prefix: ``pack=4``."""
+"""Names between a launch and those who use it: its options as typed, what its workers are told."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+# The variable that tells a process how many share its device.
+PACKED = "SPECTRAL_BENCH_PACKED"
 
 # Short for hydra.launcher.<name>: those that a user gives from one launch to the next.
 LAUNCH_OPTIONS = ("retry", "wait", "pack", "workers", "fail_fast_after", "time")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,3 +66,59 @@ def command(tmp_path: Path):
         return Command(tmp_path.joinpath(*folder), module, *options)
 
     return make
+
+
+SLURM = Path(__file__).parents[1] / "slurm"
+NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "slurmdbd", "sacct", "mariadbd")
+
+
+class Cluster:
+    """A SLURM cluster on this machine; see tests/slurm/start.sh."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def __call__(self, *command: str) -> str:
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout
+
+    def idle(self) -> bool:
+        return not self("squeue", "-h").strip()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """Two nodes of two fake GPUs, with accounting; skipped where SLURM is not installed."""
+    absent = [
+        name
+        for name in NEEDED
+        if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None
+    ]
+    if absent:
+        pytest.skip(f"needs SLURM: {', '.join(absent)} not found (.ci/run installs it as root)")
+    folder = tmp_path_factory.mktemp("slurm")
+    port = 20000 + os.getpid() % 20000
+    environment = {
+        **os.environ,
+        "PATH": f"{os.environ['PATH']}:/usr/sbin",
+        "ACCOUNTING": "1",
+        "MAX_ARRAY_SIZE": "101",
+    }
+    started = subprocess.run(
+        [str(SLURM / "start.sh"), str(folder), str(port)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=(folder / "start.err").open("w"),
+        timeout=120,
+        check=False,
+    )
+    try:
+        assert started.returncode == 0, (folder / "start.err").read_text()
+        made = Cluster(folder)
+        made.environment["PATH"] = environment["PATH"]
+        yield made
+    finally:
+        subprocess.run([str(SLURM / "stop.sh"), str(folder)], env=environment, check=False)

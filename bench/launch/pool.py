@@ -1,0 +1,171 @@
+"""Workers side by side, each in a slot of its own: a GPU, a share of one, or a processor.
+
+One thread a slot hands its worker one run after the other. A worker that dies takes one run along,
+which is written down as killed; a new worker goes on with the next. Asked to stop, a pool lets its
+workers checkpoint and leave.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from bench.launch.manifest import Launch
+from bench.launch.words import PACKED
+from bench.run import Kind
+
+Say = Callable[[str], None]
+
+
+class Pool:
+    """Carries out runs of a launch.
+
+    Args:
+        launch: knows the runs' configs.
+        run_ids: the runs, in the order in which they are begun.
+        slots: the environment variables of each worker.
+        say: is told a line about each run that is over.
+    """
+
+    def __init__(
+        self, launch: Launch, run_ids: Sequence[str], slots: Sequence[Mapping[str, str]], say: Say
+    ) -> None:
+        self.launch, self.slots, self.say = launch, slots, say
+        self.outcomes: dict[str, str] = {}
+        self._waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for run_id in run_ids:
+            self._waiting.put(run_id)
+        self._workers: dict[int, subprocess.Popen[str]] = {}
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self.stopped = False
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether runs are left that were stopped or never begun."""
+        return not self._waiting.empty() or "stopped" in self.outcomes.values()
+
+    def run(self) -> None:
+        """Carry out all runs, or stop on the way."""
+        threads = [
+            threading.Thread(target=self._serve, args=(number, slot), daemon=True)
+            for number, slot in enumerate(self.slots)
+        ]
+        self._threads = threads
+        for thread in threads:
+            thread.start()
+        self.run_down()
+
+    def run_down(self) -> None:
+        """Wait until every worker is done."""
+        for thread in self._threads:
+            while thread.is_alive():  # in turns, so that signals are heard
+                thread.join(0.2)
+
+    def stop(self) -> None:
+        """Let workers checkpoint at their next step and leave; begin no more runs."""
+        self.stopped = True
+        with self._lock:
+            workers = list(self._workers.values())
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+
+    def _serve(self, number: int, slot: Mapping[str, str]) -> None:
+        worker: subprocess.Popen[str] | None = None
+        while not self.stopped and not self.launch.given_up:
+            try:
+                run_id = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if worker is None or worker.poll() is not None:
+                worker = self._start(number, slot)
+            self.outcomes[run_id] = self._one(worker, run_id)
+            if self.outcomes[run_id] == "failed":
+                self.launch.note_failure(run_id)
+            self.say(f"{run_id}: {self._words(run_id)}")
+        if worker is not None and worker.stdin is not None:
+            worker.stdin.close()
+            worker.wait()
+
+    def _start(self, number: int, slot: Mapping[str, str]) -> subprocess.Popen[str]:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "bench.launch.worker", str(self.launch.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **slot},
+        )
+        with self._lock:
+            self._workers[number] = worker
+        if self.stopped:  # asked between the question and the start
+            worker.send_signal(signal.SIGTERM)
+        return worker
+
+    def _one(self, worker: subprocess.Popen[str], run_id: str) -> str:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        before = _memory_kills()
+        try:
+            worker.stdin.write(f"{run_id}\n")
+            worker.stdin.flush()
+            answer = worker.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if answer:
+            return str(json.loads(answer)["outcome"])
+        status = worker.wait()
+        if self.stopped and status == -signal.SIGTERM:  # before it had learned to listen
+            return "stopped"
+        self._note_death(run_id, status, by_memory=_memory_kills() > before)
+        return "failed"
+
+    def _note_death(self, run_id: str, status: int, *, by_memory: bool) -> None:
+        name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        kind: Kind = "exception" if status >= 0 else "out of memory" if by_memory else "killed"
+        folder = self.launch.folder(run_id)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.set_status("failed", f"its process ended by {name}", kind=kind)
+
+    def _words(self, run_id: str) -> str:
+        outcome = self.outcomes[run_id]
+        status = self.launch.folder(run_id).status
+        if outcome == "failed":
+            return f"failed, {status.get('kind')}: {status.get('cause')}"
+        return str(status.get("state", outcome)) if outcome == "done" else outcome
+
+
+def slots(devices: Sequence[str], pack: int) -> list[dict[str, str]]:
+    """Return one slot for each of ``pack`` workers on each device; no devices: processors."""
+    if devices:
+        return [
+            {"CUDA_VISIBLE_DEVICES": device, PACKED: str(pack)}
+            for device in devices
+            for _ in range(pack)
+        ]
+    threads = str(max(1, len(os.sched_getaffinity(0)) // pack))
+    shared = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)} if pack > 1 else {}
+    return [{PACKED: str(pack), **shared} for _ in range(pack)]
+
+
+def visible_devices() -> list[str]:
+    """Return the GPUs that a job was given, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return [name for name in given.split(",") if name and name != "NoDevFiles"]
+
+
+def _memory_kills() -> int:
+    """Return how many processes of our control group the kernel has killed for memory."""
+    try:
+        group = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2]
+        events = Path(f"/sys/fs/cgroup{group}/memory.events").read_text().split()
+        return int(events[events.index("oom_kill") + 1])
+    except (OSError, ValueError, IndexError):
+        return 0

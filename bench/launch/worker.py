@@ -1,0 +1,86 @@
+"""A process that carries out runs one after the other, as a pool asks it to.
+
+    python -m bench.launch.worker LAUNCH
+
+It reads a run's id a line and answers a line of JSON: how it ended. Whatever the run prints goes to
+the run's own log. Between runs the process keeps what is slow to get: imports, the dataset, and
+the compiled code of a model; everything that decides a result is set anew by each run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from bench import config, experiment, preemption
+from bench.config import RunConfig
+from bench.launch.execute import execute
+from bench.launch.manifest import Launch
+from bench.launch.standing import run_folder
+from bench.preemption import StopRequested
+
+_DATASETS = 2  # kept in memory: a grid often alternates between two, seldom between more
+
+
+def main(launch: Launch) -> None:
+    """Carry out runs until there are no more words on standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to hear
+    preemption.listen()
+    config.register_resolvers()
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    experiment.keep_data(_DATASETS)
+    compiled: str | None = None
+    for line in iter(sys.stdin.readline, ""):
+        run_id = line.strip()
+        run = launch.config(run_id)
+        with _logging_to(run_folder(run, run_id).path / "log.txt"):
+            compiled = forget_other_models(run, compiled)
+            try:
+                outcome: str = execute(run, patient=True)
+            except StopRequested as error:
+                print(f"{run_id}: stopped: {error}", flush=True)
+                outcome = "stopped"
+        answers.write(json.dumps({"outcome": outcome}) + "\n")
+        answers.flush()
+        if outcome == "stopped":
+            return
+
+
+def forget_other_models(run: RunConfig, before: str | None) -> str:
+    """Drop compiled code unless ``run`` can use it; return what the code is of, from now on.
+
+    Compiled code would else pile up to torch's limit, and then later runs would not be compiled.
+    """
+    compiled = json.dumps([run.model, run.dataset, run.trainer.model_dump(mode="json")])
+    if before is not None and compiled != before:
+        torch.compiler.reset()
+    return compiled
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Send standard output and error, those of child processes too, to the end of ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    saved = [os.dup(number) for number in (1, 2)]
+    with path.open("a") as log:
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+if __name__ == "__main__":
+    main(Launch(Path(sys.argv[1])))

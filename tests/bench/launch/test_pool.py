@@ -1,0 +1,199 @@
+"""Workers side by side: every run once, a dead worker takes one run along, a stop loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.config import RunConfig
+from bench.identity import identify
+from bench.launch import manifest
+from bench.launch.execute import execute
+from bench.launch.grid import Job
+from bench.launch.manifest import Launch
+from bench.launch.pool import Pool, slots, visible_devices
+from bench.launch.words import PACKED
+from bench.run import RunFolder
+from bench.train import train
+
+Make = Callable[..., RunConfig]
+
+MODULE = """
+import os, signal, time, torch
+class Odd(torch.optim.SGD):
+    def step(self, closure=None):
+        lr = self.param_groups[0]["initial_lr"]
+        if lr == 0.5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if lr == 0.25:
+            raise ArithmeticError("odd")
+        if lr == 0.125:
+            time.sleep(0.2)
+        return super().step(closure)
+"""
+
+
+@pytest.fixture
+def launched(tmp_path: Path, quick: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Launch]:
+    """``launched(*overrides, ...)``: a launch of one run for each tuple of overrides."""
+    (tmp_path / "odd_module.py").write_text(MODULE)
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(*grid: tuple[str, ...], **options: Any) -> Launch:
+        odd = ("optimizer=sgd", "optimizer._target_=odd_module.Odd")
+        jobs = []
+        for words in grid:
+            run = quick(*odd, *words)
+            jobs.append(Job(words, run, identify(run)))
+        ids = [job.identity.id for job in jobs]
+        return manifest.create(tmp_path / "runs", jobs, [ids], options)
+
+    return make
+
+
+def run(launch: Launch, workers: int) -> tuple[Pool, list[str]]:
+    said: list[str] = []
+    pool = Pool(launch, launch.tasks[0], slots([], workers), said.append)
+    pool.run()
+    return pool, said
+
+
+@pytest.mark.slow
+def test_failures_stay_their_own(launched: Callable[..., Launch]) -> None:
+    launch = launched(
+        ("optimizer.lr=0.5",), ("optimizer.lr=0.25",), *((f"seed={n}",) for n in range(4))
+    )
+    dead, odd, *good = launch.tasks[0]
+    pool, said = run(launch, 2)
+    assert pool.outcomes == {dead: "failed", odd: "failed", **dict.fromkeys(good, "done")}
+    status = launch.folder(dead).status
+    assert (status["state"], status["kind"]) == ("failed", "killed")
+    assert status["cause"] == "its process ended by SIGKILL"
+    status = launch.folder(odd).status
+    assert (status["kind"], status["cause"]) == ("exception", "ArithmeticError: odd")
+    assert "Traceback" in (launch.folder(odd).path / "log.txt").read_text()
+    assert f"{dead}: failed, killed: its process ended by SIGKILL" in said
+    assert not pool.unfinished
+    for name in good:
+        assert launch.folder(name).provenance["attempts"][0]["packed"] == 2
+        assert f"{name}: done" in (launch.folder(name).path / "log.txt").read_text()
+    assert len({launch.folder(name).status["pid"] for name in good}) < len(good)  # workers stay
+
+
+@pytest.mark.slow
+def test_a_stop_leaves_resumable_runs_and_begins_no_more(launched: Callable[..., Launch]) -> None:
+    slow = ("optimizer.lr=0.125", "trainer.epochs=50")
+    launch = launched((*slow, "seed=0"), (*slow, "seed=1"), (*slow, "seed=2"))
+    said: list[str] = []
+    pool = Pool(launch, launch.tasks[0], slots([], 2), said.append)
+    thread = threading.Thread(target=pool.run)
+    thread.start()
+    folders = [launch.folder(name) for name in launch.tasks[0]]
+    deadline = time.monotonic() + 90
+    while not all((folder.path / "checkpoint.pt").exists() for folder in folders[:2]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    pool.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert pool.unfinished
+    assert list(pool.outcomes.values()) == ["stopped", "stopped"]
+    assert [folder.status.get("state") for folder in folders] == ["running", "running", None]
+    assert [folder.owner for folder in folders] == [None] * 3
+    for folder in folders[:2]:
+        checkpoint = folder.load_checkpoint()
+        assert checkpoint is not None
+        assert (
+            f"SIGTERM at step {checkpoint['step']} of 200" in (folder.path / "log.txt").read_text()
+        )
+
+
+@pytest.mark.slow
+def test_a_result_does_not_depend_on_the_runs_before_it(
+    launched: Callable[..., Launch], assert_same: Callable[..., None], quick: Make, tmp_path: Path
+) -> None:
+    """Bit for bit: alone in a fresh process, and after others in a worker."""
+    others = [("model=convnet", "~model.hidden"), ("seed=3", "trainer.threads=2")]
+    last = ("seed=5", "dataset.pad=1", "trainer.epochs=2")
+    del others[0]  # the quick run's own options are the mlp's
+    busy = launched(("seed=1", "dataset.pad=1"), *others, ("optimizer.lr=0.25",), last)
+    run(busy, 1)
+    name = busy.tasks[0][-1]
+    states = [busy.folder(name).load_checkpoint()]
+    history = busy.folder(name).history()
+    alone = launched((*last, f"runs_dir={tmp_path / 'alone'}"))
+    run(alone, 1)
+    states.append(alone.folder(name).load_checkpoint())
+    assert_same(states[0], states[1])
+    assert history == alone.folder(name).history()
+
+
+@pytest.mark.slow
+def test_giving_up_after_failures(launched: Callable[..., Launch]) -> None:
+    launch = launched(*(("optimizer.lr=0.25", f"seed={n}") for n in range(4)), fail_fast_after=2)
+    pool, _ = run(launch, 1)
+    assert list(pool.outcomes.values()) == ["failed", "failed"]
+    assert launch.given_up
+
+
+def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert slots(["0", "1"], 2) == [{"CUDA_VISIBLE_DEVICES": gpu, PACKED: "2"} for gpu in "0011"]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert slots([], 1) == [{PACKED: "1"}]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    assert slots([], 4) == [{PACKED: "4", "OMP_NUM_THREADS": "2"}] * 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert slots([], 4)[0]["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [("", []), ("0,1", ["0", "1"]), ("NoDevFiles", []), ("GPU-ab", ["GPU-ab"])]
+)
+def test_visible_devices(monkeypatch: pytest.MonkeyPatch, given: str, found: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert visible_devices() == found
+
+
+def test_a_failure_before_the_run_begins_is_written_down(
+    quick: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = quick()
+    folder = RunFolder(Path(one.runs_dir) / identify(one).id)
+    monkeypatch.setattr("bench.train._make_loop", lambda *_, **__: torch.empty(2**60))
+    assert execute(one) == "failed"
+    assert (folder.status["state"], folder.status["kind"]) == ("failed", "out of memory")
+    assert folder.config["id"] == folder.path.name
+    assert "Traceback" in (folder.path / "log.txt").read_text()
+
+
+def test_a_busy_run_is_left_alone(quick: Make) -> None:
+    one = quick()
+    folder = RunFolder(Path(one.runs_dir) / identify(one).id)
+    folder.acquire()
+    assert execute(one, patient=True) == "busy"
+    assert folder.status == {}
+    folder.release()
+    assert execute(one) == "done"
+    assert execute(one) == "done"
+    assert len(folder.provenance["attempts"]) == 1
+
+
+def test_once_packed_always_packed(quick: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = quick()
+    folder = RunFolder(Path(one.runs_dir) / identify(one).id)
+    folder.path.mkdir(parents=True)
+    folder.begin({}, {"packed": 4})
+    train(one)
+    assert [attempt["packed"] for attempt in folder.provenance["attempts"]] == [4, 4]
+    assert json.loads((folder.path / "provenance.json").read_text())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

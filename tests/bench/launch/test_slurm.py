@@ -1,0 +1,171 @@
+"""What SLURM says, read: with a cluster of a few lines of shell in place of the real one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.config import RunConfig
+from bench.errors import UserError
+from bench.identity import identify
+from bench.launch import manifest, slurm
+from bench.launch.grid import Job
+from bench.launch.manifest import Launch
+from bench.run import RunFolder
+
+Fake = Callable[..., None]
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """``fake(squeue="...", sacct=None)``: commands that print a text, or fail."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+
+    def make(**commands: str | None) -> None:
+        for name, text in commands.items():
+            body = "exit 1" if text is None else f"cat <<'END'\n{text}\nEND"
+            (bin_ / name).write_text(f"#!/bin/sh\n{body}\n")
+            (bin_ / name).chmod(0o755)
+
+    return make
+
+
+def test_the_queue_goes_before_the_books(fake: Fake) -> None:
+    fake(
+        squeue="7_0|RUNNING\n7_1|PENDING\n9|RUNNING",
+        sacct="7_0|PREEMPTED|0:0\n7_2|OUT_OF_MEMORY|0:125\n7_3|CANCELLED by 0|0:0\n"
+        "7_4|FAILED|1:0\n7_5|FAILED|137:0\n7_6|FAILED|0:9\n7_7|TIMEOUT|0:0",
+    )
+    asked = [f"7_{n}" for n in range(9)]
+    assert slurm.job_states(asked) == {
+        "7_0": "RUNNING",
+        "7_1": "PENDING",
+        "7_2": "OUT_OF_MEMORY",
+        "7_3": "CANCELLED",
+        "7_4": "FAILED",
+        "7_5": "KILLED",
+        "7_6": "KILLED",
+        "7_7": "TIMEOUT",
+    }
+    assert slurm.job_states([]) == {}
+
+
+def test_without_accounting_the_controller_is_asked(fake: Fake) -> None:
+    fake(
+        squeue="",
+        sacct=None,
+        scontrol="JobId=12 ArrayJobId=7 ArrayTaskId=3 JobState=FAILED ExitCode=0:9\n"
+        "JobId=13 JobState=COMPLETED ExitCode=0:0",
+    )
+    assert slurm.job_states(["7_3", "13"]) == {"7_3": "KILLED", "13": "COMPLETED"}
+
+
+def test_the_largest_array(fake: Fake) -> None:
+    fake(scontrol="Configuration data\nMaxArraySize            = 101\nMaxJobCount = 5")
+    assert slurm.max_array_size() == 100
+    fake(scontrol="nothing of it")
+    assert slurm.max_array_size() == 1000
+    fake(scontrol=None)
+    with pytest.raises(UserError, match="hydra/launcher=local"):
+        slurm.max_array_size()
+
+
+def test_our_options_become_submitits() -> None:
+    given = {"gpus": 2, "cpus": None, "mem_gb": 1.5, "time": 60, "parallel": 4, "more": {"x": 1}}
+    assert slurm.parameters(given) == {
+        "gpus_per_node": 2,
+        "mem": "1536M",
+        "time": 60,
+        "array_parallelism": 4,
+        "additional_parameters": {"x": 1},
+    }
+
+
+@pytest.fixture
+def launch(tmp_path: Path, quick: Callable[..., RunConfig]) -> Launch:
+    """Three runs in one task, one in another; jobs 7_0 and 7_1."""
+    jobs = []
+    for seed in range(4):
+        run = quick(f"seed={seed}")
+        jobs.append(Job((f"seed={seed}",), run, identify(run)))
+    ids = [job.identity.id for job in jobs]
+    made = manifest.create(tmp_path / "runs", jobs, [ids[:3], ids[3:]], {"pack": 1})
+    made.note_jobs({"0": "7_0"})
+    made.note_jobs({"1": "7_1"})
+    return made
+
+
+def kinds(launch: Launch, tmp_path: Path) -> list[Any]:
+    ids = [name for task in launch.tasks for name in task]
+    told = slurm.news(tmp_path / "runs", ids)
+    return [told[name].kind if told[name].state == "ended" else told[name].state for name in ids]
+
+
+def test_one_run_is_blamed_for_the_end_of_its_job(
+    fake: Fake, launch: Launch, tmp_path: Path
+) -> None:
+    first, second, third, other = (launch.folder(name) for task in launch.tasks for name in task)
+    fake(squeue="7_0|PENDING\n7_1|RUNNING", sacct=None, scontrol=None)
+    assert kinds(launch, tmp_path) == ["queued"] * 4
+    for folder in (first, second, other):
+        folder.path.mkdir(parents=True)
+    first.set_status("done")
+    other.set_status("running")
+    assert kinds(launch, tmp_path) == ["queued", "queued", "queued", "running"]
+    fake(squeue="", sacct="7_0|TIMEOUT|0:0\n7_1|COMPLETED|0:0")
+    assert kinds(launch, tmp_path) == [None, "timeout", None, None]  # the first that never began
+    third.path.mkdir()
+    third.set_status("running")
+    assert kinds(launch, tmp_path) == [None, None, "timeout", None]
+
+
+def test_news_of_the_newest_launch_only(fake: Fake, launch: Launch, tmp_path: Path) -> None:
+    job = launch.jobs()[3]
+    later = manifest.create(tmp_path / "runs", [job], [[job.identity.id]], {})
+    later.path.rename(later.path.with_name("99999999-later"))
+    Launch(later.path.with_name("99999999-later")).note_jobs({"0": "8"})
+    fake(squeue="7_1|RUNNING\n8|PENDING", sacct=None, scontrol=None)
+    told = slurm.news(tmp_path / "runs", [job.identity.id, "unheard of"])
+    assert {name: news.job for name, news in told.items()} == {job.identity.id: "8"}
+
+
+def test_a_manifest_gives_back_what_it_was_given(launch: Launch, tmp_path: Path) -> None:
+    read = manifest.find(tmp_path / "runs", launch.name[:10])
+    assert read == launch
+    jobs = read.jobs()
+    assert [job.config.seed for job in jobs] == [0, 1, 2, 3]
+    assert [identify(job.config) for job in jobs] == [job.identity for job in jobs]
+    assert read.submitted == {"tasks": {"0": "7_0", "1": "7_1"}}
+    assert (
+        read.folder(jobs[0].identity.id).path
+        == RunFolder(tmp_path / "runs" / jobs[0].identity.id).path
+    )
+    with pytest.raises(UserError, match="no launch nothing"):
+        manifest.find(tmp_path / "runs", "nothing")
+    with pytest.raises(UserError, match="launch one with -m"):
+        manifest.find(tmp_path / "empty")
+
+
+def test_requeue_minds_the_state_of_the_job(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from bench.launch import slurm_job
+
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    said: list[str] = []
+    monkeypatch.setattr(slurm_job, "say", said.append)
+    fake(scontrol="JobId=5 JobState=RUNNING")
+    slurm_job.requeue()
+    fake(scontrol="JobId=5 JobState=CANCELLED")
+    slurm_job.requeue()
+    monkeypatch.setattr(slurm_job, "_PATIENCE", 0.5)
+    fake(scontrol=None)
+    slurm_job.requeue()
+    assert said[:2] == ["requeued", "not requeued: the job is CANCELLED"]
+    assert "the same launch command continues" in said[2]
