@@ -58,14 +58,21 @@ class LayerMap:
 
         ``errors`` is dL/dz in the shape of the outputs, ``left`` [m, k].
         """
-        if self._conv is None:
-            rows = errors.reshape(len(errors), 1, -1, errors.shape[-1]).mT
-        else:
-            rows = errors.reshape(len(errors), self.groups, -1, inward.shape[-1])
+        rows = self._rows(errors)
         u = left.reshape(self.groups, -1, left.shape[1])
         if rows.shape[-1] > rows.shape[-2]:  # sum first over what there is more of
             return ((rows @ inward.mT) * u).sum(dim=(1, 2))
         return ((u.mT @ rows) * inward).sum(dim=(1, 3))
+
+    def outputs_along(self, errors: Tensor, left: Tensor) -> Tensor:
+        """Return delta_t . u_k of errors in the shape of the outputs: [B, g, k, T]."""
+        return left.reshape(self.groups, -1, left.shape[1]).mT @ self._rows(errors)
+
+    def _rows(self, errors: Tensor) -> Tensor:
+        """Return errors as [B, g, m / g, T]."""
+        if self._conv is None:
+            return errors.reshape(len(errors), 1, -1, errors.shape[-1]).mT
+        return errors.reshape(len(errors), self.groups, errors.shape[1] // self.groups, -1)
 
 
 def layer_maps(model: nn.Module, layers: list[str]) -> dict[str, LayerMap]:
