@@ -22,9 +22,10 @@ from pydantic import Field, field_validator
 from rich.console import Console
 from rich.progress import Progress
 
-from analysis import measured_files
+from analysis import kronecker_view, measured_files
 from analysis.exponent_view import LEGEND, render
 from analysis.find_run import find_run, require_done
+from analysis.kronecker_measurement import measure_kronecker
 from analysis.measurement import Measurement, measure
 from analysis.objective import Mode, Settings
 from bench import options as cli
@@ -46,7 +47,7 @@ not measured again.
 """
 EXAMPLES = (
     "run=runs/digits-convnet-adamw-s0-1a2b3c4d",
-    "run='runs/*adamw-s0*' directions=100 dtype=float64",
+    "run='runs/*adamw-s0*' directions=100 dtype=float64 kronecker=true",
     "run=runs/cifar10-resnet18-muon-s1-5e6f7a8b device=cuda microbatch=1024",
 )
 
@@ -69,7 +70,10 @@ class CurvatureOptions(cli.Options):
     mode: Mode = Field("eval", description="BatchNorm and dropout as in evaluation or training.")
     device: str = Field("cpu", description="Where to compute: cpu, cuda, cuda:1.")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's.")
-    force: bool = Field(False, description="Measure again although both files are there.")
+    kronecker: bool = Field(
+        False, description="Compare with Kronecker factors, too: kronecker.parquet."
+    )
+    force: bool = Field(False, description="Measure again although the files are there.")
 
     @field_validator("microbatch")
     @classmethod
@@ -103,20 +107,46 @@ def main(argv: list[str]) -> None:
     require_done(folder)
     restored = restore(folder)
     wanted = options.model_dump(include=set(DECISIVE))
-    stored = None if options.force else measured_files.stored(folder, restored.step, wanted)
-    if stored is not None:
-        _show(stored)
-        print(f"{folder}: already measured with these options; force=true measures again")
-        return
     threads = options.threads or restored.config["trainer"]["threads"]
     if threads is not None:  # as the run did, so that the same weights give the same bits
         torch.set_num_threads(threads)
-    found = _measure(restored, options)
-    _write(folder, found, wanted)
-    _show(found.exponents)
-    seconds = time.perf_counter() - started
-    print(f"wrote {folder}/curvature.parquet ({len(found.directions)} directions)")
-    print(f"wrote {folder}/exponents.parquet ({len(found.exponents)} layers); {seconds:.1f} s")
+    stored = None if options.force else measured_files.stored(folder, restored.step, wanted)
+    if stored is None:
+        found = _measure(restored, options)
+        _write(folder, dict(zip(measured_files.NAMES, found, strict=True)), wanted)
+        curvature, exponents = found
+    else:
+        curvature, exponents = stored
+    _show(exponents)
+    if stored is not None:
+        print(f"{folder}: already measured with these options; force=true measures again")
+    if options.kronecker:
+        _kronecker(folder, restored, options, curvature)
+    print(f"{time.perf_counter() - started:.1f} s")
+
+
+def _kronecker(
+    folder: Path, restored: Restored, options: CurvatureOptions, curvature: pd.DataFrame
+) -> None:
+    """Measure, write and show the Kronecker side, unless it is there."""
+    names = ("kronecker", "kronecker_layers")
+    wanted = options.model_dump(include=set(DECISIVE))
+    stored = measured_files.stored(folder, restored.step, wanted, names)
+    if stored is not None and not options.force:
+        layers = stored[1]
+    else:
+        batch = restored.batch(options.batch)
+        with _explained(options), _progress() as report:
+            found = measure_kronecker(
+                restored.model, *batch, curvature, settings=options.settings(), progress=report
+            )
+        for note in found.notes:
+            print(note)
+        layers = found.layers
+        _write(folder, dict(zip(names, (found.directions, layers), strict=True)), wanted)
+    cli.show(kronecker_view.render(layers))
+    print(textwrap.fill(kronecker_view.LEGEND, 88))
+    print("\n".join(kronecker_view.match_lines(layers)))
 
 
 def _show(table: pd.DataFrame) -> None:
@@ -124,11 +154,14 @@ def _show(table: pd.DataFrame) -> None:
     print(textwrap.fill(LEGEND, 88))
 
 
-def _write(folder: Path, found: Measurement, options: dict[str, Any]) -> None:
-    try:
-        measured_files.add(folder, found, options)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write the tables ({error})") from None
+def _write(folder: Path, tables: dict[str, pd.DataFrame], options: dict[str, Any]) -> None:
+    for name, table in tables.items():
+        path = folder / f"{name}.parquet"
+        try:
+            measured_files.add_table(path, table, options)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot write the tables ({error})") from None
+        print(f"wrote {path} ({len(table)} rows)")
 
 
 def _measure(restored: Restored, options: CurvatureOptions) -> Measurement:
@@ -137,19 +170,25 @@ def _measure(restored: Restored, options: CurvatureOptions) -> Measurement:
         f"measuring step {restored.step} (epoch {restored.epoch:g}) on {len(inputs)} training "
         f"samples: {options.directions} directions a layer, {options.dtype}, {options.mode} mode"
     )
+    with _explained(options), _progress() as report:
+        return measure(
+            restored.model,
+            inputs,
+            labels,
+            options.directions,
+            engine=options.engine,
+            settings=options.settings(),
+            step=restored.step,
+            epoch=restored.epoch,
+            progress=report,
+        )
+
+
+@contextmanager
+def _explained(options: CurvatureOptions) -> Iterator[None]:
+    """Turn what a measurement cannot do into one line."""
     try:
-        with _progress() as report:
-            return measure(
-                restored.model,
-                inputs,
-                labels,
-                options.directions,
-                engine=options.engine,
-                settings=options.settings(),
-                step=restored.step,
-                epoch=restored.epoch,
-                progress=report,
-            )
+        yield
     except torch.OutOfMemoryError:
         raise UserError(
             f"device={options.device} is out of memory; use a smaller microbatch "

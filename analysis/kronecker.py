@@ -92,6 +92,8 @@ def kronecker_sides(
     if objective.couples_samples:
         raise ValueError("BatchNorm in train mode: a sample has no errors of its own")
     names = [name for name in directions if supports(objective.model.get_submodule(name))]
+    if not names:
+        return {}
     maps = layer_maps(objective.model, names)
     objective.model.requires_grad_(False)
     moments = {

@@ -31,22 +31,35 @@ def add(folder: Path, found: Measurement, options: dict[str, Any]) -> None:
         OSError: the files cannot be written; each is then whole, the old one or the new.
     """
     for name, frame in zip(NAMES, found, strict=True):
-        path, step = folder / f"{name}.parquet", int(frame["step"].iloc[0])
-        others, steps = _read(path)
-        kept = others[others["step"] != step] if len(others) else others
-        table = frame if kept.empty else pd.concat([kept, frame], ignore_index=True)
-        table = table.sort_values("step", kind="stable", ignore_index=True)
-        steps = {**steps, str(step): options}
-        storage.write_table(table, path, {"format": FORMAT, "steps": steps})
+        add_table(folder / f"{name}.parquet", frame, options)
 
 
-def stored(folder: Path, step: int, options: dict[str, Any]) -> pd.DataFrame | None:
-    """Return the exponents of ``step`` if both files have it, measured with these options."""
-    tables = {name: _read(folder / f"{name}.parquet") for name in NAMES}
-    if any(steps.get(str(step)) != options for _, steps in tables.values()):
+def add_table(path: Path, frame: pd.DataFrame, options: dict[str, Any]) -> None:
+    """Add the rows of one step to the table in ``path``, in place of those of the same step."""
+    step = int(frame["step"].iloc[0])
+    others, steps = _read(path)
+    kept = others[others["step"] != step] if len(others) else others
+    table = frame if kept.empty else pd.concat([kept, frame], ignore_index=True)
+    table = table.sort_values("step", kind="stable", ignore_index=True)
+    steps = {**steps, str(step): options}
+    storage.write_table(table, path, {"format": FORMAT, "steps": steps})
+
+
+def stored(
+    folder: Path, step: int, options: dict[str, Any], names: tuple[str, ...] = NAMES
+) -> list[pd.DataFrame] | None:
+    """Return the rows of ``step`` if every file has it, measured with these options.
+
+    Args:
+        folder: the run folder.
+        step: the training step of the weights.
+        options: how they are to have been measured.
+        names: of the files, without their suffix.
+    """
+    tables = [_read(folder / f"{name}.parquet") for name in names]
+    if any(steps.get(str(step)) != options for _, steps in tables):
         return None
-    exponents, _ = tables["exponents"]
-    return exponents[exponents["step"] == step].reset_index(drop=True)
+    return [table[table["step"] == step].reset_index(drop=True) for table, _ in tables]
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -40,7 +40,7 @@ def test_command_writes_prints_and_does_not_repeat(
     assert "on 200 training samples: 12 directions a layer, float32, eval mode" in out
     assert "alpha +- se" in out
     assert "!: unreliable" in " ".join(out.split())
-    assert f"wrote {run}/exponents.parquet (2 layers); " in out
+    assert f"wrote {run}/exponents.parquet (2 rows)" in out
     curvature, metadata = storage.read_table(run / "curvature.parquet") or pytest.fail()
     exponents, _ = storage.read_table(run / "exponents.parquet") or pytest.fail()
     assert curvature.groupby("layer").size().to_dict() == {"hidden.0": 12, "head": 10}
@@ -161,3 +161,24 @@ def test_other_epochs_of_the_run_stay(run: Path, capsys: pytest.CaptureFixture[s
     assert read_exponents(run / "exponents.parquet")["head"].alpha == table["alpha"][3]
     main([f"run={run}", "directions=2", "batch=50"])
     assert "already measured" in capsys.readouterr().out
+
+
+def test_kronecker_side(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"run={run}", "directions=8", "batch=100", "dtype=float64", "kronecker=true"]
+    main(arguments)
+    out = capsys.readouterr().out
+    assert f"wrote {run}/kronecker.parquet (32 rows)" in out  # 2 layers, 8 directions, 2 errors
+    assert "label errors: C_A has the gradient's rank model in " in out
+    rows = pd.read_parquet(run / "kronecker.parquet")
+    layers = pd.read_parquet(run / "kronecker_layers.parquet")
+    assert layers[["layer", "errors"]].values.tolist() == [
+        ["hidden.0", "class"], ["head", "class"], ["hidden.0", "label"], ["head", "label"]
+    ]  # fmt: skip
+    curvature = pd.read_parquet(run / "curvature.parquet")
+    assert set(curvature["engine"]) <= {"sweep", "tangent"}  # a network of ReLUs
+    exact = rows[(rows["errors"] == "class") & (rows["sigma"] > 0)]
+    assert (exact["sud"] * exact["iad"]).tolist() == pytest.approx(exact["chi"].tolist(), rel=1e-6)
+    main(arguments)
+    again = capsys.readouterr().out
+    assert "wrote" not in again
+    assert next(line for line in out.splitlines() if "label" in line) in again

@@ -52,7 +52,9 @@ def test_stored_needs_both_files_the_step_and_the_options(tmp_path: Path) -> Non
     add(tmp_path, measured(20), {"directions": 3})
     found = stored(tmp_path, 10, HOW)
     assert found is not None
-    assert found["alpha"].tolist() == [4.0]
+    assert [len(table) for table in found] == [2, 1]
+    assert found[1]["alpha"].tolist() == [4.0]
+    assert stored(tmp_path, 10, HOW, ("kronecker",)) is None
     assert stored(tmp_path, 10, {"directions": 3}) is None
     assert stored(tmp_path, 20, HOW) is None
     assert stored(tmp_path, 30, HOW) is None
