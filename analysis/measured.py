@@ -1,0 +1,127 @@
+"""Everything that was measured, of many runs, as three tables: layers, directions and runs.
+
+Reads ``exponents.parquet`` and ``curvature.parquet`` (docs/curvature.md lists their columns) of
+run folders, or such files by themselves; needs no GPU and rebuilds no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import run_folders
+from analysis.exponents import exponents_table
+from analysis.run_frame import RunRecord, frame, warn
+from analysis.storage import read_table
+
+_NEEDED = {
+    "exponents": ("layer", "layer_type", "alpha", "gamma", "s", "reliable", "step", "epoch"),
+    "curvature": ("layer", "layer_type", "rows", "cols", "k", "sigma", "h", "step", "epoch"),
+}
+_OF_RUN = ("dataset", "model", "optimizer", "seed")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found.
+
+    ``layers``: one row a run, layer and epoch: ``run``, dataset, model, optimizer, seed, what the
+    exponents file holds, and ``depth``, the layer's place in its network from 0 (first) to 1.
+    ``directions``: one row a direction, with the same first columns. ``runs``: the finished runs,
+    as `analysis.runs.load_runs` gives them. Each may be empty.
+    """
+
+    layers: pd.DataFrame
+    directions: pd.DataFrame
+    runs: pd.DataFrame
+
+
+def load(sources: Sequence[str]) -> Measured:
+    """Return all that is in ``sources``: folders of runs, run folders, and single Parquet files.
+
+    Where a run has directions without exponents, these are fitted anew. Runs that are not done are
+    left out with a `RunWarning`; so is a second copy of a run.
+
+    Raises:
+        ValueError: a source that is not there, a file that is not one of the two, or nothing found.
+    """
+    files = [found for source in sources for found in _files(Path(source).expanduser())]
+    records: dict[str, RunRecord] = {}
+    tables: dict[str, dict[str, pd.DataFrame]] = {"exponents": {}, "curvature": {}}
+    for folder, paths in files:
+        record = _record(folder)
+        if record.state != "done":
+            warn(f"{folder}: the run is {record.state}; left out")
+            continue
+        records.setdefault(record.id, record)
+        for path in paths:
+            kind, table = _read(path)
+            if record.id in tables[kind]:
+                warn(f"{path}: a second file of run {record.id}; left out")
+                continue
+            tables[kind][record.id] = table
+    if not records:
+        raise ValueError("nothing is measured there; python -m analysis.curvature run=... measures")
+    runs = frame(records.values())
+    for run, table in tables["curvature"].items():
+        if run not in tables["exponents"]:
+            steps = [exponents_table(group) for _, group in table.groupby("step")]
+            tables["exponents"][run] = pd.concat(steps, ignore_index=True)
+    layers = _joined(tables["exponents"], runs)
+    if len(layers):
+        layers["depth"] = layers.groupby(["run", "step"], sort=False)["layer"].transform(
+            lambda names: [i / max(len(names) - 1, 1) for i in range(len(names))]
+        )
+    return Measured(layers, _joined(tables["curvature"], runs), runs)
+
+
+def last_epochs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of each run's last measured step."""
+    return table[table["step"] == table.groupby("run")["step"].transform("max")]
+
+
+def _files(source: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield (run folder, its tables) for every run in ``source``."""
+    if source.is_file():
+        yield source.parent, [source]
+        return
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such file or folder")
+    inside = sorted(p for p in source.iterdir() if p.is_dir() and p.name[0] not in "._")
+    for folder in [source, *inside]:
+        paths = [p for name in _NEEDED if (p := folder / f"{name}.parquet").is_file()]
+        if paths or (folder / "config.json").is_file():
+            yield folder, paths
+
+
+def _record(folder: Path) -> RunRecord:
+    """Return the run of ``folder``; tables that lie by themselves are a run without a config."""
+    if (folder / "config.json").is_file():
+        return run_folders.records(folder)[0]
+    return RunRecord(folder.resolve().name, "done")
+
+
+def _read(path: Path) -> tuple[str, pd.DataFrame]:
+    """Return which of the two tables ``path`` holds, and the table."""
+    found = read_table(path)
+    columns = set() if found is None else set(found[0].columns)
+    for kind, needed in _NEEDED.items():
+        if found is not None and columns.issuperset(needed):
+            return kind, found[0]
+    raise ValueError(f"{path}: neither an exponents nor a curvature table; measure the run again")
+
+
+def _joined(tables: dict[str, pd.DataFrame], runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the tables of all runs as one, each row with what names its run."""
+    known = runs.set_index("id")
+    whole = []
+    for run in sorted(tables):
+        row = known.loc[run]
+        names = {"run": run, **{name: row[name] for name in _OF_RUN}}
+        config = {name: row[name] for name in runs.columns if name.startswith("config.model.")}
+        fixed = pd.DataFrame({**names, **config}, index=tables[run].index)
+        whole.append(pd.concat([fixed, tables[run]], axis=1))
+    return pd.concat(whole, ignore_index=True) if whole else pd.DataFrame()
