@@ -19,6 +19,7 @@ import pandas as pd
 from pydantic import Field
 
 from analysis.comparisons import Test
+from analysis.publish import publish
 from analysis.run_differences import differences
 from analysis.runs import RunWarning, load_runs
 from analysis.table_build import Cell, Table, build_table
@@ -63,6 +64,9 @@ class TableOptions(cli.Options):
     ids: bool = Field(False, description="name the runs of each cell below the table")
     format: Form = Field("text", description="form of the table")
     out: Path | None = Field(None, description="write the table to this file instead")
+    publish: str | None = Field(
+        None, description="also log it to this <entity>/<project> of W&B: a Table and an artifact"
+    )
     check: Path | None = Field(
         None, description="compare with this file instead; exit code 1 where they differ"
     )
@@ -91,6 +95,8 @@ def main(argv: list[str]) -> int:
     )
     table, count = _build(options)
     print(f"source: {options.source} ({count} runs)", file=sys.stderr)
+    if options.publish is not None:
+        _publish(table, options)
     if options.check is not None:
         return _check(render(table, options.format, ids=options.ids), options.check)
     if options.out is None:
@@ -138,6 +144,15 @@ def _compare_sources(options: TableOptions, runs: pd.DataFrame) -> None:
     found = differences(runs, other, names=names, metric=options.metric)
     for line in found or [f"{names[0]} and {names[1]} tell the same of {len(runs)} runs"]:
         print(line, file=sys.stderr)
+
+
+def _publish(table: Table, options: TableOptions) -> None:
+    assert options.publish is not None
+    try:
+        publish(table, options.publish, options.sweep or "all")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print(f"published to {options.publish}", file=sys.stderr)
 
 
 def _check(text: str, file: Path) -> int:

@@ -42,6 +42,7 @@ class WandbRun:
     id: str
     project: str = ""
     group: str = ""
+    job_type: str = ""
     tags: list[str] = field(default_factory=list)
     config: Row = field(default_factory=dict)
     summary: Row = field(default_factory=dict)
@@ -111,6 +112,7 @@ def fold(attempts: Sequence[WandbRun]) -> WandbRun:
         id=latest.id,
         project=described.project,
         group=described.group,
+        job_type=described.job_type,
         tags=described.tags,
         config=described.config,
         summary=latest.summary,
@@ -157,7 +159,7 @@ def _apply(run: WandbRun, record: Any, history: bool) -> None:
     if kind == "run":
         said = record.run
         run.id, run.project, run.group = said.run_id or run.id, said.project, said.run_group
-        run.tags = list(said.tags)
+        run.tags, run.job_type = list(said.tags), said.job_type
         run.started = said.start_time.seconds + said.start_time.nanos * 1e-9
         _update(run.config, said.config)
     elif kind == "config":

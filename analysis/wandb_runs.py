@@ -11,6 +11,9 @@ from analysis import wandb_files
 from analysis.run_cache import Told
 from analysis.run_frame import STATES, RunRecord, nearest, warn
 
+# Job types of what lies beside runs on W&B and is none: published comparisons.
+NO_RUNS = ("report",)
+
 
 def offline_records(folder: Path) -> Iterator[RunRecord]:
     """Yield the runs whose logs lie anywhere under ``folder``; damaged logs give a `RunWarning`."""
@@ -25,7 +28,8 @@ def offline_records(folder: Path) -> Iterator[RunRecord]:
             yield RunRecord(run_id, "unreadable")
             continue
         run = wandb_files.fold(attempts)
-        yield record(run_id, run.config, run.summary)
+        if run.job_type not in NO_RUNS:
+            yield record(run_id, run.config, run.summary)
 
 
 def offline_history(folder: Path, run_id: str) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from analysis import run_cache
 from analysis.run_cache import Told
 from analysis.run_frame import warn
+from analysis.wandb_runs import NO_RUNS
 
 _LISTED = 1000  # light runs a request: the largest page that the service gives
 _WHOLE = 200  # whole runs a request: each answered in good time
@@ -116,7 +117,8 @@ def _updated(project: str, filters: Filters, cache: run_cache.RunCache) -> list[
     with Progress(console=Console(stderr=True), transient=True, disable=not _shown()) as bar:
         task = bar.add_task("listing runs", total=None)
         for run in _pages(api, project, filters.query(), lazy=True):
-            stamps[run.id] = _stamp(run)
+            if run.job_type not in NO_RUNS:
+                stamps[run.id] = _stamp(run)
             bar.advance(task)
         changed = [name for name, stamp in stamps.items() if not _holds(known, name, stamp)]
         bar.update(task, description="reading runs", total=len(changed), completed=0)

@@ -130,6 +130,12 @@ def test_filters_are_the_servers_work(server: WandbServer, runs: Any, tmp_path: 
     assert len(load_runs("wandb:lab/project", sweep="grid", refresh=False)) == 3
 
 
+def test_a_published_comparison_is_no_run(server: WandbServer, runs: Any) -> None:
+    put(server, runs.config(), runs.summary(0.9))
+    server.put("project", "abc", jobType="report", config={"metric": {"value": "test/accuracy"}})
+    assert load_runs("wandb:lab/project")["id"].tolist() == [runs.config()["id"]]
+
+
 def test_attempts_of_one_run_are_one_run(server: WandbServer, runs: Any) -> None:
     config = runs.config()
     put(server, config, {"steps": 90.0}, name="attempt-1", state="crashed")
