@@ -89,7 +89,7 @@ def canonical(value: Any) -> float | bool | str | None:
         plain: float | bool | None = value
         return plain
     if kind is str:
-        return _NUMBERS.get(value, value)
+        return _NUMBERS.get(value, str(value))
     if isinstance(value, int | float):
         return float(value)
     return json.dumps(_whole(value), sort_keys=True, ensure_ascii=False)
