@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import functools
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -48,7 +50,10 @@ def measure_cost(
     """
     device = batch[0].device
     few = (batch[0][:_SAMPLES], batch[1][:_SAMPLES])  # what the gradients are does not matter
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # the run's own optimizer gives them again
         flops = model_flops(model, batch) / len(batch[0])
         replica = bare_copy(model).train()
         optimizer = make_optimizer(replica)

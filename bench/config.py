@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from bench import build, components, paths
 from bench.errors import UserError, suggestion
+from bench.targets import Target
 
 # The groups of which a run is composed; each choice's name is kept for tables and run names.
 GROUPS = ("model", "dataset", "optimizer", "schedule", "trainer", "tracker")
@@ -52,9 +53,11 @@ class TrainerConfig(_Strict):
     compile: bool
     cuda_graph: bool | Literal["auto"]
     device: str
+    devices: int = Field(gt=0)
     threads: int | None = Field(gt=0)
     log_every: int = Field(gt=0)
     checkpoint_every: int | None = Field(gt=0)
+    accounting: bool
     progress: Literal["auto", "bar", "lines", "none"]
     curvature_every: Epochs | None = None
     curvature: Component | None = None
@@ -93,6 +96,7 @@ class RunConfig(_Strict):
     runs_dir: str = Field(min_length=1)
     data_dir: str = Field(min_length=1)
     exponents: str | None
+    target: Target | Literal["auto"] | None = "auto"
     names: dict[str, str]
 
     @property
@@ -188,6 +192,8 @@ def _first_problem(error: ValidationError) -> str:
     location = [str(part) for part in problem["loc"]]
     if location[0] == "trainer":  # what follows the key is a branch of a union
         location = location[:2]
+    if location[0] == "target":
+        return 'target: write auto, null, or for example "{metric: val/accuracy, value: 0.9}"'
     where = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = list(TrainerConfig.model_fields) if len(location) > 1 else _top_level()

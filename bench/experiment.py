@@ -90,7 +90,7 @@ def restore(folder: Path) -> Restored:
     stored = run.config
     if not stored:
         raise UserError(f"{folder}: not a run folder (no readable config.json)")
-    config = RunConfig.model_validate({k: stored[k] for k in RunConfig.model_fields})
+    config = RunConfig.model_validate({k: stored[k] for k in RunConfig.model_fields if k in stored})
     checkpoint = run.load_checkpoint()
     if checkpoint is None:
         raise UserError(f"{folder}: no readable checkpoint; run it again to make one")

@@ -21,10 +21,12 @@ _SCHEMA = 1
 _DIGITS = 10
 
 # Where results go, who watches, on which device, how often it is written down.
-NOT_SCIENTIFIC = frozenset({"tracker", "sweep", "runs_dir", "data_dir", "exponents", "names"})
+NOT_SCIENTIFIC = frozenset(
+    {"tracker", "sweep", "runs_dir", "data_dir", "exponents", "names", "target"}
+)
 NOT_SCIENTIFIC_TRAINER = frozenset(
     {"device", "threads", "progress", "log_every", "checkpoint_every", "eval_batch_size"}
-    | {"compile", "cuda_graph", "curvature_every", "curvature"}
+    | {"compile", "cuda_graph", "accounting", "devices", "curvature_every", "curvature"}
 )
 # Options of an optimizer, and of those inside it, that say how a step is computed and not which.
 NOT_SCIENTIFIC_OPTIMIZER = frozenset({"compile", "fused", "foreach", "capturable"})

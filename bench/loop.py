@@ -11,6 +11,7 @@ Where an optimizer is to be evaluated at other weights than it trains at, evalua
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -21,18 +22,23 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench import preemption
+from bench.accounting import Cost
 from bench.clock import Clock
 from bench.config import TrainerConfig
 from bench.data.base import Batch, Data
 from bench.divergence import DivergedError, LinAlgError, symptom
 from bench.evaluation import Evaluation, laid_out
 from bench.loss_window import LossWindow
+from bench.parallel import ALONE, Team
 from bench.progress import Progress
 from bench.run import Row, RunFolder, State
+from bench.seeding import random_state, set_random_state
 from bench.self_measurement import self_measurement
 from bench.step import TrainingStep
 from bench.summary import summarise
+from bench.targets import Arrival, Target, target_summary
 from bench.tracking import Tracker
+from bench.usage import flops_until, usage_summary, watch_memory
 
 
 class Loop:
@@ -43,6 +49,9 @@ class Loop:
         data: gives batches on ``device``: float [B, C, H, W] or int64 [B, T] inputs, int64 targets
             [B] or [B, T].
         precision: "float32", or "bf16" for autocast to bfloat16 (parameters stay float32).
+        target: what to note the arrival at.
+        cost: of a step; None where it was not measured.
+        team: the processes that make this run together, each with a loop of its own.
     """
 
     def __init__(
@@ -60,6 +69,9 @@ class Loop:
         folder: RunFolder,
         tracker: Tracker,
         progress: Progress,
+        target: Target | None = None,
+        cost: Cost | None = None,
+        team: Team = ALONE,
     ) -> None:
         self.model, self.schedule = model, schedule
         self.data, self.config, self.seed = data, config, seed
@@ -73,6 +85,9 @@ class Loop:
         # Losses since the last history row.
         self.window = LossWindow(min(config.log_every, self.steps_per_epoch), device)
         self.history: list[Row] = []
+        self.precision, self.cost, self.team = precision, cost, team
+        self.target = target
+        self.arrival: Arrival | None = None
         self.evaluation = Evaluation(
             model=model,
             optimizer=optimizer,
@@ -90,7 +105,8 @@ class Loop:
             device=device,
             precision=precision,
             config=config,
-            say=lambda text: print(f"{folder.path.name}: {text}", flush=True),
+            team=team,
+            say=functools.partial(team.say, folder.path.name),
         )
 
     # -- the loop -------------------------------------------------------------------------------
@@ -103,6 +119,7 @@ class Loop:
                 training was out of hand; history holds the run until then.
             StopRequested: the process was asked to stop; a checkpoint is written.
         """
+        watch_memory(self.device)
         with self.progress:
             self.progress.start_at(self.step)
             if self.step == 0:
@@ -114,14 +131,25 @@ class Loop:
 
     def summary(self, state: State) -> dict[str, Any]:
         """Return the run's summary, ``state`` being how it ended."""
-        return summarise(
+        used = usage_summary(
+            self.cost,
+            self.clock,
+            steps=self.step,
+            batch_size=self.config.batch_size,
+            device=self.device,
+            precision=self.precision,
+            devices=self.team.size,
+        )
+        summary = summarise(
             state,
             self.history,
             self.clock,
             steps_per_epoch=self.steps_per_epoch,
             batch_size=self.config.batch_size,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            shape=self.data.shape,
         )
+        return {**summary, **used, **target_summary(self.target, self.arrival)}
 
     def _run_epoch(self) -> None:
         """The epoch from where it stands to its end, evaluation and checkpoint included."""
@@ -130,7 +158,8 @@ class Loop:
             at_end = self.step % self.steps_per_epoch == 0
             if at_end or self.step % self.config.log_every == 0:
                 self._log_window()
-            if not at_end and (self._checkpoint_due() or preemption.requested()):
+            due = self.step % (self.config.checkpoint_every or self.steps_per_epoch) == 0
+            if not at_end and (due or self._stop_requested()):
                 self._commit()
                 self._leave_if_requested()
         self._log_evaluation()
@@ -139,9 +168,12 @@ class Loop:
 
     def _leave_if_requested(self) -> None:
         """Stop where the process was asked to; the checkpoint of this step is written."""
-        reason = preemption.requested()
-        if reason is not None:
+        if self._stop_requested():
+            reason = preemption.requested() or "another process of the run"
             raise preemption.StopRequested(f"{reason} at step {self.step} of {self.total_steps}")
+
+    def _stop_requested(self) -> bool:
+        return self.team.any(preemption.requested() is not None)
 
     def _batches(self) -> Iterator[Batch]:
         epoch, done = divmod(self.step, self.steps_per_epoch)
@@ -151,8 +183,8 @@ class Loop:
                 batch = next(batches, None)
                 if batch is None:
                     return
-                inputs = laid_out(batch[0], self.memory_format)
-            yield inputs, batch[1]
+                inputs = laid_out(self.team.share(batch[0]), self.memory_format)
+            yield inputs, self.team.share(batch[1])
 
     def _train_step(self, inputs: Tensor, targets: Tensor) -> None:
         try:
@@ -164,15 +196,11 @@ class Loop:
         self.step += 1
         self.progress.advance()
 
-    def _checkpoint_due(self) -> bool:
-        every = self.config.checkpoint_every
-        return every is not None and self.step % every == 0
-
     # -- what is measured -----------------------------------------------------------------------
 
     def _log_window(self) -> None:
         with self.clock("step"):  # reading the losses waits for the device
-            losses = self.window.take()
+            losses = self.window.take(self.team.mean)
         first = self.step - len(losses) + 1
         finite = list(itertools.takewhile(math.isfinite, losses))
         if len(finite) < len(losses):
@@ -193,12 +221,22 @@ class Loop:
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} is {value} after step {self.step}")
+        size, epoch = self.config.batch_size, self.step / self.steps_per_epoch
+        flops = None if self.cost is None else flops_until(self.step, self.cost, size)
+        if self.target is not None and self.arrival is None and self.target.reached(measured):
+            seconds = self.clock.training
+            self.arrival = Arrival(step=self.step, epoch=epoch, seconds=seconds, flops=flops)
+        if flops is not None:
+            measured["flops"] = flops
         self._log(measured, self.step)
         self.progress.epoch(self.step // self.steps_per_epoch, self.history[-1])
 
     def _measure_curvature(self) -> None:
         epoch = self.step // self.steps_per_epoch
         if self.curvature is not None and self.curvature.due(epoch):
+            self.evaluation.weights.at(self.step)  # to find them, every process must take part
+            if not self.team.leads:
+                return
             with self.clock("curvature"):
                 measured = self.curvature(self.model, self.step, epoch)
             if measured:
@@ -239,14 +277,13 @@ class Loop:
             "model": self.evaluation.weights.at(self.step),
             "optimizer": self.training_step.optimizer_state(),
             "schedule": self.schedule.state_dict(),
-            "window": self.window.values(),
+            "window": self.team.mean(self.window.values()),
             "clock": self.clock.state_dict(),
-            "random": torch.get_rng_state(),
+            "arrival": self.arrival,
+            **random_state(self.device),
         }
         if self.evaluation.weights.differ:
             state["training_model"] = self.model.state_dict()
-        if self.device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -257,7 +294,6 @@ class Loop:
         self.schedule.load_state_dict(state["schedule"])
         self.window.load(state["window"])
         self.clock.load_state_dict(state["clock"])
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and "random_cuda" in state:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.arrival = state["arrival"]
+        set_random_state(state, self.device)
         self.history = self.folder.history(up_to_step=self.step)

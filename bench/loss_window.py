@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,9 +33,10 @@ class LossWindow:
         """Return the losses so far, float32 [n], a copy on the device."""
         return self._buffer[: self._count].clone()
 
-    def take(self) -> list[float]:
-        """Return the losses so far and forget them; waits for the device."""
-        losses: list[float] = self.values().double().tolist()
+    def take(self, combine: Callable[[Tensor], Tensor] | None = None) -> list[float]:
+        """Return the losses so far, after ``combine``, and forget them; waits for the device."""
+        values = self.values()
+        losses: list[float] = (combine(values) if combine else values).double().tolist()
         self._count = 0
         return losses
 

@@ -7,6 +7,8 @@ their own, so that changing how one of them draws leaves the others as they were
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -20,3 +22,18 @@ def derive(seed: int, *purpose: str | int) -> int:
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """Return a CPU generator for ``purpose``; CPU so that every device sees the same numbers."""
     return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return torch's global random state, and the GPU's where ``device`` is one."""
+    state = {"random": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["random_cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Continue from what :func:`random_state` gave, as far as ``device`` has it."""
+    torch.set_rng_state(state["random"])
+    if device.type == "cuda" and "random_cuda" in state:
+        torch.cuda.set_rng_state(state["random_cuda"], device)

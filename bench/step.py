@@ -7,8 +7,9 @@ run are always launched, so that a graph is recorded with everything compiled an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from bench.errors import UserError
 from bench.graph import NotCapturableError, StepGraph, capture
 from bench.host_state import difference, fingerprint
 from bench.objective import cross_entropy
+from bench.parallel import ALONE, Team
 from bench.recorder import CudaRecorder, Recorder
 
 # Launched before a graph is tried: the first makes the optimizer's state, the second is watched.
@@ -34,6 +36,7 @@ class TrainingStep:
         model: on ``device``.
         precision: "float32", or "bf16" for autocast to bfloat16 (parameters stay float32).
         config: ``label_smoothing``, ``grad_clip``, ``compile`` and ``cuda_graph`` are read.
+        team: the processes that make a step together, each on its share of the batch.
         say: is given a line where a graph was to be tried and is not used.
         recorder: what records steps; None for a CUDA graph on CUDA, and none elsewhere.
 
@@ -54,14 +57,17 @@ class TrainingStep:
         device: torch.device,
         precision: str,
         config: TrainerConfig,
+        team: Team = ALONE,
         say: Callable[[str], None] = print,
         recorder: Recorder | None = None,
     ) -> None:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.device, self.config, self._say = device, config, say
-        self.objective = make_objective(model, device, precision, config)
+        self.objective = make_objective(model, device, precision, config, team)
         self._insists = config.cuda_graph is True
-        if device.type == "cuda" and config.cuda_graph is not False:
+        if team.size > 1:
+            self._refuse_several_devices(team)
+        elif device.type == "cuda" and config.cuda_graph is not False:
             recorder = recorder or CudaRecorder(device)
         elif self._insists and recorder is None:
             raise UserError(
@@ -105,6 +111,15 @@ class TrainingStep:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         return loss.detach()
+
+    def _refuse_several_devices(self, team: Team) -> None:
+        """Gradients are averaged while backward runs, from Python: no graph holds that."""
+        if self._insists:
+            raise UserError(
+                f"trainer.cuda_graph=true does not go with trainer.devices={team.size}; use auto"
+            )
+        if self.device.type == "cuda" and self.config.cuda_graph == "auto":
+            self._say(f"no CUDA graph, steps are launched from Python: {team.size} devices")
 
     # -- the graph ------------------------------------------------------------------------------
 
@@ -151,21 +166,28 @@ class TrainingStep:
 
 
 def make_objective(
-    model: nn.Module, device: torch.device, precision: str, config: TrainerConfig
+    model: nn.Module,
+    device: torch.device,
+    precision: str,
+    config: TrainerConfig,
+    team: Team = ALONE,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the training loss as a function of inputs and targets, compiled if asked for."""
+    """Return the training loss as a function of inputs and targets, compiled if asked for.
+
+    Its gradients are averages over the ``team``.
+    """
     smoothing, bf16 = config.label_smoothing, precision == "bf16"
+    # The graph, where there is one, is of the whole step: none inside.
+    compiled = functools.partial(torch.compile, dynamic=False, options={"triton.cudagraphs": False})
+    several = team.size > 1
+    inner = cast(nn.Module, compiled(model)) if config.compile and several else model
+    network = team.average_gradients(inner)
 
     def objective(inputs: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            return cross_entropy(model(inputs), targets, smoothing)
+            return cross_entropy(network(inputs), targets, smoothing)
 
-    if not config.compile:
-        return objective
-    # The graph, where there is one, is of the whole step: none inside.
-    compiled: Callable[[Tensor, Tensor], Tensor]
-    compiled = torch.compile(objective, dynamic=False, options={"triton.cudagraphs": False})
-    return compiled
+    return compiled(objective) if config.compile and not several else objective
 
 
 def choose_means(optimizer: torch.optim.Optimizer, *, capturable: bool) -> None:

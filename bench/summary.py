@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.build import Shape, TokenShape
 from bench.clock import PHASES, Clock
 from bench.run import Row, State
 
@@ -18,6 +19,7 @@ def summarise(
     steps_per_epoch: int,
     batch_size: int,
     parameters: int,
+    shape: Shape | None = None,
 ) -> dict[str, Any]:
     """Return every number a table needs, by name.
 
@@ -45,4 +47,6 @@ def summarise(
     if epochs > 0:
         summary["seconds_per_epoch"] = clock.training / epochs
         summary["samples_per_second"] = steps * batch_size / max(clock.training, 1e-9)
+        if isinstance(shape, TokenShape):
+            summary["tokens_per_second"] = summary["samples_per_second"] * shape.context_length
     return summary

@@ -11,23 +11,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from bench import cli, config, experiment, provenance
-from bench.build import build_optimizer, build_schedule
+from bench import cli, config, experiment, parallel, provenance
+from bench.assembly import follow, make_loop
 from bench.config import RunConfig
 from bench.data.base import Data
-from bench.device import choose_device, choose_memory_format, choose_precision, prepare
+from bench.device import choose_device, choose_precision, prepare
 from bench.divergence import DivergedError
 from bench.failure import kind_of, reason_of
 from bench.identity import Identity, identify, tracker_label
 from bench.loop import Loop
-from bench.progress import make_progress
 from bench.run import RunFolder, State
-from bench.seeding import derive
 from bench.tracking import Guarded, RunInfo
 
 
@@ -61,27 +58,36 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: D
     """Train from the newest checkpoint to the end, and write down how it ended."""
     trainer = run_config.trainer
     device = choose_device(trainer.device)
+    parallel.check(trainer, device)
     prepare(trainer, device, Path(run_config.data_dir))
     precision = choose_precision(trainer.precision, device)
     source = provenance.collect(run_config.optimizer, device, precision)
     stored = stored_config(run_config, identity)
     tracker = _tracker(run_config, identity, {**stored, "provenance": source})
-    loop = _make_loop(
-        run_config, folder, data.to(device), device=device, precision=precision, tracker=tracker
-    )
-    checkpoint = folder.load_checkpoint()
-    folder.begin(stored, source)
-    tracker.start()
-    state: State = "done"
-    cause = None
+    with parallel.team(trainer, device, follow, run_config, str(folder.path)) as team:
+        loop = make_loop(run_config, folder, data, tracker, team)
+        checkpoint = folder.load_checkpoint()
+        folder.begin(stored, source)
+        tracker.start()
+        state, cause = _carry_out(loop, checkpoint, folder, tracker)
+        summary = loop.summary(state)
+    folder.finish(state, cause, summary)
+    _hand_over(run_config, folder, tracker)
+
+
+def _carry_out(
+    loop: Loop, checkpoint: dict[str, Any] | None, folder: RunFolder, tracker: Guarded
+) -> tuple[State, str | None]:
+    """Run the loop from ``checkpoint`` to its end; return how it ended, and why."""
     try:
         if checkpoint is not None:
             loop.load_state_dict(checkpoint)
-            print(f"{identity.id}: continues at step {loop.step} of {loop.total_steps}", flush=True)
+            at = f"continues at step {loop.step} of {loop.total_steps}"
+            print(f"{folder.path.name}: {at}", flush=True)
         loop.run()
     except DivergedError as error:
-        state, cause = "diverged", str(error)
         folder.write_history(loop.history)
+        return "diverged", str(error)
     except Exception as error:
         with suppress(OSError):  # a full disk must not hide the error
             folder.set_status("failed", reason_of(error), kind=kind_of(error))
@@ -90,42 +96,7 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: D
     except BaseException:  # interrupted: still "running", to be continued
         tracker.abandon(failed=False)
         raise
-    folder.finish(state, cause, loop.summary(state))
-    _hand_over(run_config, folder, tracker)
-
-
-def _make_loop(
-    run_config: RunConfig,
-    folder: RunFolder,
-    data: Data,
-    *,
-    device: torch.device,
-    precision: str,
-    tracker: Guarded,
-) -> Loop:
-    """Build model, optimizer and schedule on the data's device, each from its own seed."""
-    trainer = run_config.trainer
-    memory_format = choose_memory_format(trainer.channels_last, device)
-    model = experiment.seeded_model(run_config, experiment.shape_of(data))
-    model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    optimizer = build_optimizer(run_config.optimizer, model)
-    total_steps = data.steps_per_epoch(trainer.batch_size) * trainer.epochs
-    schedule = build_schedule(run_config.schedule, optimizer, total_steps)
-    torch.manual_seed(derive(run_config.seed, "noise"))  # dropout and the like
-    return Loop(
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        data=data,
-        device=device,
-        config=trainer,
-        seed=run_config.seed,
-        precision=precision,
-        memory_format=memory_format,
-        folder=folder,
-        tracker=tracker,
-        progress=make_progress(trainer.progress, folder.path.name, trainer.epochs, total_steps),
-    )
+    return "done", None
 
 
 def _tracker(run_config: RunConfig, identity: Identity, stored: dict[str, Any]) -> Guarded:

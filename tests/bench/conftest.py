@@ -36,6 +36,7 @@ QUICK = (
     "trainer.progress=none",
     "trainer.device=cpu",
     "trainer.threads=1",
+    "trainer.accounting=false",
 )
 
 
@@ -138,9 +139,11 @@ class LoopRig:
         "compile": False,
         "cuda_graph": "auto",
         "device": "cpu",
+        "devices": 1,
         "threads": 1,
         "log_every": 3,  # windows across epochs' ends and checkpoints
         "checkpoint_every": None,
+        "accounting": False,
         "progress": "none",
     }
     ADAMW: ClassVar[dict[str, Any]] = {

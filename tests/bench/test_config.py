@@ -263,7 +263,7 @@ BAD_VALUES: list[tuple[tuple[str, ...], str, Any, str]] = [
     ((), "optimzer", 1, "did you mean optimizer?"),
     ((), "names", {"model": "x"}, "unknown key"),
     ((), "trainer.epoch", 3, "did you mean epochs?"),
-    ((), "trainer.literally", 3, "unknown key; choices: batch_size"),
+    ((), "trainer.literally", 3, "unknown key; choices: accounting, batch_size"),
     ((), "booleans", 3, "unknown key"),
     ((), "optimizer.lrr", 1, "did you mean lr?"),
     ((), "model.widht", 1, "did you mean width?"),

@@ -102,6 +102,8 @@ def counts(path: Path_) -> bool:
             "cuda_graph",
             "curvature_every",
             "curvature",
+            "accounting",
+            "devices",
         }
     if path[0] == "optimizer" and path[-1] in {"compile", "fused", "foreach", "capturable"}:
         return False

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import config
-from bench.build import build_schedule
+from bench.build import TokenShape, build_schedule
 from bench.loop import Loop
 from bench.progress import Lines
 from bench.run import RunFolder
@@ -25,6 +25,7 @@ class Tokens:
     """Successive tokens differ by 1 or 2, so that a model can learn something."""
 
     device = torch.device("cpu")
+    shape = TokenShape(VOCABULARY, LENGTH, VOCABULARY)
 
     def __init__(self, per_position: bool) -> None:
         stream = torch.Generator().manual_seed(0)
@@ -103,3 +104,6 @@ def test_tokens_are_learned_and_measured_a_target(
     )
     hits = (logits.argmax(1) == targets.flatten()).double().mean().item()
     assert last["val/accuracy"] == pytest.approx(hits, abs=1e-12)
+    summary = loop.summary("done")
+    rate = summary["samples_per_second"]
+    assert summary["tokens_per_second"] == pytest.approx(LENGTH * rate)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.seeding import derive, generator
+from bench.seeding import derive, generator, random_state, set_random_state
 
 PURPOSES = st.lists(st.one_of(st.integers(0, 999), st.sampled_from(["order", "augment"])))
 
@@ -67,3 +67,14 @@ def test_generator_is_seeded_with_the_derived_seed() -> None:
 def test_neighbouring_seeds_are_uncorrelated(seeds: tuple[int, int]) -> None:
     pair = torch.stack([torch.randn(10_000, generator=generator(s, "init")) for s in seeds])
     assert torch.corrcoef(pair)[0, 1].abs() < 0.05  # five standard errors
+
+
+def test_the_random_state_is_continued() -> None:
+    device = torch.device("cpu")
+    torch.manual_seed(4)
+    state = random_state(device)
+    drawn = torch.rand(3)
+    torch.rand(5)
+    set_random_state({**state, "random_cuda": torch.zeros(1)}, device)
+    assert torch.equal(torch.rand(3), drawn)
+    assert set(state) == {"random"}

@@ -79,9 +79,25 @@ def test_a_run_is_a_folder(quick: Make, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_summary_holds_all_that_tables_need(quick: Make) -> None:
-    summary = train.train(quick())
+    summary = train.train(quick("trainer.accounting=true"))
     assert set(summary) == {
         "state",
+        "memory/peak_mib",
+        "flops/sample",
+        "flops/optimizer_step",
+        "flops/total",
+        "flops/per_second",
+        "flops/ceiling_per_second",
+        "optimizer/seconds_per_step",
+        "optimizer/share",
+        "utilisation",
+        "target/metric",
+        "target/value",
+        "target/reached",
+        "target/step",
+        "target/epoch",
+        "target/seconds",
+        "target/flops",
         "steps",
         "epochs",
         "train/loss",

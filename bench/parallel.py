@@ -1,0 +1,196 @@
+"""One run on several devices of one node: a process each, the same global batch, the same result.
+
+The process that was started is rank 0: it alone writes the run folder and tells the tracker. The
+others follow it, from the same config, seed and checkpoint. Every step takes the global batch that
+one device would take, each rank its share; gradients are averaged (DistributedDataParallel), and
+BatchNorm normalises by the global batch (SyncBatchNorm), so that the result is that of one device
+but for rounding. Dropout masks are the exception: each rank draws its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bench import preemption
+from bench.config import TrainerConfig
+from bench.errors import UserError
+from bench.synced_norm import synchronised_on_cpu
+
+Follower = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a run, seen from one of them."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    def say(self, name: str, text: str) -> None:
+        """Print a line about run ``name``, once for all ranks."""
+        if self.leads:
+            print(f"{name}: {text}", flush=True)
+
+    def share(self, tensor: Tensor) -> Tensor:
+        """Return this rank's part of a global batch, samples first."""
+        if self.size == 1:
+            return tensor
+        return tensor.tensor_split(self.size)[self.rank]
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Return the mean over the ranks; every rank must ask for it."""
+        if self.size == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def any(self, mine: bool) -> bool:
+        """Whether it is so on some rank; every rank must ask. Does not wait for a GPU."""
+        if self.size == 1:
+            return mine
+        flag = torch.tensor([float(mine)])
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def average_gradients(self, model: nn.Module) -> nn.Module:
+        """Wrap ``model`` so that its backward pass averages gradients over the ranks."""
+        if self.size == 1:
+            return model
+        with warnings.catch_warnings():
+            # Newer versions of torch call the option otherwise, older ones know this name alone.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(model, broadcast_buffers=False)
+
+    def synchronise_norms(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Make every BatchNorm of ``model`` take its statistics from the global batch."""
+        if self.size == 1:
+            return model
+        if device.type == "cuda":
+            converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            return cast(nn.Module, converted)
+        return synchronised_on_cpu(model)
+
+
+ALONE = Team()
+
+
+def check(trainer: TrainerConfig, device: torch.device) -> None:
+    """Refuse a number of devices that cannot be.
+
+    Raises:
+        UserError: the batch cannot be split evenly, or there are not so many GPUs.
+    """
+    size = trainer.devices
+    if trainer.batch_size % size:
+        raise UserError(
+            f"trainer.devices={size} does not divide trainer.batch_size={trainer.batch_size}; "
+            "choose a multiple"
+        )
+    if size > 1 and device.type == "cuda" and device.index is not None:
+        raise UserError(f"trainer.device={device} is one device; write cuda, or trainer.devices=1")
+    if device.type == "cuda" and size > torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(f"trainer.devices={size}: there are {count} CUDA devices here")
+
+
+@contextmanager
+def team(
+    trainer: TrainerConfig, device: torch.device, follow: Follower, *args: Any
+) -> Iterator[Team]:
+    """Start the other ranks, each calling ``follow(team, *args)``, and be rank 0 until the end.
+
+    ``follow`` and ``args`` travel to new processes. If rank 0 fails, the others are ended.
+    """
+    if trainer.devices == 1:
+        yield ALONE
+        return
+    size, started = trainer.devices, multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="spectral-bench-team-") as folder:
+        store = str(Path(folder) / "store")
+        others = [
+            started.Process(
+                target=_be_follower,
+                args=(_Place(rank, size, store, device.type), os.getpid(), follow, args),
+                daemon=True,
+            )
+            for rank in range(1, size)
+        ]
+        for process in others:
+            process.start()
+        try:
+            _join(_Place(0, size, store, device.type))
+            yield Team(0, size)
+            for process in others:
+                process.join()
+        finally:
+            for process in others:
+                process.kill()  # nothing, where it has ended
+                process.join()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def rank_device(device: torch.device, rank: int) -> torch.device:
+    """Return the device of a rank: GPUs in order, or the one CPU."""
+    return torch.device(device.type, rank) if device.type == "cuda" else device
+
+
+class _Place(NamedTuple):
+    rank: int
+    size: int
+    store: str
+    kind: str
+
+
+def _join(place: _Place) -> None:
+    if Path("/sys/class/net/lo").exists():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one node: no name of it is looked up
+    cuda = place.kind == "cuda"
+    if cuda:
+        torch.cuda.set_device(place.rank)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        init_method=f"file://{place.store}",
+        rank=place.rank,
+        world_size=place.size,
+    )
+
+
+def _be_follower(place: _Place, leader: int, follow: Follower, args: tuple[Any, ...]) -> None:
+    for number in (*preemption.SIGNALS, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # rank 0 decides when to stop
+    threading.Thread(target=_end_with, args=(leader,), daemon=True).start()
+    _join(place)
+    try:
+        follow(Team(place.rank, place.size), *args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _end_with(leader: int) -> None:
+    """End this process when rank 0 is gone, however it went."""
+    while os.getppid() == leader:
+        time.sleep(1.0)
+    os._exit(1)

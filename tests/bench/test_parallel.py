@@ -1,0 +1,205 @@
+"""One run in two processes on the CPU (gloo), against the same run in one, to tight tolerance."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import config, preemption, train
+from bench.errors import UserError
+from bench.identity import identify
+from bench.parallel import ALONE, Team, check, rank_device
+from bench.run import RunFolder
+
+Make = Callable[..., config.RunConfig]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def folder_of(run: config.RunConfig) -> RunFolder:
+    return RunFolder(Path(run.runs_dir) / identify(run).id)
+
+
+def pair(tmp_path: Path, *overrides: str) -> tuple[config.RunConfig, config.RunConfig]:
+    """The same run, in one process and in two, below two folders; three steps an epoch."""
+    common = [
+        "model.width=4",
+        "tracker=none",
+        "trainer.epochs=1",
+        "trainer.batch_size=400",
+        "trainer.progress=none",
+        "trainer.device=cpu",
+        "trainer.threads=1",
+        "trainer.accounting=false",
+        *overrides,
+    ]
+    one = config.load([*common, f"runs_dir={tmp_path / 'one'}"])
+    two = config.load([*common, f"runs_dir={tmp_path / 'two'}", "trainer.devices=2"])
+    assert identify(one) == identify(two)
+    return one, two
+
+
+def assert_close(one: RunFolder, two: RunFolder) -> None:
+    for left, right in zip(one.history(), two.history(), strict=True):
+        assert left == pytest.approx(right, rel=1e-4, abs=1e-5)
+    first, second = one.load_checkpoint(), two.load_checkpoint()
+    assert first is not None
+    assert second is not None
+    for key, value in first["model"].items():
+        torch.testing.assert_close(second["model"][key], value, rtol=1e-3, atol=1e-5)
+
+
+# -- a process alone ------------------------------------------------------------------------------
+
+
+def test_alone_nothing_is_shared() -> None:
+    tensor, model = torch.arange(6.0), torch.nn.BatchNorm2d(2)
+    assert ALONE.share(tensor) is tensor
+    assert ALONE.mean(tensor) is tensor
+    assert ALONE.average_gradients(model) is model
+    assert ALONE.synchronise_norms(model, CPU) is model
+    assert ALONE.leads
+    assert [ALONE.any(flag) for flag in (True, False)] == [True, False]
+
+
+def test_shares_are_the_batch_in_order() -> None:
+    batch = torch.arange(12).reshape(6, 2)
+    shares = [Team(rank, 3).share(batch) for rank in range(3)]
+    assert [len(share) for share in shares] == [2, 2, 2]
+    assert torch.equal(torch.cat(shares), batch)
+    assert [Team(rank, 3).leads for rank in range(3)] == [True, False, False]
+
+
+def test_devices_of_ranks() -> None:
+    assert rank_device(CPU, 1) == CPU
+    assert rank_device(CUDA, 1) == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "said"),
+    [
+        (3, CPU, "trainer.devices=3 does not divide trainer.batch_size=400"),
+        (2, torch.device("cuda:0"), "trainer.device=cuda:0 is one device"),
+        (400, CUDA, "CUDA devices here"),
+    ],
+)
+def test_what_cannot_be(quick: Make, devices: int, device: torch.device, said: str) -> None:
+    trainer = quick(f"trainer.devices={devices}").trainer
+    with pytest.raises(UserError, match=said):
+        check(trainer, device)
+
+
+def test_what_can_be(quick: Make) -> None:
+    check(quick("trainer.devices=4").trainer, CPU)
+    check(quick().trainer, CPU)
+
+
+def test_a_refusal_leaves_no_run_behind(quick: Make) -> None:
+    run = quick("trainer.devices=3")
+    with pytest.raises(UserError, match="does not divide"):
+        train.train(run)
+    assert folder_of(run).status == {}
+
+
+# -- two processes --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "kfac"])
+def test_two_processes_train_as_one(tmp_path: Path, optimizer: str) -> None:
+    # BatchNorm in every layer, momentum, clipping and smoothing; a window across the epoch's end.
+    own = () if optimizer == "kfac" else ("trainer.grad_clip=1.0",)
+    one, two = pair(
+        tmp_path,
+        f"optimizer={optimizer}",
+        "trainer.epochs=2",
+        "trainer.log_every=2",
+        "trainer.label_smoothing=0.1",
+        *own,
+    )
+    for run in (one, two):
+        assert train.train(run)["state"] == "done"
+    assert_close(folder_of(one), folder_of(two))
+
+
+@pytest.mark.slow
+def test_a_run_of_two_is_continued_by_one_and_the_other_way_round(tmp_path: Path) -> None:
+    options = ("trainer.epochs=3", "trainer.checkpoint_every=1", "trainer.log_every=2")
+    one, two = pair(tmp_path, *options)
+    train.train(one)
+    for first, then in ((1, 2), (2, 1)):
+        base = two.model_copy(update={"runs_dir": f"{two.runs_dir}-{first}"})
+        parts = [
+            base.model_copy(update={"trainer": base.trainer.model_copy(update={"devices": n})})
+            for n in (first, then)
+        ]
+        preemption.request("a test")
+        with pytest.raises(KeyboardInterrupt, match="a test at step 1"):
+            train.train(parts[0])
+        preemption.clear()
+        assert folder_of(base).status["state"] == "running"
+        assert train.train(parts[1])["state"] == "done"
+        assert_close(folder_of(one), folder_of(base))
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_ends_in_both(tmp_path: Path) -> None:
+    _, two = pair(tmp_path, "optimizer=sgd", "optimizer.lr=1e30")
+    summary = train.train(two)
+    assert summary["state"] == "diverged"
+    assert "is" in str(folder_of(two).status["cause"])
+
+
+@pytest.mark.slow
+def test_a_signal_stops_both_and_nothing_is_left_running(tmp_path: Path) -> None:
+    arguments = [
+        "trainer.devices=2",
+        "trainer.epochs=4000",
+        "trainer.threads=1",
+        "trainer.progress=none",
+        "tracker=none",
+        f"runs_dir={tmp_path}",
+    ]
+    command = [sys.executable, "-m", "bench.train", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: any(tmp_path.glob("*/checkpoint.pt")))
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: every process of the job
+    assert process.wait(60) != 0
+    (status,) = tmp_path.glob("*/status.json")
+    assert json.loads(status.read_text())["state"] == "running"
+    wait_for(lambda: not group_exists(process.pid))
+
+
+@pytest.mark.slow
+def test_followers_end_with_a_leader_that_is_killed(tmp_path: Path) -> None:
+    arguments = ["trainer.devices=2", "trainer.epochs=4000", "tracker=none", f"runs_dir={tmp_path}"]
+    command = [sys.executable, "-m", "bench.train", "trainer.threads=1", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_for(lambda: any(tmp_path.glob("*/checkpoint.pt")))
+    process.kill()
+    process.wait(60)
+    wait_for(lambda: not group_exists(process.pid))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def group_exists(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
