@@ -313,3 +313,22 @@ def test_compiled_networks_are_refused() -> None:
     with pytest.raises(ValueError, match="a compiled network cannot be measured"):
         curvature(torch.compile(model), F.cross_entropy, data, ["_orig_mod.0"],
                   {"_orig_mod.0": directions["0"]})  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", CASES)
+def test_cuda_agrees_with_cpu(case: str) -> None:
+    model, data = network(case).eval(), batch(case)
+    layers = list(weight_layers(model))
+    directions = random_directions(model, layers)
+    exact = curvature(model, F.cross_entropy, data, layers, directions, settings=DOUBLE)
+    for engine in ENGINES if CASES[case].linear else ENGINES[2:]:
+        double = Settings(torch.float64, "auto", device="cuda")
+        single = Settings(microbatch=3, device="cuda", autotune=True)  # TF32 would miss it
+        for how, rtol in ((double, 1e-9), (single, 5e-5)):
+            h = curvature(
+                model, F.cross_entropy, data, layers, directions, engine=engine, settings=how
+            )
+            for name in layers:
+                torch.testing.assert_close(h[name], exact[name], atol=rtol / 10, rtol=rtol)

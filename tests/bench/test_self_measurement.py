@@ -128,3 +128,23 @@ def test_config_json_can_be_read_back(quick: Make) -> None:
     assert stored["trainer"]["curvature_every"] == [0, 1]
     fields = {key: stored[key] for key in RunConfig.model_fields}
     assert identify(RunConfig.model_validate(fields)) == identify(config)
+
+
+def test_an_interrupted_run_ends_with_the_same_tables(build: Any) -> None:
+    """Stopped in the second epoch, when epochs 0 and 1 are measured; and before the first ends."""
+    component = {"_target_": "analysis.callback.CurvatureCallback", "directions": 3, "batch": 12}
+    options = {"curvature_every": 1, "curvature": component}
+    build("whole", **options).run()
+    for at in (2, 6):
+        name = f"stopped-{at}"
+        with pytest.raises(KeyboardInterrupt):
+            build(name, stop=build.Stop(at), **options).run()
+        build(name, **options).run()
+        for file in ("curvature", "exponents"):
+            tables = [
+                pd.read_parquet(build.root / run / f"{file}.parquet") for run in ("whole", name)
+            ]
+            pd.testing.assert_frame_equal(*tables)
+            assert tables[0]["epoch"].unique().tolist() == [0.0, 1.0, 2.0]
+        histories = [(build.root / run / "history.jsonl").read_bytes() for run in ("whole", name)]
+        assert histories[0] == histories[1]
