@@ -134,15 +134,19 @@ def spectral_transfer(
     - ``cholesky``: alpha = 2 only, one damped solve; exact but for rounding.
     - ``polynomial``: the minimax polynomial of the lowest Paterson-Stockmeyer degree that serves;
       ``tolerance``. Small damping asks for degrees above 64: refused.
-    - ``rational``: alpha <= 2, a few positive definite solves; ``tolerance``.
+    - ``rational``: alpha <= 2, a few positive definite solves; ``tolerance``. Above 2 the poles of
+      1 / (x^(alpha/2) + damping) are complex.
     - ``auto``: on the CPU, and for float64 anywhere, accuracy first: eigh, or cholesky where alpha
       is 2 and sigma_1 need not be known. Else ``tolerance``, through the first of polynomial, then
       cholesky (alpha = 2) or rational (alpha < 2), then eigh, that reaches it; "none" takes eigh.
+      With tolerance 0.01 and sigma <= 1, what is left to the slow eigh is an alpha just above 2
+      with a damping of 1e-3 or less: up to alpha = 2.1 at 1e-3, 2.4 at 3e-4, 3 at 1e-4.
 
-    The last three know sigma_1 for "spectral" up to a bound that is a quarter of ``tolerance`` too
-    high at most, which is in their ``tolerance`` along with rounding, and refuse sigma that are not
-    normalised (but for cholesky). ``precision`` names the dtype of their products; by default it is
-    the fastest that keeps to ``tolerance``: float64 on the CPU, else float16, float32 or float64.
+    cholesky, polynomial and rational know sigma_1 for "spectral" up to a bound that is a quarter of
+    ``tolerance`` too high at most, which is in their ``tolerance`` along with rounding, and refuse
+    sigma that are not normalised (but for cholesky). ``precision`` names the dtype of their
+    products; by default it is the fastest that keeps to ``tolerance``: float64 on the CPU, else
+    float16, float32 or float64.
     :func:`transfer_plan` tells what is taken, :func:`transfer_flops` what it costs.
 
     Raises ValueError for alpha <= 0, damping <= 0, an unknown ``normalize`` or ``method``, or one

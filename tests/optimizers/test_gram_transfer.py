@@ -180,3 +180,12 @@ def test_cuda_keeps_to_the_bound_of_its_plan(normalize: str) -> None:
             expected = reference(original, alpha, damping, normalize)
             error = np.linalg.norm(actual.numpy() - expected, 2)
             assert error <= bound * peak(alpha, damping, limit) + 1e-6 * np.linalg.norm(expected, 2)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "damping", "slow"),
+    [(2.05, 1e-3, True), (2.2, 1e-3, False), (2.2, 3e-4, True), (2.05, 2e-3, False)],
+)
+def test_where_nothing_but_eigh_is_left_above_two(alpha: float, damping: float, slow: bool) -> None:
+    plan = transfer_plan(torch.ones(2, 2), alpha, damping, "schatten8", precision=torch.float32)
+    assert (plan == "eigh") == slow
