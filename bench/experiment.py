@@ -59,6 +59,11 @@ def shape_of(data: Data) -> Shape:
     return data.shape
 
 
+def origin_of(data: Data) -> str | None:
+    """Return where ``data`` come from, with a checksum; None where the config says it all."""
+    return getattr(data, "origin", None)
+
+
 def seeded_model(config: RunConfig, shape: Shape) -> nn.Module:
     """Build the run's model with the initial weights of its seed."""
     torch.manual_seed(derive(config.seed, "init"))

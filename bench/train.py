@@ -62,6 +62,7 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: D
     prepare(trainer, device, Path(run_config.data_dir))
     precision = choose_precision(trainer.precision, device)
     source = provenance.collect(run_config.optimizer, device, precision)
+    source["data"] = experiment.origin_of(data)
     stored = stored_config(run_config, identity)
     tracker = _tracker(run_config, identity, {**stored, "provenance": source})
     with parallel.team(trainer, device, follow, run_config, str(folder.path)) as team:

@@ -21,6 +21,7 @@ from bench.data.splits import (
 from bench.seeding import generator
 
 TEST_FRACTION = 0.2
+ORIGIN = "sklearn.datasets.load_digits"
 _SHAPE = ImageShape(in_channels=1, num_classes=10, image_size=8)
 
 
@@ -60,4 +61,6 @@ def load(
     rest, test = split_stratified(everything, count, generator(0, "digits test split"))
     mean, std = channel_statistics(rest.images)
     train, val = split_validation(rest.images, rest.labels, validation, seed)
-    return ImageData("digits", _SHAPE.num_classes, train, val, test, mean, std, Augment(pad, flip))
+    return ImageData(
+        "digits", _SHAPE.num_classes, train, val, test, mean, std, Augment(pad, flip), ORIGIN
+    )

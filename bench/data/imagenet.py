@@ -141,7 +141,18 @@ def load(
     )
     test = listing.photographs(listing.val, image_size)
     augment = Augment(flip=flip)
-    return ImageStream(NAME, given, train, val, test, _MEAN, _STD, augment, workers)
+    return ImageStream(
+        NAME,
+        given,
+        train,
+        val,
+        test,
+        _MEAN,
+        _STD,
+        augment=augment,
+        workers=workers,
+        origin=f"{listing.folder}, names sha256 {listing.digest}",
+    )
 
 
 def _chosen(files: tuple[str, ...], mask: Tensor) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ class ImageData:
     """One classification dataset: three disjoint splits, normalisation and augmentation.
 
     ``mean`` and ``std`` are one number a channel, of pixels scaled to [0, 1]. All splits are on one
-    device; ``to`` moves them.
+    device; ``to`` moves them. ``origin``, for the record, says where they come from.
     """
 
     name: str
@@ -112,6 +112,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augment = Augment()
+    origin: str | None = None
 
     @property
     def shape(self) -> ImageShape:

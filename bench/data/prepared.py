@@ -31,6 +31,11 @@ class Prepared(NamedTuple):
     source: str
 
     @property
+    def origin(self) -> str:
+        """Where they were found and their checksum, for the record of a run."""
+        return f"{self.source}, sha256 {self.digest}"
+
+    @property
     def digest(self) -> str:
         """SHA-256 of all images and labels."""
         whole = hashlib.sha256()

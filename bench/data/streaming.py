@@ -84,6 +84,7 @@ class ImageStream:
         augment: what is done on the device.
         workers: processes that read; 0 reads in this one.
         device: where batches are finished.
+        origin: where the images come from, with a checksum, for the record.
 
     Raises:
         ValueError: ``workers`` is negative.
@@ -99,6 +100,7 @@ class ImageStream:
     augment: Augment = dataclasses.field(default_factory=Augment)
     workers: int = 0
     device: torch.device = _CPU
+    origin: str | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 0:

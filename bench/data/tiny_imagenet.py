@@ -58,10 +58,11 @@ def load(
         ValueError: an option is out of range.
     """
     augment = Augment(pad, flip)
-    everything, test, _ = prepared.read(root, NAME)
+    held = prepared.read(root, NAME)
+    everything, test = held.train, held.test
     mean, std = channel_statistics(everything.images)
     train, val = split_validation(everything.images, everything.labels, validation, seed)
-    return ImageData(NAME, _SHAPE.num_classes, train, val, test, mean, std, augment)
+    return ImageData(NAME, _SHAPE.num_classes, train, val, test, mean, std, augment, held.origin)
 
 
 def prepare(root: Path, source: Path | None = None, **_options: object) -> str:

@@ -32,6 +32,7 @@ class TokenStream:
         vocab_size: tokens are below it.
         context_length: T, tokens a window.
         train, val, test: int [N] of any integer dtype, N > T, all on one device.
+        origin: where they come from, with a checksum, for the record.
 
     Raises:
         ValueError: ``context_length`` is below 1, or a split is shorter than one window.
@@ -43,6 +44,7 @@ class TokenStream:
     train: Tensor
     val: Tensor
     test: Tensor
+    origin: str | None = None
 
     def __post_init__(self) -> None:
         check_context(self.context_length)

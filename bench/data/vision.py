@@ -104,10 +104,11 @@ def load(
     """
     classes = _source(kind).shape.num_classes
     augment = Augment(pad, flip)
-    everything, test, _ = prepared.read(root, kind)
+    held = prepared.read(root, kind)
+    everything, test = held.train, held.test
     mean, std = channel_statistics(everything.images)
     train, val = split_validation(everything.images, everything.labels, validation, seed)
-    return ImageData(kind, classes, train, val, test, mean, std, augment)
+    return ImageData(kind, classes, train, val, test, mean, std, augment, held.origin)
 
 
 def prepare(root: Path, kind: Kind, source: Path | None = None, **_options: object) -> str:

@@ -16,7 +16,7 @@ from bench import config, train
 from bench.build import ImageShape, build_model, build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.errors import UserError
-from bench.experiment import build_data, restore, seeded_model, shape_of
+from bench.experiment import build_data, origin_of, restore, seeded_model, shape_of
 from bench.identity import identify
 
 Quick = Callable[..., RunConfig]
@@ -195,6 +195,12 @@ def test_a_restored_batch_is_the_beginning_of_the_training_split(finished: Path)
     torch.testing.assert_close(inputs.double(), (pixels - mean) / std, rtol=1e-5, atol=1e-6)
     assert torch.equal(inputs, restored.batch(7)[0])
     assert len(restored.batch(10**6)[1]) == len(split) == 1294
+
+
+def test_the_record_says_where_the_data_come_from(finished: Path, quick: Quick) -> None:
+    (attempt,) = json.loads((finished / "provenance.json").read_text())["attempts"]
+    assert attempt["data"] == "sklearn.datasets.load_digits"
+    assert origin_of(build_data(quick("dataset=synthetic_images", "dataset.count=800"))) is None
 
 
 def test_restoring_falls_back_to_the_checkpoint_before(finished: Path, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_shapes_and_splits(listed: Path) -> None:
     assert isinstance(data, ImageStream) and isinstance(data, Data)
     assert data.shape == ImageShape(3, 3, 24) == shape(image_size=24, num_classes=3)
     assert shape() == ImageShape(3, 1000, 224)
+    assert data.origin is not None and "names sha256 " in data.origin
     assert [data.size(name) for name in ("train", "val", "test")] == [24, 6, 9]
     assert data.val.labels.bincount().tolist() == [2, 2, 2]
     assert data.test.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]

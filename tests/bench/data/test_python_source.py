@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sysconfig
 from pathlib import Path
@@ -65,6 +66,10 @@ def test_neither_seed_nor_folder_matter() -> None:
     first, second = python_source.load(NOWHERE, 0), python_source.load(Path(), 1)
     assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in SPLITS)
     assert first.shape == TokenShape(256, 256, 256) == python_source.shape()
+    assert first.origin == second.origin
+    assert first.origin is not None
+    content = b"".join(getattr(first, name).numpy().tobytes() for name in SPLITS)
+    assert first.origin.endswith(f"sha256 {hashlib.sha256(content).hexdigest()}")
     short = python_source.load(NOWHERE, 0, context_length=16)
     assert short.shape == python_source.shape(context_length=16) == TokenShape(256, 16, 256)
 

@@ -47,6 +47,8 @@ def test_images_labels_and_shapes(tiny: Any, tmp_path: Path) -> None:
     both = as_pairs(data.train) + as_pairs(data.val)
     assert sorted(both) == sorted(expected_pairs(tiny.train))
     assert data.train.images.is_contiguous()
+    held = prepared.read(tmp_path, tiny.kind)
+    assert data.origin == f"{tmp_path / tiny.sub}, sha256 {held.digest}"
 
 
 def test_statistics_are_of_all_training_images(tiny: Any, tmp_path: Path) -> None:
