@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from browser import CHROMIUM, Page, browsing
 
-from analysis import report
+from analysis import report, report_data
+from analysis.runs import load_runs
 from analysis.storage import write_table
+from analysis.table_build import build_table
 from bench.errors import UserError
 
 
@@ -67,6 +69,14 @@ def test_everything_is_on_it(page: Path) -> None:
     assert re.search(r"<td>head</td>.*2\.25 !</td>", text)
     assert "diverged</td>" in text
     assert "seed=0,1,2</code>" in text
+
+
+def test_a_band_spans_the_seeds(source: Path) -> None:
+    found = load_runs(source)
+    rows = report_data.rows(build_table(found), found, str(source))
+    drawn = report_data.lines(rows[:1], str(source), "test/accuracy")
+    assert (drawn[0].low < drawn[0].middle).all()
+    assert (drawn[0].middle < drawn[0].high).all()
 
 
 def test_mistakes_are_one_line(source: Path, tmp_path: Path) -> None:

@@ -311,3 +311,9 @@ def test_times_of_different_devices_are_withheld(runs: Any) -> None:
         build_table(mixed, metric="seconds_per_epoch")
     assert only(build_table(mixed, metric="seconds_per_epoch", mix_timing=True)).mean == 1.5
     assert only(build_table(mixed, seeds=[0])).seconds_per_epoch == 1.5
+
+
+def test_a_partial_row_of_the_same_mean_is_not_best_beside_a_whole_one(runs: Any) -> None:
+    whole = [record(runs, 0.8, seed) for seed in (0, 1)]
+    table = build_table(frame([*whole, record(runs, 0.8, 0, optimizer="sgd")]))
+    assert [(row[0].mean, row[0].best) for row in table.cells] == [(0.8, True), (0.8, False)]

@@ -54,3 +54,17 @@ def test_verdicts_on_misses_are_refused(runs: Any) -> None:
 def test_names_of_what_it_took() -> None:
     assert all(map(is_target, ("target/seconds", "target/step", "target/epoch", "target/flops")))
     assert not any(map(is_target, ("target/reached", "target/value", "seconds", "test/loss")))
+
+
+def test_a_diverged_run_counts_as_never_whatever_it_did_before(runs: Any) -> None:
+    """Censored where it ended it would leave early, and its early arrival is not a result."""
+    records = []
+    for seed, (state, time) in enumerate(
+        [("done", 10.0), ("done", 20.0), ("diverged", None), ("diverged", 5.0)]
+    ):
+        spent = 1.0 if state == "diverged" else 100.0
+        summary = {"state": state, "target/reached": time is not None, "target/seconds": time,
+                   "clock/data_seconds": 0.0, "clock/step_seconds": spent}  # fmt: skip
+        records.append(RunRecord(f"r{seed}", state, runs.config(seed=seed), summary))
+    ((cell,),) = build_table(frame(records), metric="target/seconds").cells
+    assert (cell.mean, cell.reached, cell.n) == (20.0, 2, 4)
