@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench.launch.manifest import Launch
 from bench.launch.words import PACKED
+from bench.preemption import SIGNALS
 from bench.run import Kind
 
 Say = Callable[[str], None]
@@ -79,6 +80,9 @@ class Pool:
                 worker.send_signal(signal.SIGTERM)
 
     def _serve(self, number: int, slot: Mapping[str, str]) -> None:
+        # Held back in this thread and so in the workers it starts, until they can listen: SLURM
+        # sends its signals to every process of a job.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS, signal.SIGINT})
         worker: subprocess.Popen[str] | None = None
         while not self.stopped and not self.launch.given_up:
             try:
@@ -122,8 +126,6 @@ class Pool:
         if answer:
             return str(json.loads(answer)["outcome"])
         status = worker.wait()
-        if self.stopped and status == -signal.SIGTERM:  # before it had learned to listen
-            return "stopped"
         self._note_death(run_id, status, by_memory=_memory_kills() > before)
         return "failed"
 

@@ -33,6 +33,7 @@ def main(launch: Launch) -> None:
     """Carry out runs until there are no more words on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to hear
     preemption.listen()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*preemption.SIGNALS, signal.SIGINT})
     config.register_resolvers()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     experiment.keep_data(_DATASETS)

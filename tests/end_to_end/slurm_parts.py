@@ -17,7 +17,7 @@ import torch
 class Slow(torch.optim.SGD):
     """SGD that sleeps a little in each step, unless NO_SLEEP is set."""
 
-    seconds = 0.04
+    seconds = 0.06
 
     def step(self, closure: Any = None) -> Any:
         if "NO_SLEEP" not in os.environ:

@@ -68,7 +68,7 @@ def test_preempted_and_timed_out_runs_are_as_if_undisturbed(
         return done.stdout
 
     resources = ["hydra/launcher=slurm", "hydra.launcher.cpus=1", "time=1"]
-    train(*RUN, "seed=0,1", *resources, "hydra.launcher.signal_before=40")
+    train(*RUN, "seed=0,1", *resources, "hydra.launcher.signal_before=10")
     launch = manifest.find(site / "runs")
     by_seed = {job.config.seed: launch.folder(job.identity.id) for job in launch.jobs()}
     folders = {seed: RunFolder(site / folder.path) for seed, folder in by_seed.items()}
@@ -78,7 +78,7 @@ def test_preempted_and_timed_out_runs_are_as_if_undisturbed(
     (site / "parts.py").write_text("raise SystemError('the edited module')\n")
 
     # One of them is preempted; both reach the limit of a minute.
-    wait_for(lambda: step_of(folders[1]) > 20, 120)
+    wait_for(lambda: step_of(folders[1]) > 20, 240)
     urgent = cluster(
         "sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "--wrap", "sleep 2"
     )
@@ -88,7 +88,7 @@ def test_preempted_and_timed_out_runs_are_as_if_undisturbed(
         ),
         90,
     )
-    wait_for(lambda: all(f.status.get("state") == "done" for f in folders.values()), 330)
+    wait_for(lambda: all(f.status.get("state") == "done" for f in folders.values()), 480)
 
     for folder in folders.values():
         name = folder.path.name

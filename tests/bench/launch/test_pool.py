@@ -99,12 +99,12 @@ def test_a_stop_leaves_resumable_runs_and_begins_no_more(launched: Callable[...,
     thread = threading.Thread(target=pool.run)
     thread.start()
     folders = [launch.folder(name) for name in launch.tasks[0]]
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not all((folder.path / "checkpoint.pt").exists() for folder in folders[:2]):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     pool.stop()
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
     assert pool.unfinished
     assert list(pool.outcomes.values()) == ["stopped", "stopped"]
@@ -116,6 +116,24 @@ def test_a_stop_leaves_resumable_runs_and_begins_no_more(launched: Callable[...,
         assert (
             f"SIGTERM at step {checkpoint['step']} of 200" in (folder.path / "log.txt").read_text()
         )
+
+
+@pytest.mark.slow
+def test_signals_at_the_start_of_a_worker_are_kept_for_later(
+    launched: Callable[..., Launch],
+) -> None:
+    """SLURM sends them to all processes of a job, those that are still importing too."""
+    launch = launched(("optimizer.lr=0.125", "trainer.epochs=50"))
+    pool = Pool(launch, launch.tasks[0], slots([], 1), lambda text: None)
+    thread = threading.Thread(target=pool.run)
+    thread.start()
+    while not pool._workers:
+        time.sleep(0.01)
+    for number in (signal.SIGUSR2, signal.SIGINT, signal.SIGTERM):
+        pool._workers[0].send_signal(number)
+    thread.join(240)
+    assert list(pool.outcomes.values()) == ["stopped"]
+    assert launch.folder(launch.tasks[0][0]).status["state"] == "running"
 
 
 @pytest.mark.slow
