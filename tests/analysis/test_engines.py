@@ -75,6 +75,7 @@ class Case(NamedTuple):
 CASES = {
     "mlp_relu": Case(lambda: mlp(nn.ReLU), (4,), True),
     "mlp_gelu": Case(lambda: mlp(nn.GELU), (4,), False),
+    "mlp_inplace": Case(lambda: mlp(inplace), (4,), True),
     "mlp_leaky": Case(lambda: mlp(nn.LeakyReLU), (4,), True),
     "conv_relu": Case(lambda: convnet(nn.ReLU), (2, 7, 7), True),
     "conv_inplace": Case(lambda: convnet(inplace), (2, 7, 7), True),
