@@ -203,3 +203,16 @@ def group_exists(leader: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_two_gpus_train_as_one(tmp_path: Path, precision: str) -> None:
+    options = ("trainer.device=cuda", f"trainer.precision={precision}", "trainer.epochs=3")
+    one, two = pair(tmp_path, *options)
+    for run in (one, two):
+        assert train.train(run)["state"] == "done"
+    for left, right in zip(folder_of(one).history(), folder_of(two).history(), strict=True):
+        assert left == pytest.approx(right, rel=0.03, abs=0.03)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import config, paths
+from bench.accounting import ceiling, measure_cost
 from bench.build import build_optimizer, build_schedule
 from bench.config import TrainerConfig
 from bench.loss_window import LossWindow
@@ -212,3 +213,38 @@ def test_a_run_is_continued_into_a_graph_and_out_of_one(build: Any, batches: Any
         rest.schedule.load_state_dict(saved[2])
         assert rest.train(batches[6:]) == pytest.approx(whole[6:], rel=0.03, abs=0.03)
         assert (rest.step.graph is not None) == then_graph
+
+
+def test_an_epoch_waits_at_logging_windows_only(build: Any) -> None:
+    # Feeding included; the order of an epoch goes to the device with its first batch.
+    sgd = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.05, "momentum": 0.9}
+    data = build.images().to("cuda")
+    loop = build(data=data, optimizer=sgd, precision="bf16", epochs=3, cuda_graph=True)
+    for _ in range(2):
+        for inputs, targets in loop._batches():
+            loop._train_step(inputs, targets)
+        loop.window.take()
+    feed = loop._batches()
+    loop._train_step(*next(feed))
+    with nothing_may_wait():
+        for inputs, targets in feed:
+            loop._train_step(inputs, targets)
+    assert loop.training_step.graph is not None
+    assert len(loop.window.take()) == loop.steps_per_epoch
+
+
+def test_the_cost_of_a_step_is_measured_on_a_copy(build: Any, batches: Any) -> None:
+    for name in ("adamw", "muon", "kfac"):
+        component = config.load([f"optimizer={name}"]).optimizer
+        model = Net(0.5).to("cuda", memory_format=torch.channels_last)
+        before = copy.deepcopy(model.state_dict())
+        random = torch.cuda.get_rng_state()
+        cost = measure_cost(model, lambda it, c=component: build_optimizer(c, it), batches[0])
+        assert torch.equal(torch.cuda.get_rng_state(), random)
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, before[key]), key
+        assert 0 < cost.optimizer_seconds < 1
+        assert cost.flops_per_sample > 0
+        print(name, cost)
+    limit = ceiling(torch.device("cuda"), torch.bfloat16)
+    assert limit > 1e13
