@@ -10,6 +10,8 @@ import torch
 from bench.config import TrainerConfig
 
 _DEFAULT_THREADS = torch.get_num_threads()
+# The user's choice: torch itself writes its default there as soon as its compiler is imported.
+_CHOSEN_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
 
 
 def choose_device(device: str) -> torch.device:
@@ -43,7 +45,7 @@ def prepare(trainer: TrainerConfig, device: torch.device, data_dir: Path) -> Non
         # Shapes stay the same: the fastest convolution is worth searching for.
         torch.backends.cudnn.benchmark = True
     if trainer.compile:
-        cache = (data_dir / "compile_cache").absolute()
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        own = str((data_dir / "compile_cache").absolute())
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = _CHOSEN_CACHE or own
         # Or the eighth run of a process would exceed torch's number of recompilations.
         torch.compiler.reset()
