@@ -104,6 +104,13 @@ def test_the_matrices_of_a_transformer_are_told_by_their_names(layer: str, expec
     assert label_parameters(model)[f"{layer}.weight"].hidden is (expected != "embedding")
 
 
+def test_a_vector_within_a_linear_is_no_matrix() -> None:
+    layer = nn.Linear(2, 3)
+    layer.register_parameter("scale", nn.Parameter(torch.ones(3)))
+    labels = label_parameters(nn.Sequential(layer, nn.Linear(3, 2)))
+    assert (labels["0.scale"].layer_type, labels["0.scale"].hidden) == ("other", False)
+
+
 def test_a_convolution_that_embeds_patches_is_no_hidden_matrix() -> None:
     model = nn.ModuleDict({"patch_embedding": nn.Conv2d(3, 4, 2), "head": nn.Linear(4, 2)})
     labels = label_parameters(model)
