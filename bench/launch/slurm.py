@@ -174,11 +174,12 @@ def job_states(jobs: Iterable[str]) -> dict[str, str]:
 
 
 def _accounted(arrays: Sequence[str]) -> dict[str, str]:
-    words = ["sacct", "-n", "-P", "-X", "-j", ",".join(arrays), "-o", "JobID,State,ExitCode"]
+    words = ["sacct", "-n", "-P", "-X", "-j", ",".join(arrays), "-o"]
+    words.append("JobID,State,ExitCode,DerivedExitCode")
     states = {}
     for line in _lines(*words):
-        name, state, code = line.split("|")
-        states[name] = _named(state, code)
+        name, state, *codes = line.split("|")
+        states[name] = _named(state, codes)
     return states
 
 
@@ -189,14 +190,19 @@ def _remembered(arrays: Sequence[str]) -> dict[str, str]:
             fields = dict(word.partition("=")[::2] for word in line.split())
             task = fields.get("ArrayTaskId")
             name = f"{fields.get('ArrayJobId')}_{task}" if task else fields.get("JobId", "")
-            states[name] = _named(fields.get("JobState", ""), fields.get("ExitCode", ""))
+            codes = [fields.get("ExitCode", ""), fields.get("DerivedExitCode", "")]
+            states[name] = _named(fields.get("JobState", ""), codes)
     return states
 
 
-def _named(state: str, code: str) -> str:
+def _named(state: str, codes: Sequence[str]) -> str:
+    """Return the state; ``codes`` (status:signal, of the job and of its steps) tell of a kill."""
     word = (state.split() or [""])[0]  # "CANCELLED by 0"
-    status, _, number = code.partition(":")
-    by_signal = number not in ("", "0") or (status.isdigit() and int(status) > 128)
+    parts = [code.partition(":") for code in codes]
+    by_signal = any(
+        number not in ("", "0") or (status.isdigit() and int(status) > 128)
+        for status, _, number in parts
+    )
     return "KILLED" if word == "FAILED" and by_signal else word
 
 

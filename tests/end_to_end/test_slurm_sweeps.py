@@ -166,7 +166,7 @@ def test_hundreds_are_submitted_at_once(sweep: Any, cluster: Any, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert "submitted 500 runs in 500 jobs: 5 arrays" in done.stdout  # MaxArraySize is 101 here
     idle = os.getloadavg()[0] < os.cpu_count()  # type: ignore[operator]
-    assert (wall if idle else work) < 10.0
+    assert wall < 10.0 if idle else work < 20.0  # among others, only the work says something
     again = sweep("bench.sweep", "plan", *words)
     assert again.stdout.splitlines()[0] == "500 planned: 500 queued"
     assert sweep("bench.sweep", "cancel").returncode == 0
