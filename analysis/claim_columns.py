@@ -56,6 +56,21 @@ def _leverage(table: pd.DataFrame) -> pd.Series[float]:
     return (column(table, "alpha") - column(table, "alpha_without_first")).abs()
 
 
+def _factor_match(table: pd.DataFrame) -> pd.Series[float]:
+    """Whether either factor's spectrum has the gradient's rank model, as the preprint counts."""
+    models = table[["rank_model", "delta_model", "input_model"]]
+    own = models["rank_model"]
+    either = (models["delta_model"] == own) | (models["input_model"] == own)
+    return either.astype("float64").where(models.notna().all(axis=1))
+
+
+def _effective_rank_rule(table: pd.DataFrame) -> pd.Series[float]:
+    """Whether an effective rank of C_A below 10 goes with exponential, another with log-normal."""
+    rank, model = column(table, "input_rank"), table["rank_model"]
+    told = rank.lt(10).map({True: "exponential", False: "lognormal"})
+    return (told == model).astype("float64").where(rank.notna() & model.notna())
+
+
 def _distance(table: pd.DataFrame) -> pd.Series[float]:
     return (column(table, "alpha") - 2).abs()
 
@@ -76,6 +91,8 @@ _DERIVED: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "alpha_quarter_spread": _quarter_spread,
     "alpha_leverage": _leverage,
     "alpha_distance": _distance,
+    "factor_match": _factor_match,
+    "effective_rank_rule": _effective_rank_rule,
     "pr_h_in_range": _in_band("pr_h", 1.0, 1.8),
     "pr_sigma_in_range": _in_band("pr_sigma", 1.8, 58.0),
 }

@@ -1,7 +1,8 @@
-"""Figures over seeds: training curves, learning-rate sensitivity, profiles, cost.
+"""Figures over seeds: training curves, learning-rate sensitivity, profiles, cost; and curvature.
 
 python -m analysis.figures kind=curves source=runs sweep=digits x=seconds
 python -m analysis.figures kind=sensitivity source=runs rows=optimizer out=lr.pdf
+python -m analysis.figures kind=curvature source=runs out=figures
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from analysis import figure_plots
+from analysis import curvature_figures, figure_plots
 from analysis.figure_style import save, styled
 from analysis.run_frame import RunWarning
 from analysis.runs import load_runs
@@ -26,10 +27,11 @@ from bench.errors import UserError
 class FigureOptions(cli.Options):
     """Options of ``python -m analysis.figures``."""
 
-    kind: Literal["curves", "sensitivity", "profile", "cost"] = Field(
+    kind: Literal["curves", "sensitivity", "profile", "cost", "curvature"] = Field(
         "curves",
         description="metric against x; against the learning rate; share of problems within a"
-        " factor of the fastest to the target; metric against seconds per epoch",
+        " factor of the fastest to the target; metric against seconds per epoch; all figures of"
+        " what analysis.curvature measured",
     )
     source: str = Field("runs", description="a runs folder, offline:<folder> or wandb:<e>/<p>")
     sweep: str | None = Field(None, description="only the runs of this sweep")
@@ -42,7 +44,9 @@ class FigureOptions(cli.Options):
     profile: Literal["step", "epoch", "seconds", "flops"] = Field(
         "seconds", description="profile: the cost of reaching the target"
     )
-    out: Path = Field(Path("figure.png"), description="the figure: .png, .svg or .pdf")
+    out: Path = Field(
+        Path("figure.png"), description="the figure: .png, .svg or .pdf; curvature: a folder"
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -52,8 +56,12 @@ def main(argv: list[str]) -> None:
         argv,
         prog="python -m analysis.figures",
         description="Draw one figure over seeds.",
-        examples=["kind=curves source=runs sweep=digits x=seconds", "kind=cost out=cost.pdf"],
-    )
+        examples=["kind=curves source=runs sweep=digits x=seconds", "kind=cost out=cost.pdf",
+                  "kind=curvature source=runs out=figures"],
+    )  # fmt: skip
+    if options.kind == "curvature":
+        _draw_curvature(options)
+        return
     if options.out.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"out={options.out}: name a .png, .svg or .pdf file")
     with warnings.catch_warnings(record=True) as caught, styled():
@@ -69,6 +77,31 @@ def main(argv: list[str]) -> None:
             for warning in caught:
                 print(f"warning: {warning.message}", file=sys.stderr)
     print(options.out)
+
+
+def _draw_curvature(options: FigureOptions) -> None:
+    """Draw every figure of the measured tables in ``source``, a folder or ``a.parquet,b.parquet``.
+
+    Raises:
+        UserError: nothing is measured there, or the folder cannot be written.
+    """
+    out = options.out
+    if out == Path("figure.png"):
+        out = Path("figures")
+    if out.suffix in (".png", ".svg", ".pdf"):
+        raise UserError(f"out={out}: kind=curvature draws several figures; name a folder")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RunWarning)
+        try:
+            for line in curvature_figures.draw(options.source.split(","), out):
+                print(line)
+        except ValueError as error:
+            raise UserError(f"{error}") from error
+        except OSError as error:
+            raise UserError(f"out={out}: {error.strerror}; name another folder") from error
+        finally:
+            for warning in caught:
+                print(f"warning: {warning.message}", file=sys.stderr)
 
 
 def _chosen(options: FigureOptions) -> pd.DataFrame:

@@ -30,8 +30,9 @@ class Measured:
 
     ``layers``: one row a run, layer and epoch: ``run``, dataset, model, optimizer, seed, what the
     exponents file holds, and ``depth``, the layer's place in its network from 0 (first) to 1.
-    ``directions``: one row a direction, with the same first columns. ``runs``: the finished runs,
-    as `analysis.runs.load_runs` gives them. Each may be empty.
+    Where kronecker_layers.parquet is there, ``layers`` has its columns too, of class-wise
+    errors. ``directions``: one row a direction, with the same first columns. ``runs``: the
+    finished runs, as `analysis.runs.load_runs` gives them. Each may be empty.
     """
 
     layers: pd.DataFrame
@@ -62,7 +63,9 @@ def load(sources: Sequence[str]) -> Measured:
             if record.id in tables[kind]:
                 warn(f"{path}: a second file of run {record.id}; left out")
                 continue
-            tables[kind][record.id] = table
+            tables[kind][record.id] = (
+                _with_kronecker(table, folder) if kind == "exponents" else table
+            )
     if not records:
         raise ValueError("nothing is measured there; python -m analysis.curvature run=... measures")
     runs = frame(records.values())
@@ -112,6 +115,17 @@ def _read(path: Path) -> tuple[str, pd.DataFrame]:
         if found is not None and columns.issuperset(needed):
             return kind, found[0]
     raise ValueError(f"{path}: neither an exponents nor a curvature table; measure the run again")
+
+
+def _with_kronecker(exponents: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Add the Kronecker columns of the Gauss-Newton block's errors ("class"), where measured."""
+    found = read_table(folder / "kronecker_layers.parquet")
+    if found is None:
+        return exponents
+    of_class = found[0][found[0]["errors"] == "class"]
+    new = [name for name in of_class.columns if name not in exponents.columns]
+    keys = ["layer", "step"]
+    return exponents.merge(of_class[keys + new].drop(columns="errors"), on=keys, how="left")
 
 
 def _joined(tables: dict[str, pd.DataFrame], runs: pd.DataFrame) -> pd.DataFrame:

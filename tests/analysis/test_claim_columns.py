@@ -16,6 +16,9 @@ TABLE = pd.DataFrame(
         "null_noise_error": [0.2, 0.1, 0.1],
         "rank_model": ["lognormal", "power_law", None],
         "zeta_met": pd.array([True, False, None], dtype="boolean"),
+        "delta_model": ["lognormal", "lognormal", "lognormal"],
+        "input_model": ["exponential", "lognormal", "lognormal"],
+        "input_rank": [12.0, 3.0, 3.0],
         "pr_h": [1.8, 0.9, 1.81],
         **{f"alpha_quarter{i}": [2.0 + i, 1.0, np.nan if i == 2 else 1.0] for i in range(1, 5)},
     }
@@ -37,6 +40,8 @@ TABLE = pd.DataFrame(
         ("alpha_quarter_spread", [3, 0, np.nan]),
         ("alpha_leverage", [0.5, 0.2, np.nan]),
         ("alpha_distance", [0.1, 1.0, np.nan]),
+        ("factor_match", [1, 0, np.nan]),
+        ("effective_rank_rule", [1, 0, np.nan]),
         ("pr_h_in_range", [1, 0, 0]),
     ],
 )

@@ -76,3 +76,19 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     (folder / "exponents.parquet").write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"exponents\.parquet: neither"):
         load([str(tmp_path)])
+
+
+def test_kronecker_columns_of_class_errors_are_joined_where_they_were_measured(
+    tmp_path: Path,
+) -> None:
+    tables = [directions(ALPHAS, epoch=0), directions(ALPHAS, epoch=2)]
+    folder = write_run(tmp_path, "r0", tables)
+    rows = [
+        {"layer": layer, "errors": errors, "step": 20, "epoch": 2.0, "chi_slope": slope}
+        for errors, shift in (("label", 5.0), ("class", 0.0))
+        for layer, slope in zip(ALPHAS, [0.1 + shift, 0.2 + shift, 0.3 + shift], strict=True)
+    ]
+    write_table(pd.DataFrame(rows), folder / "kronecker_layers.parquet", {})
+    layers = load([str(tmp_path)]).layers
+    assert len(layers) == 6 and layers["chi_slope"][:3].isna().all()
+    assert list(layers["chi_slope"][3:]) == [0.1, 0.2, 0.3] and list(layers["epoch"][3:]) == [2] * 3
