@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from analysis import fits
 from analysis.exponent_plots import RANK_MODELS
@@ -71,7 +71,8 @@ def _ticks(axis: Axis) -> None:
     decades = np.floor(np.log10(high)) - np.ceil(np.log10(low)) + 1
     axis.set_minor_locator(NullLocator())
     if decades < 2:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        few = LogLocator(subs=(1.0, 2.0, 5.0)) if high > 4 * low else MaxNLocator(3)
+        axis.set_major_locator(few)
         axis.set_major_formatter(lambda value, _: f"{value:.3g}")
 
 
