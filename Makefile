@@ -24,7 +24,7 @@ demo: $(READY)  ## sweep, curvature and comparison table on the embedded digits:
 	@$(BIN)/python -m bench.demo runs_dir=$(RUNS) $(ARGS)
 
 test: $(READY) lint  ## lint, types and all but the slow tests
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile
 
 test-all: $(READY) lint  ## everything, with the slow end-to-end tests
 	$(BIN)/python -m pytest

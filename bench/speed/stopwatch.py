@@ -56,5 +56,6 @@ def _milliseconds(work: Work, device: torch.device, calls: int) -> float:
 
 
 def _timing(values: list[float]) -> Timing:
-    quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    several = len(values) > 1  # inclusive: the other method goes beyond the smallest and largest
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if several else values * 3
     return Timing(statistics.median(values), quartiles[0], quartiles[2], tuple(values))

@@ -114,7 +114,7 @@ def test_a_stop_leaves_resumable_runs_and_begins_no_more(launched: Callable[...,
         checkpoint = folder.load_checkpoint()
         assert checkpoint is not None
         assert (
-            f"SIGTERM at step {checkpoint['step']} of 200" in (folder.path / "log.txt").read_text()
+            f"SIGTERM at step {checkpoint['step']} of 150" in (folder.path / "log.txt").read_text()
         )
 
 

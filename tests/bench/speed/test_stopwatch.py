@@ -25,6 +25,11 @@ def test_times_are_milliseconds_of_one_call() -> None:
     assert 20 <= timing.low <= timing.median <= timing.high < 200
 
 
+def test_quartiles_stay_within_the_times() -> None:
+    timing = side_by_side({"work": lambda: None}, CPU, rounds=2, calls=1)["work"]
+    assert min(timing.rounds) <= timing.low <= timing.high <= max(timing.rounds)
+
+
 def test_the_ratio_is_paired_by_round() -> None:
     # The machine slowed down in the last two rounds: the ratio of medians would be 4.
     one = Timing(8.0, 0, 0, (2.0, 8.0, 8.0))
