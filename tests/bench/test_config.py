@@ -187,7 +187,8 @@ def test_the_sweeps_folder_is_on_the_search_path() -> None:
     assert names
     for name in names:
         sweep = composed(f"+sweeps={name}")
-        assert sweep.sweep == name  # the runs' group on W&B
+        # The runs' group on W&B: files that make one comparison share it.
+        assert name == sweep.sweep or name.startswith(f"{sweep.sweep}_")
         assert sweep.hydra.mode.name == "MULTIRUN"
 
 
