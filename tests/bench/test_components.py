@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from torch import nn
 
 from bench import components, config
-from bench.build import CONTENT, ImageShape, TokenShape, attempt, taken_kinds
+from bench.build import CONTENT, ImageShape, TokenShape, taken_kinds
 from bench.config import RunConfig
 from bench.errors import UserError
 
@@ -314,15 +314,6 @@ def test_the_checked_config_is_a_copy(base: RunConfig) -> None:
     assert checked == base
     assert base.model_dump() == before
     assert checked is not base
-
-
-def test_a_reading_error_says_where() -> None:
-    def build() -> None:
-        raise ValueError("no good\nmore")
-
-    with pytest.raises(UserError, match=r"^here: no good$"):
-        attempt("here", build)
-    assert attempt("here", lambda: 3) == 3
 
 
 # -- a model and the data it is to take -----------------------------------------------------------

@@ -80,7 +80,8 @@ def test_preempted_and_timed_out_runs_are_as_if_undisturbed(
     # One of them is preempted; both reach the limit of a minute.
     wait_for(lambda: step_of(folders[1]) > 20, 240)
     urgent = cluster(
-        "sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "--wrap", "sleep 2"
+        *("sbatch", "--parsable", "--output=/dev/null"),
+        *("-p", "urgent", "-N2", "--exclusive", "--wrap", "sleep 2"),
     )
     wait_for(
         lambda: (
