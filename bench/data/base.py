@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -60,25 +62,65 @@ class Data(Protocol):
         """Yield all samples of a split in order, unaugmented, the last partial batch included."""
 
 
-def check_batch_size(data: Data, batch_size: int, what: str = "images") -> None:
-    """Raise ValueError unless the training split fills at least one batch of ``batch_size``."""
-    count = data.size("train")
-    if not 1 <= batch_size <= count:
-        raise ValueError(
-            f"batch size {batch_size} does not fit dataset {data.name}, whose training split "
-            f"has {count} {what}: choose a batch size from 1 to {count}"
-        )
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset(ABC):
+    """What all our datasets do alike: which batches an epoch has, and what is refused.
 
+    ``UNIT`` is what messages call the samples.
+    """
 
-def check_start(start: int, steps: int) -> None:
-    """Raise ValueError unless an epoch of ``steps`` batches can be entered at ``start``."""
-    if not 0 <= start <= steps:
-        raise ValueError(f"start must be from 0 to {steps} batches of an epoch, not {start}")
+    UNIT: ClassVar[str] = "images"
+    name: str
 
+    @abstractmethod
+    def size(self, split: SplitName) -> int:
+        """Return the number of samples of a split."""
 
-def check_evaluation(split: str, batch_size: int) -> None:
-    """Raise ValueError unless there is such a split and ``batch_size`` is 1 or more."""
-    if split not in SPLITS:
-        raise ValueError(f"no split {split!r}: choose one of {', '.join(SPLITS)}")
-    if batch_size < 1:
-        raise ValueError(f"evaluation batch size must be 1 or more, not {batch_size}")
+    @abstractmethod
+    def _train_batches(
+        self, seed: int, epoch: int, batch_size: int, steps: range
+    ) -> Iterator[Batch]:
+        """Yield the batches of these numbers of an epoch."""
+
+    @abstractmethod
+    def _eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples of a split in order."""
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise ValueError unless an epoch has at least one full batch of ``batch_size``."""
+        count = self.size("train")
+        if not 1 <= batch_size <= count:
+            raise ValueError(
+                f"batch size {batch_size} does not fit dataset {self.name}, whose training split "
+                f"has {count} {self.UNIT}: choose a batch size from 1 to {count}"
+            )
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Return the number of training batches an epoch; the last partial one is dropped."""
+        self.check_batch_size(batch_size)
+        return self.size("train") // batch_size
+
+    def train_batches(
+        self, seed: int, epoch: int, batch_size: int, start: int = 0
+    ) -> Iterator[Batch]:
+        """Yield the epoch's batches from batch number ``start``; their types are in `Data`.
+
+        Raises:
+            ValueError: ``batch_size`` does not fit, or ``start`` is beyond the epoch's end.
+        """
+        steps = self.steps_per_epoch(batch_size)
+        if not 0 <= start <= steps:
+            raise ValueError(f"start must be from 0 to {steps} batches of an epoch, not {start}")
+        return self._train_batches(seed, epoch, batch_size, range(start, steps))
+
+    def eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples of ``split`` in order, unaugmented, the last partial batch included.
+
+        Raises:
+            ValueError: the split's name is unknown, or ``batch_size`` is below 1.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}: choose one of {', '.join(SPLITS)}")
+        if batch_size < 1:
+            raise ValueError(f"evaluation batch size must be 1 or more, not {batch_size}")
+        return self._eval_batches(split, batch_size)

@@ -97,14 +97,13 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageData:
+class ImageData(base.Dataset):
     """One classification dataset: three disjoint splits, normalisation and augmentation.
 
     ``mean`` and ``std`` are one number a channel, of pixels scaled to [0, 1]. All splits are on one
     device; ``to`` moves them. ``origin``, for the record, says where they come from.
     """
 
-    name: str
     num_classes: int
     train: Split
     val: Split
@@ -137,30 +136,9 @@ class ImageData:
     def _split(self, name: SplitName) -> Split:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Raise ValueError unless an epoch has at least one full batch of ``batch_size``."""
-        base.check_batch_size(self, batch_size)
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Return the number of training batches an epoch; the last partial one is dropped."""
-        self.check_batch_size(batch_size)
-        return len(self.train) // batch_size
-
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images [B, C, H, W] as float32 with this dataset's mean and std removed."""
         return normalise(images, self.mean, self.std)
-
-    def train_batches(
-        self, seed: int, epoch: int, batch_size: int, start: int = 0
-    ) -> Iterator[Batch]:
-        """Yield the epoch's batches from batch number ``start``: float32 [B, C, H, W], int64 [B].
-
-        Raises:
-            ValueError: ``batch_size`` does not fit, or ``start`` is beyond the epoch's end.
-        """
-        steps = self.steps_per_epoch(batch_size)
-        base.check_start(start, steps)
-        return self._train_batches(seed, epoch, batch_size, range(start, steps))
 
     def _train_batches(
         self, seed: int, epoch: int, batch_size: int, steps: range
@@ -175,19 +153,11 @@ class ImageData:
                 images = self.augment.apply(images, words[here])
             yield self.normalise(images), self.train.labels[order[here]]
 
-    def eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
-        """Yield all samples of ``split`` in order, unaugmented, the last partial batch included.
-
-        Raises:
-            ValueError: the split's name is unknown, or ``batch_size`` is below 1.
-        """
-        base.check_evaluation(split, batch_size)
-        return self._eval_batches(self._split(split), batch_size)
-
-    def _eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        for first in range(0, len(split), batch_size):
+    def _eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
+        images, labels = self._split(split).images, self._split(split).labels
+        for first in range(0, len(labels), batch_size):
             last = first + batch_size
-            yield self.normalise(split.images[first:last]), split.labels[first:last]
+            yield self.normalise(images[first:last]), labels[first:last]
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

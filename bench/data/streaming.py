@@ -70,7 +70,7 @@ class InMemory:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageStream:
+class ImageStream(base.Dataset):
     """A classification dataset of streamed images; see `ImageData` for what is the same.
 
     Args:
@@ -90,7 +90,6 @@ class ImageStream:
         ValueError: ``workers`` is negative.
     """
 
-    name: str
     shape: ImageShape
     train: Source
     val: Source
@@ -117,46 +116,21 @@ class ImageStream:
     def _source(self, name: SplitName) -> Source:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Raise ValueError unless an epoch has at least one full batch of ``batch_size``."""
-        base.check_batch_size(self, batch_size)
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Return the number of training batches an epoch; the last partial one is dropped."""
-        self.check_batch_size(batch_size)
-        return self.size("train") // batch_size
-
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images [B, C, H, W] as float32 with this dataset's mean and std removed."""
         return normalise(images, self.mean, self.std)
 
-    def train_batches(
-        self, seed: int, epoch: int, batch_size: int, start: int = 0
+    def _train_batches(
+        self, seed: int, epoch: int, batch_size: int, steps: range
     ) -> Iterator[Batch]:
-        """Yield the epoch's batches from batch number ``start``: float32 [B, C, H, H], int64 [B].
-
-        Raises:
-            ValueError: ``batch_size`` does not fit, or ``start`` is beyond the epoch's end.
-        """
-        steps = self.steps_per_epoch(batch_size)
-        base.check_start(start, steps)
-        return self._train_batches(Epoch(seed, epoch), batch_size, range(start, steps))
-
-    def _train_batches(self, epoch: Epoch, batch_size: int, steps: range) -> Iterator[Batch]:
-        order = torch.randperm(len(self.train), generator=generator(epoch.seed, "order", epoch[1]))
+        order = torch.randperm(len(self.train), generator=generator(seed, "order", epoch))
         chosen = order[steps.start * batch_size : steps.stop * batch_size]
-        for index, images, labels in self._read(self.train, chosen, batch_size, epoch):
-            words = self.augment.draw(index, *epoch)
+        for index, images, labels in self._read(self.train, chosen, batch_size, Epoch(seed, epoch)):
+            words = self.augment.draw(index, seed, epoch)
             cut = images if words is None else self.augment.apply(images, words)
             yield self.normalise(cut), labels
 
-    def eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
-        """Yield all samples of ``split`` in order, unaugmented, the last partial batch included.
-
-        Raises:
-            ValueError: the split's name is unknown, or ``batch_size`` is below 1.
-        """
-        base.check_evaluation(split, batch_size)
+    def _eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
         source = self._source(split)
         read = self._read(source, torch.arange(len(source)), batch_size, None)
         return ((self.normalise(images), labels) for _, images, labels in read)

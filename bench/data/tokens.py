@@ -20,7 +20,7 @@ from bench.seeding import generator
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TokenStream:
+class TokenStream(base.Dataset):
     """Language modelling on one stream of tokens a split; targets are the inputs shifted by one.
 
     An epoch is as many windows of ``context_length`` as the training stream has end to end, each
@@ -38,7 +38,7 @@ class TokenStream:
         ValueError: ``context_length`` is below 1, or a split is shorter than one window.
     """
 
-    name: str
+    UNIT = "windows"
     vocab_size: int
     context_length: int
     train: Tensor
@@ -76,27 +76,6 @@ class TokenStream:
         tokens: Tensor = getattr(self, split)
         return (len(tokens) - 1) // self.context_length
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Raise ValueError unless an epoch has at least one full batch of ``batch_size``."""
-        base.check_batch_size(self, batch_size, "windows")
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Return the number of training batches an epoch; the last partial one is dropped."""
-        self.check_batch_size(batch_size)
-        return self.size("train") // batch_size
-
-    def train_batches(
-        self, seed: int, epoch: int, batch_size: int, start: int = 0
-    ) -> Iterator[Batch]:
-        """Yield the epoch's batches from batch number ``start``: int64 [B, T] and int64 [B, T].
-
-        Raises:
-            ValueError: ``batch_size`` does not fit, or ``start`` is beyond the epoch's end.
-        """
-        steps = self.steps_per_epoch(batch_size)
-        base.check_start(start, steps)
-        return self._train_batches(seed, epoch, batch_size, range(start, steps))
-
     def _train_batches(
         self, seed: int, epoch: int, batch_size: int, steps: range
     ) -> Iterator[Batch]:
@@ -105,15 +84,6 @@ class TokenStream:
         offsets = below(words[:, 0], len(self.train) - self.context_length)
         for first in range(0, len(offsets), batch_size):
             yield self._windows(self.train, offsets[first : first + batch_size])
-
-    def eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
-        """Yield consecutive windows of ``split``, the last partial batch included.
-
-        Raises:
-            ValueError: the split's name is unknown, or ``batch_size`` is below 1.
-        """
-        base.check_evaluation(split, batch_size)
-        return self._eval_batches(split, batch_size)
 
     def _eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
         offsets = torch.arange(self.size(split), device=self.device) * self.context_length
@@ -154,7 +124,7 @@ class Sequences:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TokenTable:
+class TokenTable(base.Dataset):
     """A dataset of equally long sequences, for language modelling or classification.
 
     Args:
@@ -163,7 +133,7 @@ class TokenTable:
         train, val, test: the splits, on one device.
     """
 
-    name: str
+    UNIT = "sequences"
     shape: TokenShape
     train: Sequences
     val: Sequences
@@ -186,37 +156,15 @@ class TokenTable:
     def _split(self, name: SplitName) -> Sequences:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Raise ValueError unless an epoch has at least one full batch of ``batch_size``."""
-        base.check_batch_size(self, batch_size, "sequences")
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Return the number of training batches an epoch; the last partial one is dropped."""
-        self.check_batch_size(batch_size)
-        return self.size("train") // batch_size
-
-    def train_batches(
-        self, seed: int, epoch: int, batch_size: int, start: int = 0
+    def _train_batches(
+        self, seed: int, epoch: int, batch_size: int, steps: range
     ) -> Iterator[Batch]:
-        """Yield the epoch's batches from batch number ``start``: int64 [B, T], [B, T] or [B].
-
-        Raises:
-            ValueError: ``batch_size`` does not fit, or ``start`` is beyond the epoch's end.
-        """
-        steps = self.steps_per_epoch(batch_size)
-        base.check_start(start, steps)
         order = torch.randperm(len(self.train), generator=generator(seed, "order", epoch))
         order = order.to(self.device)
-        firsts = range(start * batch_size, steps * batch_size, batch_size)
+        firsts = range(steps.start * batch_size, steps.stop * batch_size, batch_size)
         return (self.train.batch(order[first : first + batch_size]) for first in firsts)
 
-    def eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
-        """Yield all sequences of ``split`` in order, the last partial batch included.
-
-        Raises:
-            ValueError: the split's name is unknown, or ``batch_size`` is below 1.
-        """
-        base.check_evaluation(split, batch_size)
+    def _eval_batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
         source = self._split(split)
         firsts = range(0, len(source), batch_size)
         return (source.batch(slice(first, first + batch_size)) for first in firsts)
