@@ -25,7 +25,7 @@ class ClaimOptions(cli.Options):
     """Options of ``python -m analysis.claims``."""
 
     source: list[str] = Field(
-        ["runs"], min_length=1, description="runs folders, run folders or Parquet files"
+        ["runs"], min_length=1, description="runs folders, run folders, archives or tables"
     )
     other_data: bool = Field(
         False, description="test claims on whatever datasets there are, not the stated ones alone"

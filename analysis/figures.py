@@ -33,7 +33,7 @@ class FigureOptions(cli.Options):
         " factor of the fastest to the target; metric against seconds per epoch; all figures of"
         " what analysis.curvature measured",
     )
-    source: str = Field("runs", description="a runs folder, offline:<folder> or wandb:<e>/<p>")
+    source: str = Field("runs", description="folder, archives, offline:<folder> or wandb:<e>/<p>")
     sweep: str | None = Field(None, description="only the runs of this sweep")
     dataset: str | None = Field(None, description="only this dataset; needed where there are more")
     model: str | None = Field(None, description="only this model; likewise")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis import run_folders
 from analysis.exponents import exponents_table
+from analysis.run_archive import local
 from analysis.run_frame import RunRecord, frame, warn
 from analysis.storage import read_table
 
@@ -41,7 +42,7 @@ class Measured:
 
 
 def load(sources: Sequence[str]) -> Measured:
-    """Return all that is in ``sources``: folders of runs, run folders, and single Parquet files.
+    """Return all that is in ``sources``: folders of runs, run folders, archives, single tables.
 
     Where a run has directions without exponents, these are fitted anew. Runs that are not done are
     left out with a `RunWarning`; so is a second copy of a run.
@@ -49,7 +50,8 @@ def load(sources: Sequence[str]) -> Measured:
     Raises:
         ValueError: a source that is not there, a file that is not one of the two, or nothing found.
     """
-    files = [found for source in sources for found in _files(Path(source).expanduser())]
+    opened = [Path(local(source)).expanduser() for source in sources]
+    files = [found for source in opened for found in _files(source)]
     records: dict[str, RunRecord] = {}
     tables: dict[str, dict[str, pd.DataFrame]] = {"exponents": {}, "curvature": {}}
     for folder, paths in files:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from analysis import report_data
 from analysis.report_charts import COLOURS, curves
+from analysis.run_archive import local
 from analysis.run_frame import RunWarning
 from analysis.runs import load_runs
 from analysis.table_build import build_table
@@ -27,7 +28,7 @@ from bench.errors import UserError
 class ReportOptions(cli.Options):
     """Options of ``python -m analysis.report``."""
 
-    source: str = Field("runs", description="a runs folder, offline:<folder> or wandb:<e>/<p>")
+    source: str = Field("runs", description="folder, archives, offline:<folder> or wandb:<e>/<p>")
     sweep: str | None = Field(None, description="only the runs of this sweep")
     metric: str = Field("test/accuracy", description="a number of the runs' summaries")
     baseline: str | None = Field(None, description="compare with this row, paired by seed")
@@ -74,7 +75,8 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
     )  # fmt: skip
     if options.sweep is not None:
         runs = runs[runs["sweep"] == options.sweep]
-    rows = report_data.rows(table, runs, options.source)
+    source = local(options.source)
+    rows = report_data.rows(table, runs, source)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis"), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
@@ -86,9 +88,9 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
         baseline=options.baseline,
         rows=rows,
         runs=len(runs),
-        charts=_charts(rows, options),
-        exponents=report_data.exponents(rows, options.source),
-        failures=report_data.failures(runs, options.source),
+        charts=_charts(rows, source, options.metric),
+        exponents=report_data.exponents(rows, source),
+        failures=report_data.failures(runs, source),
         provenance=report_data.provenance(runs),
         notes=table.notes,
         choices={
@@ -99,14 +101,14 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
     )
 
 
-def _charts(rows: list[report_data.Row], options: ReportOptions) -> list[dict[str, Any]]:
+def _charts(rows: list[report_data.Row], source: str, metric: str) -> list[dict[str, Any]]:
     """Return a chart for each dataset and model whose runs have a history of the metric."""
     found = []
     for where in sorted({(row.dataset, row.model) for row in rows}):
         here = [row for row in rows if (row.dataset, row.model) == where]
-        drawn = report_data.lines(here, options.source, options.metric)
-        unit = " (%)" if in_percent(options.metric) else ""
-        svg = curves(drawn, x_label="epoch", y_label=f"{options.metric}{unit}")
+        drawn = report_data.lines(here, source, metric)
+        unit = " (%)" if in_percent(metric) else ""
+        svg = curves(drawn, x_label="epoch", y_label=f"{metric}{unit}")
         if svg:
             legend = [(line.label, line.colour) for line in drawn]
             found.append({"dataset": where[0], "model": where[1], "svg": svg, "legend": legend})

@@ -19,6 +19,11 @@ def records(root: Path) -> list[RunRecord]:
     Other folders, hidden ones and those beginning with "_" are skipped. What cannot be read is
     told by a `RunWarning`.
     """
+    return [record for _, record in folders(root)]
+
+
+def folders(root: Path) -> list[tuple[Path, RunRecord]]:
+    """Return the runs that `records` returns, each with its folder."""
     return _unique(_found(root))
 
 
@@ -45,21 +50,21 @@ def history(root: Path, run_id: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _found(root: Path) -> Iterator[tuple[str, RunRecord]]:
+def _found(root: Path) -> Iterator[tuple[Path, RunRecord]]:
     """Yield (folder, run) for each run folder in ``root``, or for ``root`` itself if it is one."""
     if (root / "config.json").is_file():
-        yield str(root), _read_folder(root)
+        yield root, _read_folder(root)
         return
     with os.scandir(root) as entries:
         folders = sorted(e.name for e in entries if e.name[0] not in "._" and e.is_dir())
     for name in folders:
         folder = root / name
         try:
-            yield str(folder), _read_folder(folder)
+            yield folder, _read_folder(folder)
         except FileNotFoundError:  # without a config: another folder, or a run that lost it
             if any((folder / part).exists() for part in _PARTS):
                 warn(f"{folder / 'config.json'}: missing; the run is shown as unreadable")
-                yield str(folder), RunRecord(name, "unreadable")
+                yield folder, RunRecord(name, "unreadable")
 
 
 def _read_folder(folder: Path) -> RunRecord:
@@ -119,17 +124,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _unique(found: Iterable[tuple[str, RunRecord]]) -> list[RunRecord]:
+def _unique(found: Iterable[tuple[Path, RunRecord]]) -> list[tuple[Path, RunRecord]]:
     """Return the runs, one of each id: a copied folder must not count as another run."""
-    kept: dict[str, tuple[str, RunRecord]] = {}
+    kept: dict[str, tuple[Path, RunRecord]] = {}
     for folder, record in found:
         if record.id not in kept:
             kept[record.id] = (folder, record)
             continue
-        first, second = sorted(
-            (kept[record.id][0], folder), key=lambda f: Path(f).name != record.id
-        )
+        first, second = sorted((kept[record.id][0], folder), key=lambda f: f.name != record.id)
         warn(f"{second}: a second folder of run {record.id}; only {first} counts")
         if first == folder:
             kept[record.id] = (folder, record)
-    return [record for _, record in kept.values()]
+    return list(kept.values())

@@ -1,6 +1,8 @@
-"""Load runs, whatever holds them: run folders, offline W&B files, or a W&B server.
+"""Load runs, whatever holds them: run folders, archives, offline W&B files, or a W&B server.
 
     load_runs("runs")                        the run folders in runs/
+    load_runs("results/a.parquet")           an archive (see `analysis.run_archive`); also "a,b"
+    load_runs("results")                     every archive in results/
     load_runs("offline:runs")                the .wandb files anywhere under runs/
     load_runs("wandb:<entity>/<project>")    a project on the W&B server
 
@@ -15,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import run_folders, wandb_runs, wandb_server
+from analysis import run_archive, run_folders, wandb_runs, wandb_server
 from analysis.run_frame import RunRecord, RunWarning, canonical, column, frame
 from analysis.wandb_server import Filters
 
@@ -37,7 +39,7 @@ def load_runs(
     without a final state is "running", also if its process was killed.
 
     Args:
-        source: a folder of run folders, "offline:<folder>" or "wandb:<entity>/<project>".
+        source: a folder of run folders, archives, "offline:<folder>" or "wandb:<entity>/<project>".
         sweep: only the runs of this sweep, W&B's group; a server is asked for no others.
         tags: only runs with one of these tags (``tracker.tags``); likewise.
         refresh: whether a server is asked for changes; else its cache alone is read.
@@ -64,7 +66,7 @@ def load_history(source: str | Path, run_id: str) -> pd.DataFrame:
     attempts at one step the latest wins. Sorted by step.
 
     Args:
-        source: a folder of run folders, "offline:<folder>" or "wandb:<entity>/<project>".
+        source: a folder of run folders, archives, "offline:<folder>" or "wandb:<entity>/<project>".
         run_id: the run's id.
 
     Raises:
@@ -80,7 +82,9 @@ def load_history(source: str | Path, run_id: str) -> pd.DataFrame:
 
 
 def _folder(text: str) -> Path:
-    folder = Path(text)
+    folder = Path(run_archive.local(text))
+    if folder.is_file():
+        raise ValueError(f"{text}: no archive of runs; python -m analysis.archive makes one")
     if not folder.is_dir():
         raise ValueError(
             f"{text}: no such folder of runs; make runs with `python -m bench.train ...`"

@@ -34,7 +34,7 @@ __all__ = ["Cell", "Table", "build_table", "main", "render"]
 class TableOptions(cli.Options):
     """Options of ``python -m analysis.tables``."""
 
-    source: str = Field("runs", description="a runs folder, offline:<folder> or wandb:<e>/<p>")
+    source: str = Field("runs", description="folder, archives, offline:<folder> or wandb:<e>/<p>")
     sweep: str | None = Field(None, description="only the runs of this sweep")
     tags: list[str] = Field([], description="only runs with one of these tags")
     refresh: bool = Field(True, description="ask a W&B server for changes; else its cache alone")
