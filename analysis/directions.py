@@ -13,6 +13,9 @@ from analysis.objective import Batch, Loss, Objective, Settings
 # A singular value this much below the largest is rounding: a softmax head, whose gradient columns
 # sum to zero, has one such value, and it would decide gamma if it counted.
 RELATIVE_FLOOR = 1e-10
+# The Gram matrix holds sigma squared, its rounding being 1e-16 of the largest: down to this ratio
+# of singular values it is as good as the SVD to 1e-12 in sigma and to 1e-8 in the subspaces.
+GRAM_LIMIT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,27 @@ def top_directions(gradient: Tensor, k: int) -> Directions:
     """
     if k < 1:
         raise ValueError(f"the number of directions must be at least 1, got {k}")
-    u, sigma, vh = torch.linalg.svd(gradient.double(), full_matrices=False)
-    left, right = u[:, :k], vh[:k].T
+    left, sigma, right = _leading(gradient.double(), k)
     peak = left.gather(0, left.abs().argmax(dim=0, keepdim=True))
     sign = torch.where(peak < 0, -1.0, 1.0).to(left)
-    resolved = sigma[:k] > RELATIVE_FLOOR * sigma[0]
-    return Directions(torch.where(resolved, sigma[:k], 0.0), left * sign, right * sign)
+    resolved = sigma > RELATIVE_FLOOR * sigma[0]
+    return Directions(torch.where(resolved, sigma, 0.0), left * sign, right * sign)
+
+
+def _leading(matrix: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return u [m, k], sigma [k], v [n, k] of a float64 matrix, by its Gram matrix if that will do.
+
+    An eigendecomposition of the small side is 5 to 50 times faster than the SVD.
+    """
+    if len(matrix) > matrix.shape[1]:
+        right, sigma, left = _leading(matrix.mT, k)
+        return left, sigma, right
+    scaled = matrix / matrix.abs().max()
+    if bool(scaled.isfinite().all()):
+        left = torch.linalg.eigh(scaled @ scaled.mT).eigenvectors.flip(1)[:, :k]
+        right, small = torch.linalg.qr(matrix.mT @ left)  # the SVD within these subspaces
+        turned, sigma, back = (part.to(matrix.device) for part in torch.linalg.svd(small.cpu()))
+        if sigma[-1] > GRAM_LIMIT * sigma[0]:
+            return left @ back.mT, sigma, right @ turned
+    u, sigma, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :k], sigma[:k], vh[:k].mT

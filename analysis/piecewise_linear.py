@@ -22,7 +22,8 @@ from analysis.layer_maps import LayerMap, first_input, layer_maps
 from analysis.objective import Batch, Loss, Objective, Settings, couples_samples
 from analysis.softmax_loss import is_cross_entropy
 
-_SAMPLES = 3
+_SAMPLES = 4
+_SILENT = 1  # the sample whose logits are left out: nothing else may depend on what it holds
 _TOLERANCE = 1e-9  # of float64 comparisons, relative; what is wrong is off by far more
 # Autograd's names of functions that bend; others that do are found by their second derivative.
 _SMOOTH = re.compile(
@@ -107,11 +108,11 @@ def examine(
 def _examine(
     objective: Objective, maps: dict[str, LayerMap], inputs: Tensor, labels: Tensor
 ) -> Finding:
-    stream = torch.Generator().manual_seed(0)
+    device = objective.device
+    stream = torch.Generator(device).manual_seed(0)
 
     def noise(*shape: int) -> Tensor:
-        drawn = torch.randn(*shape, generator=stream, dtype=torch.float64)
-        return drawn.to(objective.device)
+        return torch.randn(*shape, generator=stream, dtype=torch.float64, device=device)
 
     left = {n: noise(len(w), 1) for n, w in objective.weights.items()}
     probe = Probe(maps, {n: noise(w[0].numel(), 1) for n, w in objective.weights.items()})
@@ -124,13 +125,16 @@ def _examine(
         return Finding("the network's output is no tensor of logits [B, ..., C]")
     if not is_cross_entropy(objective.criterion, logits, labels):
         return Finding("the loss is not the mean softmax cross-entropy of the outputs")
+    smooth = _smooth(logits)
+    if smooth is not None:
+        return Finding(smooth, tuple(logits.shape[1:]))
     weights = noise(*logits.shape)
-    zeros = list(probe.zeros.values())
+    weights[_SILENT : _SILENT + 1] = 0
+    slopes = _slopes((logits * weights).sum(), probe.zeros, objective.weights)
     reason = (
-        _smooth(logits)
-        or _coupled(logits, weights, probe.zeros)
-        or _bent(logits, weights, zeros, [noise(*zero.shape) for zero in zeros])
-        or _used_elsewhere(objective, logits, weights, probe, left)
+        _coupled(slopes, len(logits))
+        or _bent(slopes, probe.zeros, [noise(*zero.shape) for zero in probe.zeros.values()])
+        or _used_elsewhere(slopes, probe, left)
     )
     return Finding(reason, tuple(logits.shape[1:]))
 
@@ -152,43 +156,51 @@ def _smooth(logits: Tensor) -> str | None:
     return f"the network bends above a weight ({', '.join(sorted(names))})" if names else None
 
 
-def _gradients(of: Tensor, inputs: list[Tensor], **options: Any) -> list[Tensor]:
+class _Slopes(NamedTuple):
+    """First derivatives of a sum of logits, by layer: in its output (with a graph) and weight."""
+
+    errors: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+def _slopes(total: Tensor, zeros: dict[str, Tensor], weights: dict[str, nn.Parameter]) -> _Slopes:
+    found = _derivatives(total, [*zeros.values(), *(weights[name] for name in zeros)])
+    return _Slopes(
+        dict(zip(zeros, found[: len(zeros)], strict=True)),
+        {n: g.detach() for n, g in zip(zeros, found[len(zeros) :], strict=True)},
+    )
+
+
+def _derivatives(of: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     if not of.requires_grad:
         return [torch.zeros_like(value) for value in inputs]
-    found = torch.autograd.grad(of, inputs, materialize_grads=True, retain_graph=True, **options)
-    return list(found)
+    return list(torch.autograd.grad(of, inputs, materialize_grads=True, create_graph=True))
 
 
-def _coupled(logits: Tensor, weights: Tensor, zeros: dict[str, Tensor]) -> str | None:
-    """Whether one sample's logits depend on what another's layers hold."""
-    first = _gradients((logits[0] * weights[0]).sum(), list(zeros.values()))
-    for name, gradient in zip(zeros, first, strict=True):
-        if len(gradient) != len(logits) or bool((gradient[1:] != 0).any()):
+def _coupled(slopes: _Slopes, samples: int) -> str | None:
+    """Whether other samples' logits depend on what the silent one's layers hold."""
+    for name, error in slopes.errors.items():
+        silent = error[_SILENT : _SILENT + 1]
+        if len(error) != samples or bool((silent != 0).any()):
             return f"samples are not independent, or not first, in the output of layer '{name}'"
     return None
 
 
-def _bent(logits: Tensor, weights: Tensor, zeros: list[Tensor], moves: list[Tensor]) -> str | None:
+def _bent(slopes: _Slopes, zeros: dict[str, Tensor], moves: list[Tensor]) -> str | None:
     """Whether the logits have a second derivative in the layers' outputs, all moved at once."""
-    gradients = _gradients((logits * weights).sum(), zeros, create_graph=True)
-    slope = torch.stack([(g * d).sum() for g, d in zip(gradients, moves, strict=True)]).sum()
-    scale = max(float(g.detach().abs().max()) for g in gradients)
-    bend = max(float(g.abs().max()) for g in _gradients(slope, zeros))
+    errors = list(slopes.errors.values())
+    along = torch.stack([(e * d).sum() for e, d in zip(errors, moves, strict=True)]).sum()
+    scale = max(float(error.detach().abs().max()) for error in errors)
+    bend = max(float(b.abs().max()) for b in _derivatives(along, list(zeros.values())))
     if bend > _TOLERANCE * scale:
         return f"the network bends above a weight (second derivative {bend / scale:.1e} of first)"
     return None
 
 
-def _used_elsewhere(
-    objective: Objective, logits: Tensor, weights: Tensor, probe: Probe, left: dict[str, Tensor]
-) -> str | None:
+def _used_elsewhere(slopes: _Slopes, probe: Probe, left: dict[str, Tensor]) -> str | None:
     """Whether a weight's gradient is not that of the one call of its layer."""
-    total = (logits * weights).sum()
-    names = list(probe.zeros)
-    errors = _gradients(total, [probe.zeros[name] for name in names])
-    whole = _gradients(total, [objective.weights[name] for name in names])
-    for name, error, gradient in zip(names, errors, whole, strict=True):
-        u, v = left[name], probe.right[name]
+    for name, gradient in slopes.gradients.items():
+        u, v, error = left[name], probe.right[name], slopes.errors[name].detach()
         ours = probe.maps[name].along(error, probe.inward[name], u).sum()
         theirs = (u.mT @ gradient.flatten(1) @ v).sum()
         if abs(float(ours - theirs)) > _TOLERANCE * float(gradient.norm() * u.norm() * v.norm()):

@@ -101,6 +101,49 @@ def test_small_but_real_singular_values_stay() -> None:
     assert top_directions(torch.zeros(3, 2), 2).sigma.tolist() == [0.0, 0.0]
 
 
+def made(sigma: Tensor, rows: int, columns: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a matrix with these singular values, and its singular vectors [rows, k], [., k]."""
+    draw = torch.Generator().manual_seed(seed)
+    u, v = (
+        torch.linalg.qr(torch.randn(side, len(sigma), generator=draw, dtype=torch.float64))[0]
+        for side in (rows, columns)
+    )
+    return u * sigma @ v.mT, u, v
+
+
+@given(
+    rows=st.integers(20, 40), columns=st.integers(20, 40), k=st.integers(1, 20),
+    decay=st.floats(0, 7), scale=st.sampled_from([1e-200, 1e-12, 1.0, 1e6]), seed=st.integers(0, 9),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_ill_conditioned_gradients(
+    rows: int, columns: int, k: int, decay: float, scale: float, seed: int
+) -> None:
+    """sigma_k to a relative 1e-11 of ratios down to 1e-4 by the Gram matrix, below by the SVD."""
+    sigma = scale * torch.arange(1, 21, dtype=torch.float64) ** -decay
+    matrix, u, v = made(sigma, rows, columns, seed)
+    found = top_directions(matrix, k)
+    ratio = float(sigma[k - 1] / sigma[0])
+    assert ((found.sigma - sigma[:k]).abs() <= 1e-14 * sigma[0] + 1e-11 * sigma[:k]).all()
+    one = torch.eye(k, dtype=torch.float64)
+    for side, exact in ((found.left, u), (found.right, v)):
+        torch.testing.assert_close(side.T @ side, one, atol=1e-12, rtol=0)
+        if decay > 0.1:  # else the directions are arbitrary
+            missed = torch.linalg.matrix_norm(side - exact[:, :k] @ (exact[:, :k].T @ side), 2)
+            assert missed < (1e-7 if ratio > 1e-4 else 1e-15 / ratio * 1e3)
+
+
+@pytest.mark.parametrize("ratio", [2e-4, 0.9e-4])
+def test_singular_values_at_the_limit_of_the_gram_matrix(ratio: float) -> None:
+    """The last two of 20 lie close together beneath a wide gap: the hardest case of each way."""
+    sigma = torch.cat([torch.ones(18), torch.tensor([1.1 * ratio, ratio])]).double()
+    matrix, u, _ = made(sigma, 30, 60, 0)
+    found = top_directions(matrix, 20)
+    torch.testing.assert_close(found.sigma, sigma, rtol=1e-11, atol=0)
+    for k in (18, 19):
+        assert abs(float(found.left[:, k] @ u[:, k])) > 1 - 1e-12
+
+
 def test_directions_are_float64_and_repeatable(
     model: nn.Module, data: tuple[Tensor, Tensor]
 ) -> None:

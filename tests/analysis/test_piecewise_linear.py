@@ -48,6 +48,9 @@ BENT: dict[str, tuple[Between, str]] = {
     "bilinear": (lambda _, x: (x.unsqueeze(2) @ x.unsqueeze(1)).sum(2), "second derivative"),
     "reciprocal": (lambda _, x: 1 / (3 + x.abs()), "second derivative"),
     "over samples": (lambda _, x: x - x.mean(0), "samples are not independent"),
+    "samples before": (lambda _, x: x.cumsum(0), "samples are not independent"),
+    "samples after": (lambda _, x: x.flip(0).cumsum(0).flip(0), "samples are not independent"),
+    "other samples": (lambda _, x: x.flip(0), "samples are not independent"),
     "same weight again": (lambda m, x: F.relu(F.linear(x, m.first.weight)), "used elsewhere too"),
     "same layer again": (lambda m, x: m.first(F.relu(x)), "called more than once"),
 }  # fmt: skip
@@ -147,7 +150,7 @@ class SequenceFirst(nn.Module):
         return self.head(F.relu(self.layer(x.transpose(0, 1))).mean(0))
 
 
-@pytest.mark.parametrize("positions", [3, 5])
+@pytest.mark.parametrize("positions", [4, 5])
 def test_a_layer_that_sees_samples_second_is_found(positions: int) -> None:
     torch.manual_seed(1)
     batch = torch.randn(6, positions, 4), torch.randint(0, 3, (6,))
