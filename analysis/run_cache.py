@@ -6,15 +6,14 @@ server told them, and no credentials; delete it at any time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from analysis import cache_files
 
 _COLUMNS = ("id", "stamp", "config", "summary")
 
@@ -39,29 +38,24 @@ class RunCache:
 
     def __init__(self, project: str, folder: Path | None = None) -> None:
         address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
-        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", project)
-        digest = hashlib.sha256(f"{address} {project}".encode()).hexdigest()[:10]
-        self.path = (folder or cache_folder()) / "wandb" / f"{readable}-{digest}.parquet"
+        name = cache_files.file_name(project, f"{address} {project}")
+        self.path = (folder or cache_files.cache_folder()) / "wandb" / name
+
+    def stamps(self) -> dict[str, str]:
+        """Return each run's stamp by id, without parsing the runs; none where there is no cache."""
+        columns = self._columns("id", "stamp")
+        return dict(zip(columns[0], columns[1], strict=True)) if columns else {}
 
     def read(self) -> dict[str, Told]:
         """Return the runs by id; none where there is no cache, or one that cannot be read."""
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            columns = pyarrow.parquet.read_table(self.path, columns=list(_COLUMNS)).to_pydict()
-        except (OSError, pyarrow.ArrowException, KeyError):
-            return {}
-        rows = zip(*(columns[name] for name in _COLUMNS), strict=True)
         return {
             run_id: Told(run_id, stamp, json.loads(config), json.loads(summary))
-            for run_id, stamp, config, summary in rows
+            for run_id, stamp, config, summary in zip(*self._columns(*_COLUMNS), strict=True)
         }
 
     def write(self, runs: Mapping[str, Told]) -> None:
         """Replace the cache; a full disk or a read-only home costs the cache, not the table."""
         import pyarrow
-        import pyarrow.parquet
 
         ordered = [runs[name] for name in sorted(runs)]
         table = pyarrow.table(
@@ -72,17 +66,11 @@ class RunCache:
                 "summary": [json.dumps(told.summary) for told in ordered],
             }
         )
-        fresh = self.path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            pyarrow.parquet.write_table(table, fresh)
-            fresh.replace(self.path)
-        except OSError:
-            with suppress(OSError):
-                fresh.unlink()
+        cache_files.write(self.path, table)
 
-
-def cache_folder() -> Path:
-    """Return the folder of our caches: ``$XDG_CACHE_HOME/spectral-bench``, else in ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "spectral-bench"
+    def _columns(self, *names: str) -> list[list[str]]:
+        """Return these columns of the file; nothing where one of them is missing."""
+        table = cache_files.read(self.path, names)
+        if table is None or table.column_names != list(names):
+            return []
+        return [column.to_pylist() for column in table.columns]

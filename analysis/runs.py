@@ -11,19 +11,22 @@ The same runs give the same DataFrame from each (see `analysis.run_frame.frame`)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis import run_archive, run_folders, wandb_runs, wandb_server
+from analysis import frame_cache, run_archive, run_folders, wandb_runs, wandb_server
+from analysis.run_cache import RunCache
+from analysis.run_filters import Filters
 from analysis.run_frame import RunRecord, RunWarning, canonical, column, frame
-from analysis.wandb_server import Filters
 
 __all__ = ["RunWarning", "load_history", "load_runs"]
 
 _OFFLINE, _SERVER = "offline:", "wandb:"
+# A name for the place, a text a run that changes with it, and a reader of all runs there.
+Found = tuple[str, list[str], Callable[[], Iterable[RunRecord]]]
 
 
 def load_runs(
@@ -31,32 +34,50 @@ def load_runs(
     *,
     sweep: str | None = None,
     tags: Sequence[str] = (),
+    states: Sequence[str] = (),
     refresh: bool = True,
 ) -> pd.DataFrame:
     """Return one row a run: identity, state, ``config.<dotted key>`` and summary columns.
 
     A run whose files cannot be read gives a `RunWarning` and a row of state "unreadable"; a run
-    without a final state is "running", also if its process was killed.
+    without a final state is "running", also if its process was killed. The frame of many runs is
+    kept (see `analysis.frame_cache`), and used again while none of them has changed.
 
     Args:
         source: a folder of run folders, archives, "offline:<folder>" or "wandb:<entity>/<project>".
         sweep: only the runs of this sweep, W&B's group; a server is asked for no others.
         tags: only runs with one of these tags (``tracker.tags``); likewise.
+        states: only runs in one of these states (`analysis.run_frame.STATES`); likewise.
         refresh: whether a server is asked for changes; else its cache alone is read.
 
     Raises:
         ValueError: there is no such folder, or the server cannot be asked; one line.
     """
-    text, filters = str(source), Filters(sweep, tuple(tags))
+    filters = Filters(sweep, tuple(tags), tuple(states))
+    place, stamps, records = _found(str(source), filters, refresh)
+    return frame_cache.kept(
+        f"{place} {filters}",
+        stamps,
+        lambda: frame(record for record in records() if filters.fits(record)),
+    )
+
+
+def _found(text: str, filters: Filters, refresh: bool) -> Found:
+    """Return where runs are, what changes with them, and how to read them."""
     if text.startswith(_SERVER):
-        told = wandb_server.runs(text.removeprefix(_SERVER), filters, fresh=refresh)
-        return frame(wandb_runs.server_records(told))
-    found: Iterable[RunRecord]
+        project = text.removeprefix(_SERVER)
+        chosen = wandb_server.runs(project, filters, fresh=refresh)
+        stamps = [f"{name} {stamp}" for name, stamp in sorted(chosen.stamps.items())]
+        place = str(RunCache(project).path)
+        return place, stamps, lambda: wandb_runs.server_records(chosen.read())
     if text.startswith(_OFFLINE):
-        found = wandb_runs.offline_records(_folder(text.removeprefix(_OFFLINE)))
-    else:
-        found = run_folders.records(_folder(text))
-    return frame(record for record in found if filters.fits(record.config))
+        folder = _folder(text.removeprefix(_OFFLINE))
+        stamps = wandb_runs.offline_stamps(folder)
+        return f"{_OFFLINE}{folder.resolve()}", stamps, lambda: wandb_runs.offline_records(folder)
+    folder = _folder(text)
+    unpacked = folder != Path(text)  # an archive, in a folder that is new each time
+    stamps = [] if unpacked else run_folders.stamps(folder)
+    return str(folder.resolve()), stamps, lambda: run_folders.records(folder)
 
 
 def load_history(source: str | Path, run_id: str) -> pd.DataFrame:

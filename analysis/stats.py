@@ -34,7 +34,7 @@ def mean(values: Numbers) -> float:
     Raises:
         ValueError: no values, or one that is not finite: leave such runs out, and say so.
     """
-    given = finite(values)
+    given = _listed(values)
     return math.fsum(given) / len(given)
 
 
@@ -44,11 +44,11 @@ def sample_std(values: Numbers) -> float:
     Raises:
         ValueError: no values, or one that is not finite.
     """
-    given = finite(values)
+    given = _listed(values)
     if len(given) == 1:
         return math.nan
-    centre = mean(given)
-    return math.sqrt(math.fsum((given - centre) ** 2) / (len(given) - 1))
+    centre = math.fsum(given) / len(given)
+    return math.sqrt(math.fsum((one - centre) ** 2 for one in given) / (len(given) - 1))
 
 
 def iqm(values: Numbers) -> float:
@@ -59,7 +59,7 @@ def iqm(values: Numbers) -> float:
     Raises:
         ValueError: no values, or one that is not finite.
     """
-    ordered = np.sort(finite(values))
+    ordered = sorted(_listed(values))
     cut = len(ordered) // 4
     return mean(ordered[cut : len(ordered) - cut])
 
@@ -74,7 +74,7 @@ def t_interval(values: Numbers, level: float = 0.95) -> Interval:
         ValueError: no values, one that is not finite, or a level outside (0, 1).
     """
     check_level(level)
-    given = finite(values)
+    given = _listed(values)
     if len(given) == 1:
         return NO_INTERVAL
     quantile = float(special.stdtrit(len(given) - 1, (1 + level) / 2))
@@ -95,6 +95,14 @@ def finite(values: Numbers) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise ValueError(f"not finite: {array[~np.isfinite(array)][0]}; leave that run out")
     return array
+
+
+def _listed(values: Numbers) -> list[float]:
+    """Return ``values`` as `finite` does, in a list: five seeds are not worth an array."""
+    floats = isinstance(values, list) and {type(value) for value in values} == {float}
+    if floats and all(map(math.isfinite, values)):
+        return list(values)
+    return [float(value) for value in finite(values)]
 
 
 def check_level(level: float) -> None:

@@ -75,7 +75,7 @@ def build_table(
     table_select.check_metric(runs, metric)
     rows = [table_select.column(runs, name) for name in rows]
     cols = [table_select.column(runs, name) for name in cols]
-    everything = table_select.records(runs)
+    everything = table_select.records(runs, metric)
     chosen = [run for run in everything if seeds is None or run["seed"] in seeds]
     placed = [run for run in chosen if run["variant"] is not None]
     if not placed:

@@ -115,13 +115,13 @@ def _telling(runs: Sequence[Run], crowds: Sequence[Sequence[Run]]) -> list[str]:
     Keys inside a group count only among runs with the same choice for that group: against
     schedule=constant, schedule=cosine says it all.
     """
-    names = [name for name in GROUPS if _steady(name, runs)]
+    names = [name for name in GROUPS if _varies(name, runs) and _steady(name, runs)]
     telling = [
         name for name in names if any(len({run[name] for run in members}) > 1 for members in crowds)
     ]
     for key in sorted(key for key in runs[0] if key.startswith("config.")):
         group = key.split(".")[1]
-        if not _scientific(key) or not _steady(key, runs):
+        if not _scientific(key) or not _varies(key, runs) or not _steady(key, runs):
             continue
         for members in crowds:
             found: dict[Any, set[Any]] = defaultdict(set)
@@ -142,6 +142,10 @@ def _scientific(key: str) -> bool:
     if top == "dataset" and inner:
         return inner[-1] not in NOT_SCIENTIFIC_DATASET
     return top not in NOT_SCIENTIFIC
+
+
+def _varies(key: str, runs: Sequence[Run]) -> bool:
+    return len({run[key] for run in runs}) > 1
 
 
 def _steady(key: str, runs: Sequence[Run]) -> bool:

@@ -6,7 +6,10 @@ import pandas as pd
 
 from analysis.run_frame import FIXED, GROUPS, nearest
 from analysis.table_rows import Run
-from analysis.table_target import REACHED, is_target
+from analysis.table_target import REACHED, SPENT, is_target
+from analysis.table_timing import SECONDS
+
+_CONFIG_OR_PROVENANCE = ("config.", "provenance.")
 
 
 def of_sweep(runs: pd.DataFrame, sweep: str | None) -> pd.DataFrame:
@@ -33,7 +36,7 @@ def check_metric(runs: pd.DataFrame, metric: str) -> None:
         str(name)
         for name in runs.columns
         if name not in FIXED
-        and not name.startswith(("config.", "provenance."))
+        and not name.startswith(_CONFIG_OR_PROVENANCE)
         and runs[name].dtype == "float64"
     ]
     if metric not in known:
@@ -52,11 +55,13 @@ def column(runs: pd.DataFrame, name: str) -> str:
     raise ValueError(f"unknown column {name!r}{nearest(name, short)}; try {', '.join(GROUPS)}")
 
 
-def records(runs: pd.DataFrame) -> list[Run]:
-    """Return the frame's rows as mappings, None for every missing value."""
+def records(runs: pd.DataFrame, metric: str) -> list[Run]:
+    """Return the frame's rows as mappings, None for every missing value.
+
+    Of the summaries' columns there are those that a table of ``metric`` reads, and no others.
+    """
+    summary = (metric, SECONDS, REACHED, *SPENT)
     names = [str(name) for name in runs.columns]
-    columns = [
-        [None if missing else value for value, missing in zip(runs[n], runs[n].isna(), strict=True)]
-        for n in names
-    ]
+    names = [n for n in names if n in FIXED or n in summary or n.startswith(_CONFIG_OR_PROVENANCE)]
+    columns = [runs[n].astype("object").where(runs[n].notna(), None).tolist() for n in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

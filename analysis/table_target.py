@@ -18,6 +18,7 @@ _SPENT = {
     "epoch": ("epochs",),
     "flops": ("flops/total",),
 }
+SPENT = tuple(name for names in _SPENT.values() for name in names)
 REACHED = "target/reached"
 
 

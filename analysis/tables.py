@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,9 @@ class TableOptions(cli.Options):
     source: str = Field("runs", description="folder, archives, offline:<folder> or wandb:<e>/<p>")
     sweep: str | None = Field(None, description="only the runs of this sweep")
     tags: list[str] = Field([], description="only runs with one of these tags")
+    states: list[str] = Field(
+        [], description="only runs in one of these states; the table then counts no others"
+    )
     refresh: bool = Field(True, description="ask a W&B server for changes; else its cache alone")
     also: str | None = Field(
         None, description="a second source; runs that the two tell differently are listed"
@@ -119,10 +123,14 @@ def _build(options: TableOptions) -> tuple[Table, int]:
             runs = _load(options, options.source)
             if options.also is not None:
                 _compare_sources(options, runs)
-            return build_table(runs, **{name: getattr(options, name) for name in _ASKED}), len(runs)
+            table = build_table(runs, **{name: getattr(options, name) for name in _ASKED})
+            if options.states:
+                said = f"Only runs in these states were read: {', '.join(options.states)}."
+                table = replace(table, notes=(*table.notes, said))
+            return table, len(runs)
         except ValueError as error:
-            said = "wandb:" in str(error) or options.source in str(error)
-            where = "" if said else f"{options.source}: "
+            named = "wandb:" in str(error) or options.source in str(error)
+            where = "" if named else f"{options.source}: "
             raise UserError(f"{where}{error}") from error
         finally:
             for warning in caught:
@@ -132,7 +140,12 @@ def _build(options: TableOptions) -> tuple[Table, int]:
 def _load(options: TableOptions, source: str) -> pd.DataFrame:
     # Folders are read whole, so that a misspelt sweep can be told from those that are there.
     sweep = options.sweep if source.startswith("wandb:") else None
-    return load_runs(source, sweep=sweep, tags=options.tags, refresh=options.refresh)
+    chosen = {"tags": options.tags, "states": options.states}
+    found = load_runs(source, sweep=sweep, refresh=options.refresh, **chosen)
+    if found.empty and any(chosen.values()):
+        said = ", ".join(f"{name}={','.join(given)}" for name, given in chosen.items() if given)
+        raise ValueError(f"no runs with {said} there")
+    return found
 
 
 def _compare_sources(options: TableOptions, runs: pd.DataFrame) -> None:

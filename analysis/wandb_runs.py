@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis import wandb_files
 from analysis.run_cache import Told
+from analysis.run_folders import file_stamp
 from analysis.run_frame import STATES, RunRecord, nearest, warn
 
 # Job types of what lies beside runs on W&B and is none: published comparisons.
@@ -30,6 +31,11 @@ def offline_records(folder: Path) -> Iterator[RunRecord]:
         run = wandb_files.fold(attempts)
         if run.job_type not in NO_RUNS:
             yield record(run_id, run.config, run.summary)
+
+
+def offline_stamps(folder: Path) -> list[str]:
+    """Return a text for each log under ``folder``, another whenever the log changes."""
+    return [f"{path} {file_stamp(str(path))}" for path in wandb_files.find_files(folder)]
 
 
 def offline_history(folder: Path, run_id: str) -> list[dict[str, Any]]:

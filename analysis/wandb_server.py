@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from analysis import run_cache
 from analysis.run_cache import Told
+from analysis.run_filters import Filters
 from analysis.run_frame import warn
 from analysis.wandb_runs import NO_RUNS
 
@@ -30,36 +31,22 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
-class Filters:
-    """Which runs: of a sweep (W&B's group), with any of some tags; empty means all."""
+class Chosen:
+    """The runs that were chosen: ``stamps`` by id, and how to ``read`` them whole."""
 
-    sweep: str | None = None
-    tags: tuple[str, ...] = ()
-
-    def query(self) -> dict[str, Any]:
-        """Return the filters as the server takes them."""
-        asked: dict[str, Any] = {}
-        if self.sweep is not None:
-            asked["group"] = self.sweep
-        if self.tags:
-            asked["tags"] = {"$in": list(self.tags)}
-        return asked
-
-    def fits(self, config: Mapping[str, Any]) -> bool:
-        """Return whether a run of this config is meant, as the server would tell."""
-        tracker = config.get("tracker")
-        own = tracker.get("tags") if isinstance(tracker, Mapping) else None
-        tagged = not self.tags or bool(set(self.tags) & set(own or ()))
-        return tagged and (self.sweep is None or config.get("sweep") == self.sweep)
+    stamps: Mapping[str, str]
+    read: Callable[[], list[Told]]
 
 
-def runs(project: str, filters: Filters = Filters(), *, fresh: bool = True) -> list[Told]:
+def runs(project: str, filters: Filters, *, fresh: bool) -> Chosen:
     """Return the runs of ``<entity>/<project>``; login and address are wandb's own settings.
+
+    What ``filters`` mean beyond the server's own filters is left to the caller.
 
     Args:
         project: ``<entity>/<project>``.
-        filters: which runs; the server chooses.
-        fresh: whether to ask the server for changes; else the cache alone is read.
+        filters: which runs; the server chooses, the cache does not.
+        fresh: whether to ask the server for changes; else the cache alone is read, whole.
 
     Raises:
         ValueError: no such project, no login, no connection, or nothing in the cache; one line.
@@ -67,10 +54,10 @@ def runs(project: str, filters: Filters = Filters(), *, fresh: bool = True) -> l
     _check(project)
     cache = run_cache.RunCache(project)
     if not fresh:
-        known = cache.read()
-        if not known:
+        stamps = cache.stamps()
+        if not stamps:
             raise ValueError(f"wandb:{project}: nothing in the cache; ask with refresh=true first")
-        return [told for told in known.values() if filters.fits(told.config)]
+        return Chosen(stamps, lambda: list(cache.read().values()))
     try:
         return _updated(project, filters, cache)
     except Exception as error:  # the client has several unrelated families of errors
@@ -109,42 +96,53 @@ def _api(project: str) -> Any:
     return wandb.Api(overrides={"entity": entity}, timeout=_TIMEOUT)
 
 
-def _updated(project: str, filters: Filters, cache: run_cache.RunCache) -> list[Told]:
+def _updated(project: str, filters: Filters, cache: run_cache.RunCache) -> Chosen:
     """List the runs, ask for those that the cache does not hold as they are, and keep them."""
     api = _patiently(lambda: _api(project))
-    known = cache.read()
-    stamps: dict[str, str] = {}
+    had = cache.stamps()
     with Progress(console=Console(stderr=True), transient=True, disable=not _shown()) as bar:
-        task = bar.add_task("listing runs", total=None)
-        for run in _pages(api, project, filters.query(), lazy=True):
-            if run.job_type not in NO_RUNS:
-                stamps[run.id] = _stamp(run)
-            bar.advance(task)
-        changed = [name for name, stamp in stamps.items() if not _holds(known, name, stamp)]
-        bar.update(task, description="reading runs", total=len(changed), completed=0)
-        for begin in range(0, len(changed), _WHOLE):
-            names = changed[begin : begin + _WHOLE]
-            for run in _pages(api, project, {"name": {"$in": names}}, lazy=False):
-                known[run.id] = Told(
-                    run.id, _stamp(run), dict(run.config), dict(run.summary_metrics)
-                )
-                bar.advance(task)
+        stamps = _listed(api, project, filters, bar)
+        changed = [name for name, stamp in stamps.items() if had.get(name) != stamp]
+        # What an unfiltered listing no longer tells was deleted.
+        gone = set() if filters.query() else had.keys() - stamps.keys()
+        if not changed and not gone:
+            return Chosen(stamps, lambda: _of(cache.read(), stamps))
+        known = cache.read() | _asked(api, project, changed, bar)
     lost = [name for name in stamps if name not in known]
     if lost:
         warn(f"wandb:{project}: {len(lost)} runs were listed and then gone: {', '.join(lost[:3])}")
-    if not filters.query():  # what is no longer listed was deleted
-        gone = known.keys() - stamps.keys()
-        known = {name: told for name, told in known.items() if name in stamps}
-        changed += sorted(gone)
-    if changed:
-        cache.write(known)
+    known = {name: told for name, told in known.items() if name not in gone}
+    cache.write(known)
+    return Chosen({one.id: one.stamp for one in _of(known, stamps)}, lambda: _of(known, stamps))
+
+
+def _listed(api: Any, project: str, filters: Filters, bar: Progress) -> dict[str, str]:
+    """Return the stamps of the runs that the filters choose, by id."""
+    stamps: dict[str, str] = {}
+    task = bar.add_task("listing runs", total=None)
+    for run in _pages(api, project, filters.query(), lazy=True):
+        if run.job_type not in NO_RUNS:
+            stamps[run.id] = _stamp(run)
+        bar.advance(task)
     if not stamps and filters.query():
         raise ValueError(f"no runs with {json.dumps(filters.query())} there")
-    return [known[name] for name in stamps if name in known]
+    return stamps
 
 
-def _holds(known: Mapping[str, Told], name: str, stamp: str) -> bool:
-    return name in known and known[name].stamp == stamp
+def _asked(api: Any, project: str, names: Sequence[str], bar: Progress) -> dict[str, Told]:
+    """Return these runs whole, as far as they are still there."""
+    told: dict[str, Told] = {}
+    task = bar.add_task("reading runs", total=len(names))
+    for begin in range(0, len(names), _WHOLE):
+        wanted = {"name": {"$in": list(names[begin : begin + _WHOLE])}}
+        for run in _pages(api, project, wanted, lazy=False):
+            told[run.id] = Told(run.id, _stamp(run), dict(run.config), dict(run.summary_metrics))
+            bar.advance(task)
+    return told
+
+
+def _of(known: Mapping[str, Told], names: Iterable[str]) -> list[Told]:
+    return [known[name] for name in names if name in known]
 
 
 def _stamp(run: Any) -> str:

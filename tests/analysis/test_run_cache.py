@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow
 import pytest
 
-from analysis.run_cache import RunCache, Told, cache_folder
+from analysis import cache_files
+from analysis.cache_files import cache_folder
+from analysis.run_cache import RunCache, Told
 
 TOLD = {
     "b": Told("b", "2026 finished 5", {"id": "b", "lr": 0.1, "betas": [0.9, 0.99]}, {"x": "NaN"}),
@@ -17,6 +20,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert cache.read() == {}
     cache.write(TOLD)
     assert cache.read() == TOLD
+    assert cache.stamps() == {"b": "2026 finished 5", "a": "2025 running 1"}
     cache.write({"a": TOLD["a"]})
     assert list(cache.read()) == ["a"]
     assert [path.name for path in cache.path.parent.iterdir()] == [cache.path.name]
@@ -36,7 +40,14 @@ def test_a_torn_cache_is_no_cache(content: bytes, tmp_path: Path) -> None:
     cache = RunCache("lab/p", tmp_path)
     cache.write(TOLD)
     cache.path.write_bytes(content)
+    assert cache.read() == cache.stamps() == {}
+
+
+def test_a_cache_without_one_of_its_columns_is_no_cache(tmp_path: Path) -> None:
+    cache = RunCache("lab/p", tmp_path)
+    cache_files.write(cache.path, pyarrow.table({"id": ["a"], "stamp": ["1"]}))
     assert cache.read() == {}
+    assert cache.stamps() == {"a": "1"}
 
 
 def test_a_place_that_cannot_be_written_costs_only_the_cache(tmp_path: Path) -> None:

@@ -124,12 +124,15 @@ def test_history_of_an_unknown_run_names_the_nearest(runs: Any, tmp_path: Path) 
         run_folders.history(tmp_path, folder.name[:-2])
 
 
-def test_a_thousand_runs_load_within_two_cpu_seconds(runs: Any, tmp_path: Path) -> None:
+def test_a_thousand_runs_load_within_two_cpu_seconds(
+    runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """10,000 runs must load within 20 s."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for seed in range(1000):
-        runs.folder(tmp_path, runs.config(seed=seed), runs.summary(seed / 1000))
+        runs.folder(tmp_path / "runs", runs.config(seed=seed), runs.summary(seed / 1000))
     begin = time.process_time()
-    table = load_runs(tmp_path)
+    table = load_runs(tmp_path / "runs")
     assert time.process_time() - begin < 2.0
     assert table["seed"].tolist() == list(range(1000))
 

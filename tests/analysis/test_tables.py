@@ -69,6 +69,15 @@ def test_options_reach_the_table(source: str, capsys: pytest.CaptureFixture[str]
     assert all(len(line["run_ids"].split(";")) == 2 for line in lines)
 
 
+def test_a_choice_of_states_is_said_below_the_table(
+    source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = output(capsys, f"source={source}", "states=done,diverged")
+    assert "92.05 ± 0.07 (2/3)" in out
+    assert "7 of 8 runs used. Never averaged in: 1 diverged." in out
+    assert out.splitlines()[-1] == "Only runs in these states were read: done, diverged."
+
+
 def test_the_table_goes_to_a_file(
     source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +111,8 @@ def test_mistakes_are_one_line(source: str, tmp_path: Path) -> None:
         ([f"source=offline:{tmp_path}"], f"offline:{tmp_path}: no runs there"),
         ([f"source={source}", "metric=test/acuracy"], "the nearest is 'test/accuracy'"),
         ([f"source={source}", "sweep=gird"], "no runs of sweep 'gird'; sweeps here: grid"),
+        ([f"source={source}", "states=failed"], f"{source}: no runs with states=failed there"),
+        ([f"source={source}", "states=dne"], "unknown state 'dne'; the nearest is 'done'"),
         ([f"source={source}", "format=latx"], "did you mean 'latex'"),
         ([f"source={source}", "baseline=adam"], "no row 'adam' to be the baseline; the nearest is"),
         ([f"source={source}", "resolve=0.01"], "add baseline=<row>"),

@@ -110,17 +110,27 @@ def test_a_thousand_unchanged_runs_cost_one_listing(server: WandbServer, runs: A
 def test_filters_are_the_servers_work(server: WandbServer, runs: Any, tmp_path: Path) -> None:
     folders = tmp_path / "runs"
     eight(runs, server, folders)
-    for chosen, count in (
-        ({"sweep": "grid"}, 3),
-        ({"tags": ["first", "x"]}, 4),
-        ({"sweep": "grid", "tags": ["first"]}, 1),
-    ):
+    tagged, in_state = {"$in": ["first", "x"]}, "summary_metrics.state"
+    cases: list[tuple[dict[str, Any], dict[str, Any], int]] = [
+        ({"sweep": "grid"}, {"group": "grid"}, 3),
+        ({"tags": ["first", "x"]}, {"tags": tagged}, 4),
+        (
+            {"sweep": "grid", "tags": ["first", "x"], "states": ["done"]},
+            {"group": "grid", "tags": tagged, in_state: {"$in": ["diverged", "done"]}},
+            1,
+        ),
+        ({"states": ["done"]}, {in_state: {"$in": ["diverged", "done"]}}, 6),
+        ({"states": ["diverged"], "tags": ["first", "x"]},
+         {"tags": tagged, in_state: {"$in": ["diverged", "done"]}}, 0),
+        ({"states": ["running", "diverged"]}, {}, 2),
+    ]  # fmt: skip
+    for chosen, asked, count in cases:
         server.variables.clear()
-        found = load_runs("wandb:lab/project", **chosen)  # type: ignore[arg-type]
+        found = load_runs("wandb:lab/project", **chosen)
         assert len(found) == count
-        pd.testing.assert_frame_equal(found, load_runs(folders, **chosen), check_exact=True)  # type: ignore[arg-type]
+        pd.testing.assert_frame_equal(found, load_runs(folders, **chosen), check_exact=True)
         listing = next(v for v in server.variables if "filters" in v)
-        assert json.loads(listing["filters"]) != {}
+        assert json.loads(listing["filters"]) == asked
     with pytest.raises(ValueError, match=r'no runs with {"group": "gird"} there'):
         load_runs("wandb:lab/project", sweep="gird")
     # What a filter left out is still known.

@@ -23,5 +23,7 @@ def test_every_source_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     found = [re.fullmatch(pattern, line) for line in lines]
     assert [match[1] for match in found if match] == [
         "local cache of a W&B project",
-        "folder of run summaries",
+        "local cache of a W&B project, again",
+        "cold folder of run summaries",
+        "folder of run summaries, again",
     ]
