@@ -16,9 +16,10 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -41,6 +42,7 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    complaints: str | None = None  # where other ranks leave word of why they failed
 
     @property
     def leads(self) -> bool:
@@ -51,6 +53,12 @@ class Team:
         """Print a line about run ``name``, once for all ranks."""
         if self.leads:
             print(f"{name}: {text}", flush=True)
+
+    def blame(self, error: Exception) -> Exception:
+        """Return what made rank 0 fail: the error of another rank, if one left word, or its own."""
+        for word in sorted(Path(self.complaints).glob("rank*")) if self.complaints else []:
+            return RuntimeError(f"{word.name}: {word.read_text()}")
+        return error
 
     def share(self, tensor: Tensor) -> Tensor:
         """Return this rank's part of a global batch, samples first."""
@@ -121,35 +129,38 @@ def team(
 ) -> Iterator[Team]:
     """Start the other ranks, each calling ``follow(team, *args)``, and be rank 0 until the end.
 
-    ``follow`` and ``args`` travel to new processes. If rank 0 fails, the others are ended.
+    ``follow`` and ``args`` travel to new processes. If one rank fails, the others are ended.
     """
     if trainer.devices == 1:
         yield ALONE
         return
     size, started = trainer.devices, multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="spectral-bench-team-") as folder:
-        store = str(Path(folder) / "store")
+        places = [_Place(rank, size, folder, device.type) for rank in range(size)]
         others = [
             started.Process(
-                target=_be_follower,
-                args=(_Place(rank, size, store, device.type), os.getpid(), follow, args),
-                daemon=True,
+                target=_be_follower, args=(place, os.getpid(), follow, args), daemon=True
             )
-            for rank in range(1, size)
+            for place in places[1:]
         ]
         for process in others:
             process.start()
+        over = threading.Event()
         try:
-            _join(_Place(0, size, store, device.type))
-            yield Team(0, size)
+            _join(places[0])
+            threading.Thread(target=_watch, args=(others, over), daemon=True).start()
+            yield Team(0, size, folder)
+            over.set()
+            dist.destroy_process_group()  # NCCL's waits until every rank leaves
             for process in others:
                 process.join()
         finally:
+            over.set()
             for process in others:
                 process.kill()  # nothing, where it has ended
                 process.join()
-            if dist.is_initialized():
-                dist.destroy_process_group()
+            if dist.is_initialized():  # a rank failed: they can't leave together any more
+                _abandon()
 
 
 def rank_device(device: torch.device, rank: int) -> torch.device:
@@ -160,7 +171,7 @@ def rank_device(device: torch.device, rank: int) -> torch.device:
 class _Place(NamedTuple):
     rank: int
     size: int
-    store: str
+    folder: str
     kind: str
 
 
@@ -172,7 +183,7 @@ def _join(place: _Place) -> None:
         torch.cuda.set_device(place.rank)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        init_method=f"file://{place.store}",
+        init_method=f"file://{place.folder}/store",
         rank=place.rank,
         world_size=place.size,
     )
@@ -182,10 +193,34 @@ def _be_follower(place: _Place, leader: int, follow: Follower, args: tuple[Any, 
     for number in (*preemption.SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # rank 0 decides when to stop
     threading.Thread(target=_end_with, args=(leader,), daemon=True).start()
-    _join(place)
     try:
+        _join(place)
         follow(Team(place.rank, place.size), *args)
-    finally:
+    except BaseException as error:
+        word = Path(place.folder) / f"rank{place.rank}"
+        word.write_text(f"{type(error).__name__}: {error}")
+        os._exit(1)  # without waiting for the others: rank 0 ends them
+    dist.destroy_process_group()
+
+
+def _watch(others: Sequence[BaseProcess], over: threading.Event) -> None:
+    """Free rank 0 from waiting on a GPU for a rank that has failed; gloo notices by itself."""
+    while not over.wait(0.5):
+        if any(process.exitcode for process in others):
+            if _nccl():
+                _abandon()
+            return
+
+
+def _nccl() -> bool:
+    return dist.is_initialized() and "nccl" in dist.get_backend_config()
+
+
+def _abandon() -> None:
+    """Leave a team that is not whole; NCCL's orderly way out would wait for the others."""
+    if _nccl():
+        dist.distributed_c10d._abort_process_group()
+    else:
         dist.destroy_process_group()
 
 

@@ -90,10 +90,13 @@ def _carry_out(
         folder.write_history(loop.history)
         return "diverged", str(error)
     except Exception as error:
+        cause = loop.team.blame(error)
         with suppress(OSError):  # a full disk must not hide the error
-            folder.set_status("failed", reason_of(error), kind=kind_of(error))
+            folder.set_status("failed", reason_of(cause), kind=kind_of(cause))
         tracker.abandon(failed=True)
-        raise
+        if cause is error:
+            raise
+        raise cause from error
     except BaseException:  # interrupted: still "running", to be continued
         tracker.abandon(failed=False)
         raise

@@ -190,6 +190,28 @@ def test_followers_end_with_a_leader_that_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: not group_exists(process.pid))
 
 
+GPUS = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
+    ],
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", GPUS])
+def test_the_error_of_another_rank_is_the_error_of_the_run(tmp_path: Path, device: str) -> None:
+    """Rank 0, which waits for gradients of rank 1, is freed, and says what happened there."""
+    target = "optimizer._target_=failing_rank.FailsOnRankOne"
+    _, two = pair(tmp_path, "optimizer=sgd", target, f"trainer.device={device}")
+    with pytest.raises(RuntimeError, match="rank1: RuntimeError: CUDA error: out of memory"):
+        train.train(two)
+    status = folder_of(two).status
+    assert (status["state"], status["kind"]) == ("failed", "out of memory")
+    assert status["cause"] == "RuntimeError: rank1: RuntimeError: CUDA error: out of memory"
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
