@@ -205,7 +205,24 @@ def transfer_plan(
         return method
     precisions = (precision,) if precision else available_precisions(method, device, matrix.dtype)
     tf32 = device.type == "cuda" and _tensor_float()
-    transfer = Transfer(alpha, damping, normalize)
+    plan: Plan | str = _planned(
+        method, (alpha, damping, normalize), size, tolerance, precisions=precisions, tf32=tf32
+    )
+    return plan
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _planned(
+    method: str,
+    numbers: tuple[float, float, str],
+    size: int,
+    tolerance: float,
+    *,
+    precisions: tuple[torch.dtype, ...],
+    tf32: bool,
+) -> Plan | str:
+    """Fits are made on the host: torch.compile takes the plan as it is, and does not trace them."""
+    transfer = Transfer(*numbers)
     if method == "auto":
         return automatic_plan(transfer, size, tolerance, precisions, tf32=tf32) or "eigh"
     return make_plan(method, transfer, size, tolerance, precisions, tf32=tf32)

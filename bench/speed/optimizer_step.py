@@ -76,9 +76,7 @@ class Candidate:
 
     def __init__(self, spec: str, asked: StepOptions, device: torch.device) -> None:
         self.spec, self.device = spec, device
-        name, *changes = spec.split(":")
-        overrides = [f"++optimizer.{change}" for change in changes]
-        self.component = config.load([f"optimizer={name}", *overrides]).optimizer
+        self.component = config.load(changes_of(spec)).optimizer
         if device.type == "cuda" and asked.compile and "compile" in self.component:
             self.component["compile"] = True
         if device.type == "cuda" and self.component["_target_"].startswith("torch.optim.Adam"):
@@ -129,6 +127,12 @@ class Candidate:
             if isinstance(value, Tensor)
         ]
         return sum(t.numel() * t.element_size() for t in tensors) / 2**20
+
+
+def changes_of(spec: str) -> list[str]:
+    """Return the overrides that ``muon:ns_steps=6:lr=0.1`` stands for."""
+    name, *changes = spec.split(":")
+    return [f"optimizer={name}", *(f"++optimizer.{change}" for change in changes)]
 
 
 def materialised(

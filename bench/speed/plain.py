@@ -1,15 +1,17 @@
 """What a plain PyTorch script does: a DataLoader, transforms on the CPU, an eager loop.
 
 The yardstick of `bench.speed.epoch`; nothing of ours is in it but the samples. It is written as the
-usual CIFAR scripts are: PIL transforms in worker processes, pinned memory, channels first, torch's
-defaults everywhere, the loss read at every step.
+usual CIFAR scripts are: PIL transforms in worker processes, pinned memory, cuDNN's search for the
+fastest convolutions, channels first, torch's defaults elsewhere, the loss read at every step.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,24 @@ from torch.utils.data import DataLoader, Dataset
 from bench.compat import ensure_torchvision
 from bench.data.base import Data
 from bench.data.images import ImageData
+from bench.speed.stopwatch import Epoch
+
+
+class Variant(NamedTuple):
+    """A way to compute the plain step; ``exact``: TF32 off, else as torch sets it by default."""
+
+    name: str
+    amp: bool = False
+    exact: bool = False
+
+
+def variants(device: torch.device) -> tuple[Variant, ...]:
+    """Return the plain loops worth telling apart on ``device``."""
+    amp = Variant("(b) plain AMP", amp=True)
+    if device.type != "cuda":
+        return Variant("(a) plain float32"), amp
+    off = Variant("(a) plain float32, TF32 off", exact=True)
+    return off, Variant("(a') plain, torch's defaults (TF32 convolutions)"), amp
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -75,7 +95,7 @@ def make_loader(data: Data, batch_size: int, workers: int) -> DataLoader[Any]:
 
 
 class PlainLoop:
-    """The script's training loop; ``epoch()`` makes one and returns its seconds and its steps."""
+    """The script's training loop."""
 
     def __init__(
         self,
@@ -83,33 +103,53 @@ class PlainLoop:
         optimizer: torch.optim.Optimizer,
         loader: DataLoader[Any],
         device: torch.device,
-        *,
-        amp: bool,
+        variant: Variant,
     ) -> None:
         self.model, self.optimizer = model.to(device), optimizer
-        self.loader, self.device, self.amp = loader, device, amp
+        self.loader, self.device, self.variant = loader, device, variant
+        self.name = variant.name
+        self._waiting = 0.0
 
-    def epoch(self, steps: int | None = None) -> tuple[float, int]:
+    def epoch(self, steps: int | None = None) -> Epoch:
         """Make one epoch, or its first ``steps`` steps."""
         self.model.train()
-        total, count = 0.0, 0
+        self._waiting, total, count = 0.0, 0.0, 0
         start = time.perf_counter()
-        for inputs, targets in self._batches(steps):
-            self.optimizer.zero_grad()
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-                logits = self.model(inputs)
-                loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten())
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            total += loss.item()
-            count += 1
-        return time.perf_counter() - start, count
+        with _without_tf32() if self.variant.exact else nullcontext():
+            for inputs, targets in self._batches(steps):
+                self.optimizer.zero_grad()
+                with torch.autocast(
+                    self.device.type, dtype=torch.bfloat16, enabled=self.variant.amp
+                ):
+                    logits = self.model(inputs)
+                    loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                total += loss.item()
+                count += 1
+        return Epoch(time.perf_counter() - start, count, self._waiting)
 
     def _batches(self, steps: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        for number, (inputs, targets) in enumerate(self.loader):
-            if number == steps:
-                return
+        began = time.perf_counter()
+        for inputs, targets in itertools.islice(self.loader, steps):
+            self._waiting += time.perf_counter() - began
             yield (
                 inputs.to(self.device, non_blocking=True),
                 targets.to(self.device, non_blocking=True),
             )
+            began = time.perf_counter()
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Compute float32 convolutions and products on CUDA in float32."""
+    backends: Any = torch.backends
+    modules = (backends.cudnn.conv, backends.cuda.matmul)
+    kept = [module.fp32_precision for module in modules]
+    try:
+        for module in modules:
+            module.fp32_precision = "ieee"
+        yield
+    finally:
+        for module, precision in zip(modules, kept, strict=True):
+            module.fp32_precision = precision

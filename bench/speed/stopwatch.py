@@ -1,4 +1,4 @@
-"""Timing of small pieces of work side by side: rounds in which each candidate has its turn."""
+"""Timing of work side by side: rounds in which each candidate has its turn."""
 
 from __future__ import annotations
 
@@ -6,10 +6,28 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 Work = Callable[[], object]
+
+
+class Epoch(NamedTuple):
+    """An epoch of a training loop, or its first steps; seconds, and those spent for batches.
+
+    ``waiting`` counts until the loop has its batch: of data on a GPU, until their making is
+    launched.
+    """
+
+    seconds: float
+    steps: int
+    waiting: float
+
+    def scaled(self, steps: int) -> Epoch:
+        """Return what ``steps`` such steps take."""
+        factor = steps / self.steps
+        return Epoch(self.seconds * factor, steps, self.waiting * factor)
 
 
 @dataclass(frozen=True)

@@ -293,3 +293,19 @@ def test_cuda_takes_raw_sigma_and_float64_exactly() -> None:
     raw = spectral_transfer(batch.cuda().float(), 2.0, 0.01, "none").cpu()
     wanted = torch.stack([torch.from_numpy(reference(m, 2.0, 0.01, "none")) for m in batch])
     torch.testing.assert_close(raw.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "normalize", "method"),
+    [(2.0, "schatten8", "auto"), (1.0, "spectral", "rational"), (3.0, "frobenius", "polynomial")],
+)
+def test_it_is_traced_whole_with_fits_made_on_the_host(
+    alpha: float, normalize: str, method: str
+) -> None:
+    matrix = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(0))
+
+    def transfer(matrix: torch.Tensor) -> torch.Tensor:
+        return spectral_transfer(matrix, alpha, 0.1, normalize, method)
+
+    compiled = torch.compile(transfer, backend="eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(matrix), transfer(matrix))

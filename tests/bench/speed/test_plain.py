@@ -12,7 +12,7 @@ from torch import nn
 from bench import config, experiment
 from bench.data import synthetic_lm
 from bench.data.base import Data
-from bench.speed.plain import Images, PlainLoop, Ready, make_loader
+from bench.speed.plain import Images, PlainLoop, Ready, Variant, make_loader, variants
 
 CPU = torch.device("cpu")
 
@@ -62,11 +62,41 @@ def test_an_epoch_is_as_many_steps_as_ours(workers: int, tmp_path: Path) -> None
     data = small_images()
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loop = PlainLoop(model, optimizer, make_loader(data, 16, workers), CPU, amp=False)
-    seconds, steps = loop.epoch()
+    loop = PlainLoop(model, optimizer, make_loader(data, 16, workers), CPU, Variant("x"))
+    seconds, steps, waiting = loop.epoch()
     assert steps == data.steps_per_epoch(16)
-    assert seconds > 0
-    assert loop.epoch(steps=1)[1] == 1
+    assert 0 < waiting < seconds
+    assert loop.epoch(steps=1).steps == 1
+    assert loop.epoch().steps == steps
+
+
+def test_tensor_float_is_off_only_where_it_is_said() -> None:
+    conv, products = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, products.fp32_precision
+    seen: list[tuple[str, str]] = []
+
+    class Watched(nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            seen.append((conv.fp32_precision, products.fp32_precision))
+            return super().forward(inputs.flatten(1))
+
+    data = small_images()
+    for exact in (True, False):
+        model = Watched(3 * 64, 10)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        variant = Variant("x", exact=exact)
+        PlainLoop(model, optimizer, make_loader(data, 16, 0), CPU, variant).epoch(1)
+    assert seen == [("ieee", "ieee"), before]
+    assert (conv.fp32_precision, products.fp32_precision) == before
+
+
+def test_the_loops_of_each_device() -> None:
+    assert [(v.amp, v.exact) for v in variants(torch.device("cuda"))] == [
+        (False, True),
+        (False, False),
+        (True, False),
+    ]
+    assert [(v.amp, v.exact) for v in variants(CPU)] == [(False, False), (True, False)]
 
 
 def test_the_loop_trains() -> None:
@@ -80,7 +110,7 @@ def test_the_loop_trains() -> None:
 
     before = loss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    loop = PlainLoop(model, optimizer, make_loader(data, 16, 0), CPU, amp=True)
+    loop = PlainLoop(model, optimizer, make_loader(data, 16, 0), CPU, Variant("x", amp=True))
     for _ in range(4):
         loop.epoch()
     assert loss() < 0.7 * before
