@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import cpu_time
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
-from bench import sweep
+from bench import config, paths, sweep
 from bench.errors import UserError
+from bench.identity import tracker_label
+from bench.launch.grid import Composer, Job, combinations, master_config
+from bench.launch.standing import run_folder
 
 QUICK = ["model=mlp", "model.hidden=[8]", "tracker=none", "trainer.epochs=1"]
 
@@ -35,3 +44,30 @@ def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bench.sweep plan" in capsys.readouterr().out
     with pytest.raises(UserError, match="plna: there is no such command; did you mean plan"):
         sweep.main(["plna"])
+
+
+@pytest.fixture
+def loader() -> Iterator[Any]:
+    config.register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+@pytest.mark.slow
+def test_five_thousand_finished_runs_are_planned_in_seconds(loader: Any, tmp_path: Path) -> None:
+    """Of CPU time, most of it that of importing torch: what a busy machine does not stretch far."""
+    words = [*QUICK, "optimizer=sgd,adamw", "seed=range(2500)"]
+    master = master_config(loader, words)
+    composer = Composer(loader, master)
+    for overrides in combinations(master):
+        job = composer.job(overrides)
+        assert isinstance(job, Job)
+        folder = run_folder(job.config, job.identity.id)
+        folder.path.mkdir(parents=True)
+        status = {"state": "done", "tracked": [tracker_label(job.config)]}
+        (folder.path / "status.json").write_text(json.dumps(status))
+    slow = cpu_time.slowness(tmp_path)
+    out, seconds = cpu_time.run(["-m", "bench.sweep", "plan", *words], tmp_path)
+    assert out == "5000 planned: 5000 done\n"
+    assert seconds < 5.0 * slow

@@ -57,6 +57,10 @@ def expand(loader: Any, *words: str) -> tuple[Counting, list[Job | Invalid]]:
         ["optimizer.betas=[0.9,0.99]", "optimizer.lr=3,nan"],
         ["schedule.warmup=0.1,0.2", "tracker.tags=[a]", "trainer.epochs=1.5,2"],
         ["names.model=x,y"],
+        ["seed=0,12345678901234567890,007,1_0,-0,+3,1.0", "trainer.threads=2,0,2.0"],
+        ["model.width=3,x", "trainer.curvature_every=4", "seed=1", "tracker=none"],
+        ["sweep=5,a", "trainer=debug"],  # a number where a name belongs
+        ["optimizer.lr=1,2", "+optimizer.extra=1", "optimizer.betas=3", "dataset.pad=1"],
     ],
 )
 def test_as_hydra_would(loader: Any, words: Sequence[str], tmp_path: Path) -> None:
