@@ -92,7 +92,7 @@ def examine(
     if couples_samples(model, settings):
         return Finding("BatchNorm in train mode couples samples and bends")
     few = (batch[0][:_SAMPLES], batch[1][:_SAMPLES])
-    exact = replace(settings, dtype=torch.float64, microbatch=None)
+    exact = replace(settings, dtype=torch.float64, microbatch=None, autotune=False)
     objective = Objective(model, loss, few, layers, exact)
     objective.model.requires_grad_(False)
     for weight in objective.weights.values():
@@ -191,7 +191,7 @@ def _bent(slopes: _Slopes, zeros: dict[str, Tensor], moves: list[Tensor]) -> str
     errors = list(slopes.errors.values())
     along = torch.stack([(e * d).sum() for e, d in zip(errors, moves, strict=True)]).sum()
     scale = max(float(error.detach().abs().max()) for error in errors)
-    bend = max(float(b.abs().max()) for b in _derivatives(along, list(zeros.values())))
+    bend = max(float(b.detach().abs().max()) for b in _derivatives(along, list(zeros.values())))
     if bend > _TOLERANCE * scale:
         return f"the network bends above a weight (second derivative {bend / scale:.1e} of first)"
     return None

@@ -26,6 +26,7 @@ from analysis.directions import Directions
 from analysis.layer_maps import LayerMap, first_input, layer_maps
 from analysis.objective import Objective
 from analysis.piecewise_linear import Probe
+from analysis.turned_convolutions import turn_convolutions
 
 Report = Callable[[], None]
 _NOT_OUR_LOSS = "the loss of this batch is not the mean softmax cross-entropy of the outputs"
@@ -87,6 +88,8 @@ def class_sweep(
         ValueError: the outputs are not [B, C], or the loss is not the mean cross-entropy of them.
     """
     objective.model.requires_grad_(False)
+    if objective.device.type == "cuda":  # elsewhere it gains nothing
+        turn_convolutions(objective.model)
     sums = _Sums(layer_maps(objective.model, list(objective.weights)), directions)
     for index in range(objective.microbatches):
         with objective.part(index) as (inputs, labels):
