@@ -108,7 +108,9 @@ def _charts(rows: list[report_data.Row], source: str, metric: str) -> list[dict[
         here = [row for row in rows if (row.dataset, row.model) == where]
         drawn = report_data.lines(here, source, metric)
         unit = " (%)" if in_percent(metric) else ""
-        svg = curves(drawn, x_label="epoch", y_label=f"{metric}{unit}")
+        svg = curves(
+            drawn, x_label="epoch", y_label=f"{metric}{unit}", falling=not in_percent(metric)
+        )
         if svg:
             legend = [(line.label, line.colour) for line in drawn]
             found.append({"dataset": where[0], "model": where[1], "svg": svg, "legend": legend})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -29,15 +29,31 @@ class Line:
     high: Array
 
 
-def curves(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
-    """Return a line chart with bands; values that are not finite are left out."""
+def curves(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    x_text: Callable[[float], str] = "{:g}".format,
+    falling: bool = False,
+) -> str:
+    """Return a line chart with bands; values that are not finite are left out.
+
+    Args:
+        lines: the curves.
+        x_label: below.
+        y_label: for readers who cannot see.
+        x_text: writes the number of a tick: where x is a logarithm, its power.
+        falling: whether a better y is a smaller one (a loss): then the highest tenth is cut off.
+    """
     drawn = [line for line in lines if np.isfinite(line.middle).sum() > 1]
     if not drawn:
         return ""
     xs = np.concatenate([line.x for line in drawn])
     ys = np.concatenate([v for line in drawn for v in (line.low, line.middle, line.high)])
-    # The first epochs would flatten all that follows: show from the lowest tenth on.
-    low, high = np.nanquantile(ys[np.isfinite(ys)], [0.10, 1.0])
+    # The first epochs would flatten all that follows: leave out the worst tenth.
+    shown = [0.0, 0.90] if falling else [0.10, 1.0]
+    low, high = np.nanquantile(ys[np.isfinite(ys)], shown)
     pad = 0.05 * (high - low) or 0.5
     x_ticks, y_ticks = ticks(float(np.nanmin(xs)), float(np.nanmax(xs))), ticks(low - pad, high)
     frame = _Frame(float(np.nanmin(xs)), float(np.nanmax(xs)), float(low - pad), float(high + pad))
@@ -56,7 +72,7 @@ def curves(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
         x = frame.x(tick)
         if _LEFT <= x <= _WIDTH - _RIGHT:
             at = f'x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}"'
-            parts.append(f'<text {at} class="middle">{tick:g}</text>')
+            parts.append(f'<text {at} class="middle">{x_text(tick)}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" class="middle">{escape(x_label)}</text>')
     parts.append('<g clip-path="url(#plot)">')

@@ -1,0 +1,133 @@
+"""docs/RESULTS.md from the archives in results/: written, or checked against them.
+
+python -m analysis.results
+python -m analysis.results --check
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import warnings
+from itertools import islice
+from pathlib import Path
+
+from pydantic import Field
+
+from analysis.results_page import FRONT, SENTENCE, pages
+from analysis.results_study import studies
+from analysis.run_frame import RunWarning
+from bench import options as cli
+from bench import paths
+from bench.errors import UserError
+
+_SHOWN = 12  # lines of a difference
+# README's part between these two lines is ours.
+_BEGIN, _END = "<!-- front: made by python -m analysis.results -->", "<!-- /front -->"
+
+
+class ResultsOptions(cli.Options):
+    """Options of ``python -m analysis.results``."""
+
+    results: Path = Field(Path("results"), description="the folder of archives, one a study")
+    sweeps: Path = Field(paths.home() / "sweeps", description="the studies' files")
+    out: Path = Field(Path("docs/RESULTS.md"), description="the page")
+    figures: Path = Field(Path("docs/figures"), description="its figures; others there stay")
+    readme: Path = Field(
+        Path("README.md"), description="holds the first verdict and its figure between two marks"
+    )
+    check: bool = Field(
+        False, description="write nothing; exit code 1 where the files do not match the archives"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Write the page and its figures, or compare."""
+    words = ["check=true" if word == "--check" else word for word in argv]
+    options = cli.parse(
+        ResultsOptions,
+        words,
+        prog="python -m analysis.results",
+        description="Write docs/RESULTS.md and its figures from the archives in results/.",
+        examples=["", "--check"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)  # unfinished runs are counted on the page
+        try:
+            made = _files(options)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    if options.check:
+        return _check(made)
+    try:
+        for path, text in made.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; name another file") from error
+    print("\n".join(str(path) for path in made))
+    return 0
+
+
+def _files(options: ResultsOptions) -> dict[Path, str]:
+    """Return the text of each file that is to be there.
+
+    Raises:
+        ValueError: as `analysis.results_page.pages`.
+        UserError: there is no folder of sweeps.
+    """
+    if not options.sweeps.is_dir():
+        raise UserError(f"sweeps={options.sweeps}: no such folder")
+    link = Path(os.path.relpath(options.figures, options.out.parent)).as_posix()
+    made = pages(studies(options.results, options.sweeps), link)
+    page, sentence = made.pop("RESULTS.md"), made.pop(SENTENCE, "")
+    files = {options.out: page, **{options.figures / name: made[name] for name in sorted(made)}}
+    readme = _readme(options, sentence)
+    return files if readme is None else {**files, options.readme: readme}
+
+
+def _readme(options: ResultsOptions, sentence: str) -> str | None:
+    """Return the README with its front picture and verdict; None where it has no place for them."""
+    try:
+        text = options.readme.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        return None
+    picture, page = (
+        Path(os.path.relpath(path, options.readme.parent)).as_posix()
+        for path in (options.figures / FRONT, options.out)
+    )
+    front = "No study has been run yet."
+    if sentence:
+        front = f"![test result against seconds of training]({picture})\n\n{sentence}"
+    return f"{before}{begin}\n{front} ([all results]({page}))\n{end}{after}"
+
+
+def _check(made: dict[Path, str]) -> int:
+    """Return 0 where every file is as it is to be, else 1, with the first lines that differ."""
+    wrong = 0
+    for path, text in made.items():
+        try:
+            there = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            there = ""
+        if there == text:
+            continue
+        wrong = 1
+        print(f"{path}: does not match the archives; python -m analysis.results", file=sys.stderr)
+        found = difflib.unified_diff(
+            there.splitlines(), text.splitlines(), "committed", "archives", lineterm="", n=0
+        )
+        for line in islice(found, _SHOWN):
+            print(f"  {line[:160]}", file=sys.stderr)
+    if not wrong:
+        print(f"{len(made)} files match the archives")
+    return wrong
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,196 @@
+"""``python -m analysis.results``: the page and its figures, and the check that they are current."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import study_runs
+from measured_tables import directions, write_run
+
+from analysis import archive, results
+from bench.errors import UserError
+
+ACCURACIES = {
+    "adamw": [0.901, 0.903, 0.902, 0.905, 0.900],
+    "muon": [0.921, 0.922, 0.925, 0.926, 0.919],
+    "spectral_newton": [0.93, 0.931, 0.934, 0.936, 0.928],
+}
+HEADER = (
+    "# @package _global_\n# Is it better? By how much.\n#   python -m bench.study x\nsweep: x\n"
+)
+README = "# A\n\n<!-- front: made by python -m analysis.results -->\nold\n<!-- /front -->\n\nB\n"
+
+
+@pytest.fixture
+def work(runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with one study that has run and one that has not."""
+    monkeypatch.chdir(tmp_path)
+    Path("sweeps").mkdir()
+    for name in ("study_x", "study_z"):
+        Path("sweeps", f"{name}.yaml").write_text(HEADER)
+    Path("README.md").write_text(README)
+    study_runs.study(runs, Path("runs"), ACCURACIES)
+    archive.main(["out=results/study_x.parquet"])
+    return tmp_path
+
+
+def made(*words: str) -> dict[str, str]:
+    assert results.main(["sweeps=sweeps", *words]) == 0
+    return {str(p): p.read_text() for p in [*Path("docs").rglob("*.*"), Path("README.md")]}
+
+
+def test_the_page_its_figures_and_the_readme(work: Path) -> None:
+    files = made()
+    stem = "docs/figures/study_x-convnet-digits"
+    assert set(files) == {
+        "README.md", "docs/RESULTS.md", "docs/figures/front.svg", f"{stem}-seconds.svg",
+        f"{stem}-epoch.svg", f"{stem}-sensitivity.svg",
+    }  # fmt: skip
+    assert files["docs/figures/front.svg"] == files[f"{stem}-seconds.svg"]
+    page, same = files["docs/RESULTS.md"], "schedule cosine; model convnet; dataset digits"
+    for line in (
+        "| [study_x](#study_x) | Is it better? | 15 done, 6 of tuning |",
+        "| [study_z](#not-run-yet) | Is it better? | not run yet |",
+        "## study_x",
+        f"- report runs: 15 runs; seeds 0-4; epochs 20; {same}",
+        f"- tuning runs: 6 runs; seeds 1000; epochs 4; {same}",
+        "- report and tuning seeds are disjoint (asserted)",
+        "- device: Accelerator 9000 (21 runs)",
+        "- commit: 012345678901 (21 runs)",
+        "### convnet / digits",
+        "![convnet / digits: test/accuracy against seconds of training]"
+        "(figures/study_x-convnet-digits-seconds.svg)",
+        "| adamw | 0.001 to 0.01 (x10) | 0.01 | 0.01 | 0 |",
+        "### study_z",
+        "python -m bench.study x",
+    ):
+        assert line in page.splitlines(), line
+    assert page.index("## study_x") < page.index("## Not run yet") < page.index("### study_z")
+    verdict = "`spectral_newton` ends at test/accuracy 93.18 ["
+    assert verdict in page
+    readme = files["README.md"]
+    assert verdict in readme
+    assert "old" not in readme
+    assert readme.startswith("# A\n\n<!-- front")
+    assert readme.endswith("<!-- /front -->\n\nB\n")
+    assert "](docs/figures/front.svg)" in readme
+
+
+def test_the_same_archives_give_the_same_bytes(work: Path) -> None:
+    first = made()
+    shutil.rmtree("docs")
+    archive.main(["unpack", "results", "into=again"])
+    Path("results/study_x.parquet").unlink()
+    archive.main(["source=again", "out=results/study_x.parquet"])
+    assert made() == first
+
+
+def test_check_tells_what_no_longer_matches(
+    work: Path, runs: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert results.main(["sweeps=sweeps", "--check"]) == 1
+    assert "docs/RESULTS.md: does not match the archives" in capsys.readouterr().err
+    assert not Path("docs").exists()
+    made()
+    capsys.readouterr()
+    assert results.main(["sweeps=sweeps", "--check"]) == 0
+    assert capsys.readouterr().out == "6 files match the archives\n"
+    page = Path("docs/RESULTS.md").read_text()
+    for path, edit in [
+        ("docs/RESULTS.md", page.replace("93.18", "95.18", 1)),
+        ("docs/figures/front.svg", "<svg/>"),
+        ("README.md", README),
+    ]:
+        before = Path(path).read_text()
+        Path(path).write_text(edit)
+        assert results.main(["sweeps=sweeps", "check=true"]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith(f"{path}: does not match")
+        assert Path(path).read_text() == edit
+        Path(path).write_text(before)
+    Path("docs/RESULTS.md").write_text(page.replace("93.18", "95.18", 1))
+    results.main(["sweeps=sweeps", "--check"])
+    told = capsys.readouterr().err
+    assert "  -" in told
+    assert "95.18" in told
+    assert "93.18" in told
+    assert len(told.splitlines()) <= 14
+
+
+def test_another_run_changes_the_page(work: Path, runs: Any) -> None:
+    made()
+    study_runs.write(runs, Path("more"), runs.config("lion", 0, sweep="study_x"), 0.5)
+    archive.main(["source=more", "out=results/study_x.parquet"])
+    assert results.main(["sweeps=sweeps", "--check"]) == 1
+    assert "| lion | 50.00 (1/5, partial) | 0 🔴 |" in made()["docs/RESULTS.md"]
+
+
+def test_without_any_run_or_study(work: Path) -> None:
+    Path("results/study_x.parquet").unlink()
+    files = made()
+    assert set(files) == {"docs/RESULTS.md", "README.md"}
+    assert "No study has been run yet. ([all results](docs/RESULTS.md))" in files["README.md"]
+    assert files["docs/RESULTS.md"].count("not run yet |") == 2
+    shutil.rmtree("sweeps")
+    Path("sweeps").mkdir()
+    assert "No study yet" in made()["docs/RESULTS.md"]
+    Path("README.md").write_text("# plain\n")
+    assert made()["README.md"] == "# plain\n"
+    Path("README.md").unlink()
+    assert results.main(["sweeps=sweeps"]) == 0
+
+
+def test_only_tuned_so_far(work: Path, runs: Any) -> None:
+    Path("results/study_x.parquet").unlink()
+    archive.main(["sweeps=study_x_tune", "out=results/study_x.parquet"])
+    page = made()["docs/RESULTS.md"]
+    assert "No report runs yet, only tuning." in page
+    assert "### Learning rates" in page
+    assert "| study_x](" not in page
+
+
+def test_exponents_are_judged_by_the_claims(work: Path) -> None:
+    folder = write_run(
+        Path("curved"), "a", [directions({f"layer{k}": 1.5 for k in range(25)})],
+        dataset="fashion_mnist",
+    )  # fmt: skip
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"sweep": "study_e", "variant": "v"}
+    (folder / "config.json").write_text(json.dumps(config))
+    archive.main(["source=curved", "out=results/study_e.parquet"])
+    page = made()["docs/RESULTS.md"]
+    section = page[page.index("## study_e") : page.index("## study_x")]
+    assert "### Exponents" in section
+    assert "| claim | stated | ours | verdict |" in section
+    assert "null: noise" in section
+    assert "### Exponents" not in page[page.index("## study_x") :]
+
+
+def test_runs_that_prepared_others_are_in_no_table(work: Path, runs: Any) -> None:
+    study_runs.write(runs, Path("more"), runs.config("adamw", 1999, sweep="study_x"), 0.1)
+    archive.main(["source=more", "out=results/study_x.parquet"])
+    page = made()["docs/RESULTS.md"]
+    assert "- 1 runs of seed 1999 prepared the others" in page
+    assert "15 done, 6 of tuning" in page
+
+
+def test_mistakes_are_one_line(work: Path, runs: Any) -> None:
+    bad = runs.config("adamw", 1, sweep="study_x_tune", optimizer__lr=0.5)
+    study_runs.write(runs, Path("more"), bad, 0.4)
+    Path("file").write_text("x")
+    for argv, message in [
+        (["sweeps=nowhere"], "sweeps=nowhere: no such folder"),
+        (["sweeps=sweeps", "out=file/x.md"], "name another file"),
+        (["-check"], "options are written key=value"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            results.main(argv)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    archive.main(["source=more", "out=results/study_x.parquet"])
+    with pytest.raises(UserError, match="seed 1 is among the tuning runs"):
+        results.main(["sweeps=sweeps"])

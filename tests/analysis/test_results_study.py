@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import study_runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis import run_archive
+from analysis.results_study import Header, Study, header, span, studies, values
+
+FILE = """# @package _global_
+# Study (x), short: which of a and
+# b is better? Nobody knows.
+#   python -m bench.study +sweeps=study_x              (all of it)
+#   python -m analysis.tables source=runs \\
+#     sweep=study_x
+# Cost: 3 runs.
+sweep: study_x
+# not of the header: a later comment
+"""
+
+
+def archive(root: Path, path: Path) -> Path:
+    run_archive.write(path, run_archive.gather(root))
+    return path
+
+
+def test_the_header_of_a_sweep_file(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(FILE)
+    found = header(tmp_path / "x.yaml")
+    assert found.text == (
+        "Study (x), short: which of a and b is better? Nobody knows. Cost: 3 runs."
+    )
+    assert found.question == "Study (x), short: which of a and b is better?"
+    assert found.commands == (
+        "python -m bench.study +sweeps=study_x",
+        "python -m analysis.tables source=runs sweep=study_x",
+    )
+    assert header(None) == Header("", ())
+    assert Header("A map of 0.5 by 2. More.", ()).question == "A map of 0.5 by 2."
+    assert Header("no sentence", ()).question == "no sentence"
+
+
+def test_studies_are_those_with_a_file_or_an_archive_in_natural_order(
+    runs: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "sweeps").mkdir()
+    for name in ("study_a_30", "study_a_8", "other"):
+        (tmp_path / "sweeps" / f"{name}.yaml").write_text(FILE)
+    study_runs.study(runs, tmp_path / "runs", {"sgd": [0.5]}, name="study_b")
+    results = tmp_path / "results"
+    found = studies(results, tmp_path / "sweeps")
+    assert [one.name for one in found] == ["study_a_8", "study_a_30"]
+    results.mkdir()
+    path = archive(tmp_path / "runs", results / "study_b.parquet")
+    pd.DataFrame({"x": [1]}).to_parquet(results / "table.parquet")
+    found = studies(results, tmp_path / "sweeps")
+    assert [(one.name, one.archive) for one in found] == [
+        ("study_a_8", None), ("study_a_30", None), ("study_b", path)
+    ]  # fmt: skip
+
+
+def test_report_runs_tuning_runs_and_what_prepared_them(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"sgd": [0.5, 0.6], "adamw": [0.7]})
+    study_runs.write(runs, root, runs.config("adamw", 1999, sweep="study_x"), 0.1)
+    study_runs.write(runs, root, runs.config("adamw", 3, sweep="elsewhere"), 0.1)
+    found = Study("study_x", Header("", ()), archive(root, tmp_path / "study_x.parquet"))
+    assert list(zip(found.runs["optimizer"], found.runs["seed"], strict=True)) == [
+        ("adamw", 0), ("sgd", 0), ("sgd", 1)
+    ]  # fmt: skip
+    assert list(found.tuning["seed"]) == [1000] * 4
+    assert list(found.preparation["seed"]) == [1999]
+
+
+def test_a_seed_of_both_is_refused(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"sgd": [0.5, 0.6]})
+    bad = runs.config("sgd", 1, sweep="study_x_tune", optimizer__lr=0.5)
+    study_runs.write(runs, root, bad, 0.4)
+    found = Study("study_x", Header("", ()), archive(root, tmp_path / "study_x.parquet"))
+    with pytest.raises(ValueError, match=r"study_x.parquet: seed 1 is among the tuning runs and"):
+        _ = found.runs
+
+
+def test_an_archive_of_another_study_is_refused(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"sgd": [0.5]}, name="study_y")
+    found = Study("study_x", Header("", ()), archive(root, tmp_path / "study_x.parquet"))
+    with pytest.raises(ValueError, match=r"no run of the sweep study_x; there are study_y"):
+        _ = found.tuning
+
+
+def test_values_of_a_column() -> None:
+    runs = pd.DataFrame({"a": [8.0, 30.0, 8.0], "b": ["y", None, "x"], "c": [0.5, 2, 1]})
+    assert values(runs, "a") == ["8", "30"]
+    assert values(runs, "b") == ["x", "y"]
+    assert values(runs, "c") == ["0.5", "1", "2"]
+    assert values(runs, "d") == []
+
+
+@given(st.sets(st.integers(0, 30)))
+@settings(max_examples=50, deadline=None)
+def test_spans_say_exactly_which(seeds: set[int]) -> None:
+    told: set[int] = set()
+    for part in span(list(seeds)).split(", "):
+        if part:
+            low, _, high = part.partition("-")
+            told |= set(range(int(low), int(high or low) + 1))
+    assert told == seeds
+    assert span([4, 0, 1, 2, 1]) == "0-2, 4"
