@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ def stage(**options: object) -> Stage:
 
 
 def test_engines_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    engines = "auto,sweep,double_backward,forward_over_reverse,curvlinops"
+    engines = "auto,sweep,double_backward,forward_over_reverse,plain,curvlinops"
     main([*SMALL, f"engines={engines}", "dtype=float64", f"out={tmp_path}/speed.json"])
     out = capsys.readouterr().out
     assert "auto: sweep (piecewise linear, 10 classes, " in out
@@ -103,6 +104,20 @@ def test_layers_can_be_chosen() -> None:
     assert list(found.directions) == ["head"]
     with pytest.raises(UserError, match=r"layers: no such layer 'hed'.*head"):
         stage(layers=["hed"])
+
+
+def test_a_library_that_is_not_there_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    main([*SMALL, "layers=head", "engines=curvlinops,plain", f"out={tmp_path}/speed.json"])
+    said = "curvlinops: left out, not installed; pip install curvlinops-for-pytorch"
+    assert said in capsys.readouterr().out
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert [row["engine"] for row in written["rows"]] == ["plain"]
+    assert list(written["left_out"]) == ["curvlinops"]
+    with pytest.raises(UserError, match="nothing to time; curvlinops is not installed"):
+        main([*SMALL, "engines=curvlinops"])
 
 
 def test_mistakes_are_one_line() -> None:
