@@ -8,28 +8,21 @@ the run folder. `analysis.measurement.measure` does the same for any network and
 
 from __future__ import annotations
 
-import re
 import textwrap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
-import torch
-from pydantic import Field, field_validator
-from rich.console import Console
-from rich.progress import Progress
+from pydantic import Field
 
 from analysis import kronecker_view, measured_files
 from analysis.exponent_view import LEGEND, render
 from analysis.find_run import find_run, require_done
 from analysis.kronecker_measurement import measure_kronecker
 from analysis.measurement import Measurement, measure
-from analysis.objective import Mode, Settings
+from analysis.measurement_options import MeasurementOptions, explained, progress, write
 from bench import options as cli
-from bench.errors import UserError
 from bench.experiment import Restored, restore
 
 __all__ = ["Measurement", "main", "measure"]
@@ -52,49 +45,19 @@ EXAMPLES = (
 )
 
 
-class CurvatureOptions(cli.Options):
+class CurvatureOptions(MeasurementOptions):
     """Options of the command."""
 
-    run: str = Field(description="Run folder, or a quoted pattern that matches exactly one.")
     directions: int = Field(20, ge=1, description="Directions a layer (at most its smaller side).")
-    batch: int = Field(2048, ge=1, description="Training samples, unaugmented, from the first on.")
     engine: Literal["auto", "sweep", "tangent", "double_backward", "forward_over_reverse"] = Field(
         "auto", description="How h is computed; auto: the fastest engine that is exact here."
-    )
-    microbatch: int | Literal["auto"] = Field(
-        "auto", description="Samples a pass: bounds memory, not accuracy; auto: what fits."
     )
     dtype: Literal["float32", "float64"] = Field(
         "float32", description="Precision of h; sigma is always float64."
     )
-    mode: Mode = Field("eval", description="BatchNorm and dropout as in evaluation or training.")
-    device: str = Field("cpu", description="Where to compute: cpu, cuda, cuda:1.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's.")
     kronecker: bool = Field(
         False, description="Compare with Kronecker factors, too: kronecker.parquet."
     )
-    force: bool = Field(False, description="Measure again although the files are there.")
-
-    @field_validator("microbatch")
-    @classmethod
-    def _some_samples(cls, microbatch: int | str) -> int | str:
-        if isinstance(microbatch, int) and microbatch < 1:
-            raise ValueError("expected auto or an integer >= 1")
-        return microbatch
-
-    @field_validator("device")
-    @classmethod
-    def _device_is_here(cls, device: str) -> str:
-        if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
-            raise ValueError("expected cpu, cuda or cuda:<number>")
-        count = torch.cuda.device_count()
-        if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
-            raise ValueError(f"not on this machine ({count} CUDA devices); use device=cpu")
-        return device
-
-    def settings(self) -> Settings:
-        """Return how to compute."""
-        return Settings(getattr(torch, self.dtype), self.microbatch, self.mode, self.device)
 
 
 def main(argv: list[str]) -> None:
@@ -107,13 +70,11 @@ def main(argv: list[str]) -> None:
     require_done(folder)
     restored = restore(folder)
     wanted = options.model_dump(include=set(DECISIVE))
-    threads = options.threads or restored.config["trainer"]["threads"]
-    if threads is not None:  # as the run did, so that the same weights give the same bits
-        torch.set_num_threads(threads)
+    options.use_threads(restored.config)
     stored = None if options.force else measured_files.stored(folder, restored.step, wanted)
     if stored is None:
         found = _measure(restored, options)
-        _write(folder, dict(zip(measured_files.NAMES, found, strict=True)), wanted)
+        write(folder, dict(zip(measured_files.NAMES, found, strict=True)), wanted)
         curvature, exponents = found
     else:
         curvature, exponents = stored
@@ -136,14 +97,14 @@ def _kronecker(
         layers = stored[1]
     else:
         batch = restored.batch(options.batch)
-        with _explained(options), _progress() as report:
+        with explained(options), progress("curvature") as report:
             found = measure_kronecker(
                 restored.model, *batch, curvature, settings=options.settings(), progress=report
             )
         for note in found.notes:
             print(note)
         layers = found.layers
-        _write(folder, dict(zip(names, (found.directions, layers), strict=True)), wanted)
+        write(folder, dict(zip(names, (found.directions, layers), strict=True)), wanted)
     cli.show(kronecker_view.render(layers))
     print(textwrap.fill(kronecker_view.LEGEND, 88))
     print("\n".join(kronecker_view.match_lines(layers)))
@@ -154,23 +115,13 @@ def _show(table: pd.DataFrame) -> None:
     print(textwrap.fill(LEGEND, 88))
 
 
-def _write(folder: Path, tables: dict[str, pd.DataFrame], options: dict[str, Any]) -> None:
-    for name, table in tables.items():
-        path = folder / f"{name}.parquet"
-        try:
-            measured_files.add_table(path, table, options)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot write the tables ({error})") from None
-        print(f"wrote {path} ({len(table)} rows)")
-
-
 def _measure(restored: Restored, options: CurvatureOptions) -> Measurement:
     inputs, labels = restored.batch(options.batch)
     print(
         f"measuring step {restored.step} (epoch {restored.epoch:g}) on {len(inputs)} training "
         f"samples: {options.directions} directions a layer, {options.dtype}, {options.mode} mode"
     )
-    with _explained(options), _progress() as report:
+    with explained(options), progress("curvature") as report:
         return measure(
             restored.model,
             inputs,
@@ -182,29 +133,6 @@ def _measure(restored: Restored, options: CurvatureOptions) -> Measurement:
             epoch=restored.epoch,
             progress=report,
         )
-
-
-@contextmanager
-def _explained(options: CurvatureOptions) -> Iterator[None]:
-    """Turn what a measurement cannot do into one line."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"device={options.device} is out of memory; use a smaller microbatch "
-            f"(now microbatch={options.microbatch})"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"run={options.run}: {error}") from None
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal's stderr, nothing elsewhere."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("curvature", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 if __name__ == "__main__":

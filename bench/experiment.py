@@ -6,7 +6,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.utils import instantiate
@@ -72,7 +72,7 @@ def seeded_model(config: RunConfig, shape: Shape) -> nn.Module:
 
 @dataclass(frozen=True)
 class Restored:
-    """A trained network with its data, rebuilt from a run folder, on the CPU and in eval mode."""
+    """A run's network with its data, rebuilt from its folder, on the CPU and in eval mode."""
 
     model: nn.Module
     data: Data
@@ -85,8 +85,13 @@ class Restored:
         return next(self.data.eval_batches("train", min(size, self.data.size("train"))))
 
 
-def restore(folder: Path) -> Restored:
-    """Rebuild the network and the data of the run in ``folder``, with its newest checkpoint.
+def restore(folder: Path, at: Literal["trained", "start"] = "trained") -> Restored:
+    """Rebuild the network and the data of the run in ``folder``.
+
+    Args:
+        folder: the run folder.
+        at: the weights of the newest checkpoint, or those that the run's seed drew at its start,
+            for which no checkpoint is needed.
 
     Raises:
         UserError: ``folder`` holds no run, or no checkpoint that can be read.
@@ -96,12 +101,15 @@ def restore(folder: Path) -> Restored:
     if not stored:
         raise UserError(f"{folder}: not a run folder (no readable config.json)")
     config = RunConfig.model_validate({k: stored[k] for k in RunConfig.model_fields if k in stored})
-    checkpoint = run.load_checkpoint()
-    if checkpoint is None:
-        raise UserError(f"{folder}: no readable checkpoint; run it again to make one")
+    step, weights = 0, None
+    if at == "trained":
+        checkpoint = run.load_checkpoint()
+        if checkpoint is None:
+            raise UserError(f"{folder}: no readable checkpoint; run it again to make one")
+        step, weights = int(checkpoint["step"]), checkpoint["model"]
     data = build_data(config)
     model = seeded_model(config, shape_of(data))
-    model.load_state_dict(checkpoint["model"])
-    step = int(checkpoint["step"])
+    if weights is not None:
+        model.load_state_dict(weights)
     epoch = step / data.steps_per_epoch(config.trainer.batch_size)
     return Restored(model.eval(), data, stored, step, epoch)
