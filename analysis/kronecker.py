@@ -79,9 +79,10 @@ def kronecker_sides(
     errors: Errors,
     settings: Settings | None = None,
 ) -> dict[str, KroneckerSide]:
-    """Measure the Kronecker side of each layer that has one: Linear and ungrouped Conv2d.
+    """Measure the Kronecker side of each layer that has one: Linear and ungrouped convolutions.
 
-    Other layers of ``directions`` are left out. Arguments as of `analysis.engines.curvature`.
+    Other layers of ``directions`` are left out: the block of a grouped convolution has factors
+    for each two of its groups, not one pair. Arguments as of `analysis.engines.curvature`.
 
     Raises:
         ValueError: "class" errors of a loss that is not the mean softmax cross-entropy, or of

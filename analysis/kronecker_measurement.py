@@ -12,6 +12,7 @@ from analysis.directions import Directions, gradient_directions
 from analysis.kronecker import Errors, kronecker_sides
 from analysis.kronecker_table import direction_rows, layer_row
 from analysis.objective import Loss, Settings, cross_entropy
+from optimizers.kronecker import supports
 
 
 class KroneckerMeasurement(NamedTuple):
@@ -55,7 +56,9 @@ def measure_kronecker(
     k = max(len(layer) for layer in rows.values())
     directions = gradient_directions(model, loss, batch, rows, k, settings=settings)
     _same(directions, rows)
-    tables, summaries, notes = [], [], []
+    tables, summaries = [], []
+    without = [name for name in rows if not supports(model.get_submodule(name))]
+    notes = [f"no Kronecker factors of layer '{name}': {_kind(model, name)}" for name in without]
     for index, errors in enumerate(get_args(Errors)):
         try:
             sides = kronecker_sides(
@@ -73,10 +76,16 @@ def measure_kronecker(
         if progress is not None:
             progress(index + 1, len(get_args(Errors)))
     if not tables:
-        raise ValueError("no Linear or ungrouped Conv2d, which alone have Kronecker factors here")
+        raise ValueError("; ".join(notes) or "the loss sees no layer")
     return KroneckerMeasurement(
         pd.concat(tables, ignore_index=True), pd.DataFrame(summaries), notes
     )
+
+
+def _kind(model: nn.Module, layer: str) -> str:
+    module = model.get_submodule(layer)
+    grouped = f" of {module.groups} groups" if getattr(module, "groups", 1) != 1 else ""
+    return f"a {type(module).__name__}{grouped} is neither a Linear nor an ungrouped convolution"
 
 
 def _same(directions: dict[str, Directions], rows: dict[str, pd.DataFrame]) -> None:

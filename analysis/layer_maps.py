@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-SUPPORTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+SUPPORTED = (nn.Linear, *CONVOLUTIONS)
 
 
 class LayerMap:

@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.layer_maps import first_input
-
-KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from analysis.layer_maps import CONVOLUTIONS, first_input
 
 
 def turn_convolutions(model: nn.Module) -> None:
@@ -33,7 +31,7 @@ def turn_convolutions(model: nn.Module) -> None:
 
 def _reach(module: nn.Module) -> list[int] | None:
     """Return the zeros around the errors, by axis; None where the derivative is no such thing."""
-    if type(module) not in KINDS:
+    if type(module) not in CONVOLUTIONS:
         return None
     conv: Any = module
     if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or conv.groups != 1:

@@ -21,7 +21,7 @@ _INVERSES = ("input_inverse", "output_inverse")
 
 
 def layers(model: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups for K-FAC: one for each Linear and ungrouped Conv2d, one for the rest.
+    """Parameter groups for K-FAC: one for each Linear and ungrouped convolution, and the rest.
 
     A layer's group is ``{"params": [(name, weight), (name, bias)], "algorithm": "matrix",
     "layer": ..., "module": ...}``; :class:`KFAC` takes ``module`` out of it. The rest (norms,
@@ -55,7 +55,7 @@ def layers(model: nn.Module) -> list[dict[str, Any]]:
 
 
 class KFAC(ClosureOptimizer):
-    """K-FAC with momentum for Linear and Conv2d layers.
+    """K-FAC with momentum for Linear and ungrouped convolution layers.
 
     For a layer with gradient G = [dL/dW, dL/dbias], a convolution taken as (out, in*kh*kw)::
 

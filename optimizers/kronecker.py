@@ -2,7 +2,7 @@
 
 For a layer with matrix W ``[m, n]`` let a_it be its input and delta_it = dL_i / d(output) its
 error, for sample i of N at position t of T: Linear has one position a token (T = 1 without tokens),
-Conv2d one an output pixel, its inputs being unfolded patches in the order of ``weight.flatten(1)``.
+a convolution one an output pixel, its inputs being patches in the order of ``weight.flatten(1)``.
 L_i is the loss of *sample i alone*, not its share of a mean. Then
 
     C_A     = 1/N sum_i sum_t a_it a_it^T          [n, n]
@@ -39,17 +39,19 @@ from torch import Tensor, nn
 from optimizers import checks
 
 REDUCTIONS = ("mean", "sum")
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Largest number of patch entries held at a time: 256 MB in float32.
 _CHUNK = 2**26
 
 
 def supports(module: nn.Module) -> bool:
-    """Whether ``module`` is a Linear or an ungrouped Conv2d, exactly.
+    """Whether ``module`` is a Linear or an ungrouped Conv1d, Conv2d or Conv3d, exactly.
 
     A subclass may compute something else, or never be called as a module (the output projection
-    of torch's MultiheadAttention).
+    of torch's MultiheadAttention). A grouped convolution has factors for each two of its groups.
     """
-    return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
+    convolution = type(module) in _CONVOLUTIONS and bool(module.groups == 1)
+    return convolution or type(module) is nn.Linear
 
 
 @dataclass
@@ -128,7 +130,7 @@ class KroneckerFactors:
             kind = type(module).__name__
             raise ValueError(
                 f"{layer!r} is a {kind}: Kronecker factors are those of an nn.Linear or an "
-                "nn.Conv2d with groups=1, not of a subclass"
+                "nn.Conv1d, 2d or 3d with groups=1, not of a subclass"
             )
         self._modules[layer] = module
         hook = _Hook(weakref.ref(self), layer)
@@ -236,19 +238,19 @@ class _Hook:
 
 def _error_rows(module: nn.Module, errors: Tensor) -> Tensor:
     """Errors as ``[samples, positions, m]``."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, _CONVOLUTIONS):
         return errors.flatten(2).mT
     return errors.reshape(len(errors), -1, errors.shape[-1])
 
 
 def _add_inputs(total: Tensor, module: nn.Module, inputs: Tensor, ones: bool) -> None:
     """Add sum a a^T over samples and positions to ``total``, some samples at a time."""
-    if not isinstance(module, nn.Conv2d):
+    if not isinstance(module, _CONVOLUTIONS):
         rows = inputs.reshape(-1, inputs.shape[-1])
         rows = F.pad(rows, (0, 1), value=1.0) if ones else rows
         total.addmm_(rows.mT, rows)
         return
-    size = max(1, _CHUNK // (total.shape[0] * inputs.shape[-2] * inputs.shape[-1]))
+    size = max(1, _CHUNK // (total.shape[0] * inputs[0, 0].numel()))
     for chunk in torch.split(inputs, size):
         patches = _patches(module, chunk)
         patches = F.pad(patches, (0, 0, 0, 1), value=1.0) if ones else patches
@@ -256,10 +258,11 @@ def _add_inputs(total: Tensor, module: nn.Module, inputs: Tensor, ones: bool) ->
         total.addmm_(columns, columns.mT)
 
 
-def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
-    """Patches ``[B, in*kh*kw, T]`` of inputs ``[B, in, H, W]``, padded as the layer pads them."""
+def _patches(module: Any, inputs: Tensor) -> Tensor:
+    """Patches ``[B, in * kernel, T]`` of inputs ``[B, in, ...]``, padded as the layer pads them."""
+    axes = range(len(module.kernel_size))
     sides: list[int] = []
-    for axis in (1, 0):  # F.pad takes the last dimension first
+    for axis in reversed(axes):  # F.pad takes the last dimension first
         if isinstance(module.padding, str):
             reach = module.dilation[axis] * (module.kernel_size[axis] - 1)
             reach = reach if module.padding == "same" else 0
@@ -267,5 +270,12 @@ def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
         else:
             sides += [int(module.padding[axis])] * 2
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = F.pad(inputs, sides, mode=mode)
-    return F.unfold(padded, module.kernel_size, module.dilation, 0, module.stride)
+    windows = F.pad(inputs, sides, mode=mode)
+    for axis in axes:
+        reach = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
+        windows = windows.unfold(2 + axis, reach, module.stride[axis])
+        windows = windows[..., :: module.dilation[axis]]
+    # [B, in, positions ..., kernel ...]
+    positions = range(2, 2 + len(axes))
+    windows = windows.movedim(tuple(positions), tuple(range(-len(axes), 0)))
+    return windows.flatten(2 + len(axes)).flatten(1, -2)

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from analysis import softmax_loss
 from analysis.directions import Directions, gradient_directions
 from analysis.engines import curvature
 from analysis.kronecker import KroneckerSide, check_scale, kronecker_sides
 from analysis.objective import Settings
+from optimizers.kronecker import KroneckerFactors
 
 DOUBLE = Settings(dtype=torch.float64)
 LAYERS = ["0", "3", "6"]
@@ -110,6 +112,33 @@ def test_chi_is_sud_times_iad_where_curvature_is_gauss_newton(
         chi = h[layer] / sides[layer].h_kron
         torch.testing.assert_close(chi, sides[layer].sud * sides[layer].iad, rtol=1e-8, atol=0)
     assert torch.allclose(sides["6"].sud, torch.ones(2).double())  # one position
+
+
+def test_convolutions_over_one_and_three_axes() -> None:
+    """Against the approximation's dense block, and against the dense Hessian by its identity."""
+    torch.manual_seed(4)
+    model = nn.Sequential(
+        nn.Conv3d(2, 3, (1, 2, 2), padding=(0, 1, 0)), nn.ReLU(), nn.Flatten(2),
+        nn.Conv1d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3),
+    ).double()  # fmt: skip
+    batch = torch.randn(7, 2, 1, 2, 4).double(), torch.randint(0, 3, (7,))
+    layers = ["0", "3"]
+    along = gradient_directions(model, F.cross_entropy, batch, layers, 3)
+    sides = kronecker_sides(model, F.cross_entropy, batch, along, errors="class", settings=DOUBLE)
+    h = curvature(model, F.cross_entropy, batch, layers, along,
+                  engine="double_backward", settings=DOUBLE)  # fmt: skip
+    with KroneckerFactors({n: model.get_submodule(n) for n in layers}, reduction="sum") as factors:
+        logits = model(batch[0])
+        for column in softmax_loss.factor(logits):
+            logits.backward(column, retain_graph=True)
+        gathered = factors.pop_all()
+    for layer in layers:
+        side, found = sides[layer], gathered[layer]
+        dense = torch.kron(found.output, found.input_mean)
+        for k in range(3):
+            d = torch.outer(along[layer].left[:, k], along[layer].right[:, k]).flatten()
+            torch.testing.assert_close(side.h_kron[k], d @ dense @ d)
+        torch.testing.assert_close(h[layer] / side.h_kron, side.sud * side.iad, rtol=1e-8, atol=0)
 
 
 def test_microbatches_change_nothing(network: nn.Module, data: Any) -> None:

@@ -65,11 +65,16 @@ def test_curvature_of_another_batch_is_refused(
 
 def test_no_layer_with_factors() -> None:
     torch.manual_seed(3)
-    model = nn.Sequential(nn.Conv1d(2, 3, 4), nn.Flatten())
-    data = torch.randn(5, 2, 4), torch.randint(0, 3, (5,))
+    model = nn.Sequential(nn.Conv1d(4, 4, 4, groups=2), nn.Flatten(), nn.Linear(4, 4))
+    data = torch.randn(5, 4, 4), torch.randint(0, 4, (5,))
     found = measure(model, *data, 2, settings=DOUBLE)
-    with pytest.raises(ValueError, match="alone have Kronecker factors"):
-        measure_kronecker(model, *data, found.directions, settings=DOUBLE)
+    said = "no Kronecker factors of layer '0': a Conv1d of 2 groups is neither a Linear nor an"
+    side = measure_kronecker(model, *data, found.directions, settings=DOUBLE)
+    assert set(side.directions["layer"]) == {"2"}
+    assert side.notes == [f"{said} ungrouped convolution"]
+    alone = found.directions[found.directions["layer"] == "0"]
+    with pytest.raises(ValueError, match=said):
+        measure_kronecker(model, *data, alone, settings=DOUBLE)
 
 
 def test_the_view_names_every_layer(network: nn.Module, data: tuple[Tensor, Tensor]) -> None:

@@ -43,6 +43,20 @@ class ConvNet(nn.Module):
         return self.head(hidden.mean((2, 3)))
 
 
+class OtherAxes(nn.Module):
+    """A convolution over one axis, and one over three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.volume = nn.Conv3d(2, 3, (2, 1, 3), stride=(1, 2, 1), padding=(1, 0, 1))
+        self.line = nn.Conv1d(3, 4, 3, stride=2, padding=2, dilation=2, padding_mode="circular")
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = F.relu(self.volume(inputs), inplace=True)
+        return self.head(self.line(hidden.flatten(2)).tanh_().mean(2))
+
+
 class TokenNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +109,7 @@ def by_hand(
         for name, module in modules.items():
             given, output = seen[name]
             assert output.grad is not None
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
                 kernels = torch.eye(module.weight[0].numel()).reshape(-1, *module.weight.shape[1:])
                 probe = copy.deepcopy(module)
                 probe._forward_hooks.clear()
@@ -136,6 +150,23 @@ def test_factors_of_convolutions_are_the_per_sample_sums(
         torch.testing.assert_close(gathered[name].input, a)
         torch.testing.assert_close(gathered[name].output, delta)
         assert gathered[name].samples == 7
+
+
+@pytest.mark.parametrize("homogeneous", [False, True])
+@pytest.mark.parametrize("chunk", [100, 2**26])
+def test_factors_of_convolutions_over_one_and_three_axes(
+    monkeypatch: pytest.MonkeyPatch, homogeneous: bool, chunk: int
+) -> None:
+    torch.manual_seed(0)
+    case = OtherAxes().double(), torch.randn(5, 2, 2, 4, 3).double(), torch.arange(5) % 3
+    expected = by_hand(*case, homogeneous)
+    monkeypatch.setattr("optimizers.kronecker._CHUNK", chunk)
+    gathered = gather(*case, homogeneous=homogeneous).pop_all()
+    assert set(gathered) == {"volume", "line", "head"}
+    for name, (a, delta) in expected.items():
+        torch.testing.assert_close(gathered[name].input, a)
+        torch.testing.assert_close(gathered[name].output, delta)
+    assert (gathered["volume"].positions, gathered["line"].positions) == (18, 9)
 
 
 @pytest.mark.parametrize("homogeneous", [False, True])
@@ -331,10 +362,11 @@ def test_a_compiled_network_is_watched_too() -> None:
 
 def test_what_is_supported_and_what_is_refused() -> None:
     assert supports(nn.Linear(2, 2))
-    assert supports(nn.Conv2d(2, 2, 1))
+    for convolution in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        assert supports(convolution(2, 2, 1))
     grouped = nn.Conv2d(2, 2, 1, groups=2)
     inside = nn.MultiheadAttention(4, 2).out_proj  # never called as a module
-    for module in (grouped, inside, nn.Conv1d(2, 2, 1), nn.LayerNorm(2)):
+    for module in (grouped, inside, nn.ConvTranspose2d(2, 2, 1), nn.LayerNorm(2)):
         assert not supports(module)
         with pytest.raises(ValueError, match="'odd' is a"):
             KroneckerFactors({"odd": module})
