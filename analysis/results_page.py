@@ -7,13 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis import results_budget, results_figures, results_verdict
-from analysis.claim_check import check
-from analysis.claim_model import load_claims
-from analysis.claim_render import render
-from analysis.measured import load
+from analysis import results_budget, results_exponents, results_figures, results_verdict
 from analysis.report_data import provenance
-from analysis.results_study import Study, span, values
+from analysis.results_study import Study, span, tuner, values
 from analysis.results_table import Results, markdown, metric_of, results
 from analysis.table_model import in_percent
 
@@ -52,10 +48,10 @@ def pages(studies: Sequence[Study], figures: str) -> dict[str, str]:
         ValueError: an archive that cannot be read, is of another study, or breaks the rules.
     """
     drawn: dict[str, str] = {}
-    run = [study for study in studies if study.archive is not None]
     parts = [_INTRO.format(red=results_budget.RED), _overview(studies)]
-    for study in run:
-        parts.append(_section(study, drawn, figures))
+    for study in studies:
+        if study.archive is not None:
+            parts.append(_section(study, tuner(study, studies), drawn, figures))
     idle = [study for study in studies if study.archive is None]
     if idle:
         parts.append("## Not run yet\n")
@@ -85,19 +81,21 @@ def _idle(study: Study) -> str:
     return f"### {study.name}\n\n{study.header.text}\n\n```console\n{commands}\n```\n"
 
 
-def _section(study: Study, drawn: dict[str, str], figures: str) -> str:
+def _section(study: Study, tuned_by: Study, drawn: dict[str, str], figures: str) -> str:
     parts = [f"## {study.name}\n"]
     if study.header.text:
         parts.append(f"{study.header.text}\n")
     parts.append(_protocol(study))
     if len(study.runs):
-        spent = results_budget.budgets(study.tuning)
+        if tuned_by is not study:
+            parts.append(f"Settings are those that the tuning runs of {tuned_by.name} chose.\n")
+        spent = results_budget.budgets(tuned_by.tuning)
         for found in results(study.runs, spent):
-            parts.append(_place(found, study, drawn, figures))
+            parts.append(_place(found, study, tuned_by.tuning, drawn, figures))
     else:
         parts.append("No report runs yet, only tuning.\n")
     parts.append(_sensitivity(study, drawn, figures))
-    parts.append(_exponents(study))
+    parts.append(results_exponents.section(study))
     return "\n".join(part for part in parts if part)
 
 
@@ -134,13 +132,15 @@ def _short(text: str) -> str:
     return text[:12] if len(text) == _HASH else text.removesuffix(".0")
 
 
-def _place(found: Results, study: Study, drawn: dict[str, str], figures: str) -> str:
+def _place(
+    found: Results, study: Study, tuning: pd.DataFrame, drawn: dict[str, str], figures: str
+) -> str:
     """Return the results of one dataset and model."""
     parts = [f"### {found.model} / {found.dataset}\n"]
     verdict = results_verdict.sentences(found, study)
     parts += [f"{verdict}\n"] if verdict else []
     budgets = {row.optimizer: row.budget for row in found.rows}
-    parts += [f"{results_budget.line(budgets, study.tuning)}\n", f"{markdown(found)}\n"]
+    parts += [f"{results_budget.line(budgets, tuning)}\n", f"{markdown(found)}\n"]
     parts += ["\n".join(f"- {note}" for note in found.notes) + "\n"]
     for x in _AXES if found.seconds else ("epoch",):
         title = f"{found.model} / {found.dataset}: {found.table.metric} against {_AXES[x]}"
@@ -200,17 +200,3 @@ def _rates(tuning: pd.DataFrame) -> str:
 def _range(rates: pd.Series[float]) -> str:
     low, high = rates.min(), rates.max()
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g} (x{high / low:.3g})"
-
-
-def _exponents(study: Study) -> str:
-    """Return the claims report where the study's runs hold measured exponents."""
-    if not (study.runs["state"] == "done").any():
-        return ""
-    measured = load([str(study.archive)])
-    if measured.layers.empty:
-        return ""
-    found = [check(claim, measured, other_data=True) for claim in load_claims()]
-    return (
-        "### Exponents\n\nThe preprint's claims on this study's own data, whatever its datasets,"
-        " with null models beside.\n\n" + render(found, "markdown")
-    )

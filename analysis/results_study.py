@@ -64,13 +64,7 @@ class Study:
         """
         whole, tuning = self._of(self.name), self.tuning
         report = whole[~(whole["seed"] >= _FIRST_OTHER_SEED).fillna(False)].reset_index(drop=True)
-        both = set(report["seed"].dropna()) & set(tuning["seed"].dropna())
-        if both:
-            seeds = ", ".join(str(seed) for seed in sorted(both))
-            raise ValueError(
-                f"{self.archive}: seed {seeds} is among the tuning runs and among the reported "
-                "ones; a reported number must not have chosen its settings"
-            )
+        check_disjoint(report, tuning, f"{self.archive}")
         return report
 
     @cached_property
@@ -86,6 +80,43 @@ class Study:
 
     def _of(self, sweep: str) -> pd.DataFrame:
         return self._runs[self._runs["sweep"] == sweep].reset_index(drop=True)
+
+
+def check_disjoint(report: pd.DataFrame, tuning: pd.DataFrame, where: str) -> None:
+    """Raise ValueError where a seed of ``report`` is among those of ``tuning``."""
+    both = set(report["seed"].dropna()) & set(tuning["seed"].dropna())
+    if both:
+        seeds = ", ".join(str(seed) for seed in sorted(both))
+        raise ValueError(
+            f"{where}: seed {seeds} is among the tuning runs and among the reported "
+            "ones; a reported number must not have chosen its settings"
+        )
+
+
+def tuner(study: Study, everyone: Sequence[Study]) -> Study:
+    """Return the study whose tuning runs chose the settings of ``study``.
+
+    Itself where it has any; else the one that tuned most of its optimizers, on the same datasets
+    and models, of equals the first; itself where there is none.
+
+    Raises:
+        ValueError: a seed is among those tuning runs and among the reported ones.
+    """
+    if len(study.tuning) or study.runs.empty:
+        return study
+    ours = _places(study.runs)
+    others = [one for one in everyone if one.archive is not None]
+    best = max(others, key=lambda one: len(ours & _places(one.tuning)), default=study)
+    if not ours & _places(best.tuning):
+        return study
+    check_disjoint(study.runs, best.tuning, f"{study.archive} and {best.archive}")
+    return best
+
+
+def _places(runs: pd.DataFrame) -> set[tuple[str, str, str]]:
+    if runs.empty:
+        return set()
+    return set(zip(runs["dataset"], runs["model"], runs["optimizer"], strict=True))
 
 
 def load_nothing() -> pd.DataFrame:

@@ -100,7 +100,7 @@ def results(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
         notes += [note for one in compared.values() for note in one.notes[-1:]]
         notes += [f"No row {name} in this study." for name in BASELINES if name not in baselines]
         notes += [f"Seconds withheld: {why}."] if why else []
-        notes += target.notes[:1] if target else []
+        notes += [_target(here), *target.notes[:1]] if target else []
         all_found.append(
             Results(dataset, model, tuple(rows), table, seconds, target, tuple(compared),
                     tuple(dict.fromkeys(notes)))
@@ -119,6 +119,13 @@ def _timed(runs: pd.DataFrame, metric: str) -> tuple[Table | None, str]:
         return build_table(runs, metric=metric, spread="interval"), ""
     except ValueError as error:  # times that cannot be compared
         return None, str(error).partition(";")[0]
+
+
+def _target(runs: pd.DataFrame) -> str:
+    """Return which targets runs had: "Target: val/accuracy 0.93."."""
+    known = runs.dropna(subset=["target/value"])
+    found = sorted(set(zip(known["target/metric"], known["target/value"], strict=True)))
+    return f"Target: {', '.join(f'{metric} {value:g}' for metric, value in found)}."
 
 
 def _cell(table: Table | None, like: Cell) -> Cell | None:

@@ -73,3 +73,25 @@ def test_bars_share_a_scale() -> None:
     assert 'cx="124.0"' in lone
     assert bar(math.nan, math.nan, math.nan, (0.0, 1.0)) == ""
     assert "nan" not in bar(1.0, 1.0, 1.0, (1.0, 1.0))
+
+
+def test_the_worst_tenth_is_cut_off_whichever_way_is_better() -> None:
+    x = np.arange(1.0, 101.0)
+    falling = Line("loss", 0, x, *(101 - x,) * 3)
+    for better_is_lower in (True, False):
+        svg = curves([falling], x_label="x", y_label="y", falling=better_is_lower)
+        (path,) = re.findall(r'class="line c0" d="M([^"]*)"', svg)
+        heights = [float(point.split()[1]) for point in path.split("L")]
+        # Higher on the page is a smaller number; the chart goes from 12 to 260.
+        assert (heights[0] < 12) == better_is_lower
+        assert (heights[-1] > 260) == (not better_is_lower)
+
+
+def test_ticks_can_be_written_as_powers() -> None:
+    svg = curves(
+        [Line("a", 0, np.array([-3.0, -1.0]), *(np.array([1.0, 2.0]),) * 3)],
+        x_label="x", y_label="y", x_text=lambda power: f"{10**power:.2g}",
+    )  # fmt: skip
+    texts = {e.text for e in ElementTree.fromstring(svg).iter() if e.tag == "text"}
+    assert {"0.001", "0.01", "0.1"} <= texts
+    assert "-3" not in texts

@@ -165,9 +165,21 @@ def test_exponents_are_judged_by_the_claims(work: Path) -> None:
     page = made()["docs/RESULTS.md"]
     section = page[page.index("## study_e") : page.index("## study_x")]
     assert "### Exponents" in section
+    assert "| resnet18 | fashion_mnist | adamw | 5 | 1 | 25 (25) | 1." in section
     assert "| claim | stated | ours | verdict |" in section
     assert "null: noise" in section
     assert "### Exponents" not in page[page.index("## study_x") :]
+
+
+def test_settings_of_another_studys_tuning(work: Path, runs: Any) -> None:
+    study_runs.study(runs, Path("long"), {"adamw": [0.9, 0.91]}, name="study_y", rates=())
+    archive.main(["source=long", "out=results/study_y.parquet"])
+    page = made()["docs/RESULTS.md"]
+    section = page[page.index("## study_y") : page.index("## Not run yet")]
+    assert "Settings are those that the tuning runs of study_x chose." in section
+    assert "budgets are equal: 2 trials (2 runs, 8 epochs) each" in section
+    assert "### Learning rates" not in section
+    assert "🔴" not in section
 
 
 def test_runs_that_prepared_others_are_in_no_table(work: Path, runs: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import run_archive
-from analysis.results_study import Header, Study, header, span, studies, values
+from analysis.results_study import Header, Study, header, span, studies, tuner, values
 
 FILE = """# @package _global_
 # Study (x), short: which of a and
@@ -110,3 +110,40 @@ def test_spans_say_exactly_which(seeds: set[int]) -> None:
             told |= set(range(int(low), int(high or low) + 1))
     assert told == seeds
     assert span([4, 0, 1, 2, 1]) == "0-2, 4"
+
+
+def kept(
+    runs: Any, root: Path, name: str, accuracies: dict[str, list[float]], **more: Any
+) -> Study:
+    folder = study_runs.study(runs, root / f"runs_{name}", accuracies, name=name, **more)
+    return Study(name, Header("", ()), archive(folder, root / f"{name}.parquet"))
+
+
+def test_who_tuned_a_study(runs: Any, tmp_path: Path) -> None:
+    pair = {"adamw": [0.5], "muon": [0.5]}
+    few = kept(runs, tmp_path, "study_a", {"adamw": [0.5]})
+    both = kept(runs, tmp_path, "study_b", pair)
+    long = kept(runs, tmp_path, "study_c", pair, rates=())
+    other = kept(runs, tmp_path, "study_d", {"sgd": [0.5]}, rates=())
+    idle = Study("study_e", Header("", ()), None)
+    everyone = [few, both, long, other, idle]
+    assert tuner(few, everyone) is few
+    assert tuner(long, everyone) is both
+    assert tuner(long, [few, long]) is few
+    assert tuner(other, everyone) is other
+    assert tuner(idle, everyone) is idle
+
+
+def test_a_seed_that_another_studys_tuning_used_is_refused(runs: Any, tmp_path: Path) -> None:
+    tuned = kept(runs, tmp_path, "study_b", {"adamw": []})
+    config = runs.config("adamw", 2, sweep="study_b_tune")
+    study_runs.write(runs, tmp_path / "runs_study_b", config, 0.5)
+    archive(tmp_path / "runs_study_b", tmp_path / "study_b.parquet")
+    long = kept(runs, tmp_path, "study_c", {"adamw": [0.5, 0.5, 0.5]}, rates=())
+    with pytest.raises(ValueError, match=r"study_c.parquet and .*study_b.parquet: seed 2 is among"):
+        tuner(long, [tuned, long])
+
+
+def test_a_study_that_has_not_run_has_no_runs() -> None:
+    idle = Study("study_e", Header("", ()), None)
+    assert len(idle.runs) == len(idle.tuning) == len(idle.preparation) == 0

@@ -29,7 +29,7 @@ def write(
             accuracy, state, seconds_per_epoch=seconds,
             **{"val/accuracy": accuracy, "val/loss": 1 - accuracy, "clock/data_seconds": 1.0,
                "clock/step_seconds": 29.0, "target/reached": target is not None,
-               "target/seconds": target, "target/value": 0.5},
+               "target/seconds": target, "target/value": 0.5, "target/metric": "val/accuracy"},
             **more,
         )  # fmt: skip
         if state == "diverged":
