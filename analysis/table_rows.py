@@ -16,7 +16,7 @@ Run = Mapping[str, Any]  # a row of the runs' frame: column -> value, None where
 Key = tuple[Any, ...]
 
 # What only says where and how a run was carried out: it never tells two variants apart.
-NOT_SCIENTIFIC = ("tracker", "runs_dir", "data_dir", "exponents", "target")
+NOT_SCIENTIFIC = ("tracker", "runs_dir", "data_dir", "exponents", "target", "tuned")
 NOT_SCIENTIFIC_TRAINER = (
     "device", "threads", "progress", "log_every", "checkpoint_every", "eval_batch_size",
     "compile", "cuda_graph", "accounting", "devices", "curvature_every", "curvature",

@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -19,9 +19,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from bench import build, components, paths
+from bench import build, components, paths, tuned
 from bench.errors import UserError, suggestion
 from bench.targets import Target
 
@@ -96,8 +104,18 @@ class RunConfig(_Strict):
     runs_dir: str = Field(min_length=1)
     data_dir: str = Field(min_length=1)
     exponents: str | None
+    tuned: bool | str = False
     target: Target | Literal["auto"] | None = "auto"
     names: dict[str, str]
+
+    @model_validator(mode="after")
+    def _reports_what_was_not_tuned_on(self) -> RunConfig:
+        if self.tuned and self.seed >= tuned.FIRST_TUNING_SEED:
+            raise ValueError(
+                f"seed: {self.seed} is for tuning; with tuned settings give one below "
+                f"{tuned.FIRST_TUNING_SEED}"
+            )
+        return self
 
     @property
     def components(self) -> dict[str, dict[str, Any]]:
@@ -105,17 +123,20 @@ class RunConfig(_Strict):
         return {group: getattr(self, group) for group in _COMPONENTS}
 
 
-def resolve(composed: DictConfig, choices: Mapping[str, str]) -> RunConfig:
+def resolve(
+    composed: DictConfig, choices: Mapping[str, str], given: Collection[str] = ()
+) -> RunConfig:
     """Check a composed config and return it typed, with every default written out.
 
     Args:
         composed: the config without its ``hydra`` node.
         choices: the chosen file of each group (``hydra.runtime.choices``).
+        given: keys with a value of the user's own, which tuned settings do not replace.
 
     Raises:
         UserError: an impossible value, a wrong type or an unknown key, named by its dotted path.
     """
-    config = typed(container(composed), choices)
+    config = typed(tuned.settle(container(composed), choices, given), choices)
     components.try_out(config.components, config.names)
     return config if config.trainer.curvature_every is None else _with_curvature(config)
 
@@ -190,6 +211,8 @@ def _refuse_non_finite(value: Any, where: str) -> None:
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
+    if not location:  # of the whole: it names its key itself
+        return problem["msg"].removeprefix("Value error, ")
     if location[0] == "trainer":  # what follows the key is a branch of a union
         location = location[:2]
     if location[0] == "target":
@@ -230,12 +253,18 @@ def load(overrides: Sequence[str] = ()) -> RunConfig:
 
 def from_hydra(composed: DictConfig) -> RunConfig:
     """Split Hydra's own node off a composed config and resolve the rest."""
-    return resolve(without_hydra(composed), composed.hydra.runtime.choices)
+    return resolve(without_hydra(composed), composed.hydra.runtime.choices, given_keys(composed))
+
+
+def given_keys(composed: DictConfig) -> set[str]:
+    """Return the keys to which the command line of a composed config gives values."""
+    return {word.partition("=")[0].lstrip("+") for word in composed.hydra.overrides.task}
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:
-    """Return a composed config without Hydra's own node."""
-    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    """Return a composed config without Hydra's own node, and without what is a study's own."""
+    own = [str(key) for key in composed if key not in ("hydra", "study")]
+    return OmegaConf.masked_copy(composed, own)
 
 
 def register_resolvers() -> None:

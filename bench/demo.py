@@ -8,15 +8,13 @@ demo can be stopped at any moment and started again.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 from bench import cli
 from bench.config import load
-from bench.errors import RunsFailedError
 from bench.identity import identify
+from bench.steps import carry_out, python
 
 SWEEP = "digits"
 # The run on which the exponents that scalar_spectral_adam needs are measured.
@@ -39,17 +37,12 @@ def main(arguments: list[str]) -> None:
         ["bench.train", "-m", *overrides, f"exponents={exponents}"],
         ["analysis.tables", f"source={config.runs_dir}", f"sweep={SWEEP}"],
     ]
-    python = os.path.relpath(sys.executable)
-    for step in steps:
-        print(f"\n$ {python} -m {' '.join(step)}", flush=True)
-        status = subprocess.run([sys.executable, "-m", *step], check=False).returncode
-        if status != 0:
-            raise RunsFailedError(f"the demo stopped: {step[0]} ended with status {status}")
-    _print_next(config.runs_dir, folder, Path(python))
+    carry_out(steps, "the demo")
+    _print_next(config.runs_dir, folder, Path(python()))
 
 
-def _print_next(runs: str, folder: Path, python: Path) -> None:
-    wandb = python.parent / "wandb"
+def _print_next(runs: str, folder: Path, interpreter: Path) -> None:
+    wandb = interpreter.parent / "wandb"
     print(
         f"""
 Where to look next
@@ -59,7 +52,7 @@ Where to look next
       its curves in this terminal, from the offline W&B files
   {wandb} sync {runs}/wandb/offline-run-*
       the same on W&B, if you have an account
-  {python} -m bench.train --help
+  {interpreter} -m bench.train --help
       every option; README.md says how to add an optimizer in six lines""",
         flush=True,
     )

@@ -22,7 +22,7 @@ _DIGITS = 10
 
 # Where results go, who watches, on which device, how often it is written down.
 NOT_SCIENTIFIC = frozenset(
-    {"tracker", "sweep", "runs_dir", "data_dir", "exponents", "names", "target"}
+    {"tracker", "sweep", "runs_dir", "data_dir", "exponents", "names", "target", "tuned"}
 )
 NOT_SCIENTIFIC_TRAINER = frozenset(
     {"device", "threads", "progress", "log_every", "checkpoint_every", "eval_batch_size"}

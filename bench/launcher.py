@@ -46,6 +46,11 @@ class GridLauncher(Launcher):
 
     elsewhere = False  # whether the runs are for another machine
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether several runs are carried out at a time."""
+        return self.elsewhere
+
     def __init__(self, retry: Retry = "all", fail_fast_after: int | None = None) -> None:
         self.retry, self.fail_fast_after = retry, fail_fast_after
 
@@ -121,10 +126,18 @@ class LocalLauncher(GridLauncher):
         _check_positive(workers=workers, pack=pack)
         self.workers, self.pack = workers, pack
 
-    def _carry_out(self, jobs: Sequence[Job]) -> None:
+    @property
+    def side_by_side(self) -> bool:
+        """Whether several runs are carried out at a time."""
+        return len(self._places()) > 1
+
+    def _places(self) -> list[dict[str, str]]:
         found = [str(number) for number in range(torch.cuda.device_count())]
         devices = found[: self.workers]
-        places = slots(devices, self.pack if devices else (self.workers or 1))
+        return slots(devices, self.pack if devices else (self.workers or 1))
+
+    def _carry_out(self, jobs: Sequence[Job]) -> None:
+        places = self._places()
         if len(places) == 1 or len(jobs) == 1:
             self._one_by_one(jobs)
         elif jobs:

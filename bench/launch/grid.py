@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bench import config
+from bench import config, tuned
 from bench.cli import COMPOSITION_ERRORS, explain
 from bench.components import Known
 from bench.config import RunConfig
@@ -142,7 +142,9 @@ class Composer:
             }
             raw = OmegaConf.to_container(own, resolve=False)
             spoken_of = frozenset(word for text in _interpolations(raw) for word in _words(text))
-            self._bases[overrides] = _Base(config.container(own), choices, spoken_of)
+            given = {self._parse(text).key_or_group for text in overrides}
+            values = tuned.settle(config.container(own), choices, given)
+            self._bases[overrides] = _Base(values, choices, spoken_of)
         return self._bases[overrides]
 
 

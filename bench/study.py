@@ -1,0 +1,88 @@
+"""A study from its first run to its table: measured exponents, tuning, report.
+
+    python -m bench.study +sweeps=study_a_small      a tenth of study (a), minutes on a CPU
+    python -m bench.study +sweeps=study_a_8          any option of bench.train as well
+
+Each step is an ordinary command, printed before it runs. Every step skips what is done, so a study
+can be stopped at any moment and started again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from bench import config, paths, steps
+from bench.cli import guarded
+from bench.errors import UserError
+from bench.launch.grid import Composer, Invalid, combinations, master_config
+from bench.launch.standing import run_folder
+from bench.launch.words import spelled_out
+from bench.tuning.spec import study_of
+
+
+def commands(words: Sequence[str]) -> list[list[str]]:
+    """Return the commands of the study that ``words`` compose, without ``python -m``.
+
+    Raises:
+        UserError: they name no study, or its run of exponents is not one run.
+    """
+    config.register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        master = _master(words)
+        study = study_of(master)
+        if master.sweep is None or (study.exponents is None and study.tuning is None):
+            raise UserError("no study; name one of sweeps/, such as +sweeps=study_a_small")
+        made, more = [], list(words)
+        if study.exponents is not None and master.exponents is None:
+            apart = {_key(word) for word in study.exponents} | {"sweep", "tuned"}
+            own = [word for word in words if _key(word) not in apart]
+            own += [*study.exponents, f"sweep={master.sweep}_exponents"]
+            made.append(["bench.train", "-m", *own])
+            more.append(f"exponents={_folder(_master(own)) / 'exponents.parquet'}")
+        if study.tuning is not None:
+            made.append(["bench.tune", *more])
+    made.append(["bench.train", "-m", *more, *(() if master.tuned else ("tuned=true",))])
+    made.append(["analysis.tables", f"source={master.runs_dir}", f"sweep={master.sweep}"])
+    return made
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def _master(words: Sequence[str]) -> DictConfig:
+    return master_config(GlobalHydra.instance().config_loader(), spelled_out(words))
+
+
+def _folder(master: DictConfig) -> Path:
+    """Return the folder of the one run of a multirun."""
+    composer = Composer(GlobalHydra.instance().config_loader(), master, elsewhere=True)
+    runs = [composer.job(overrides) for overrides in combinations(master)]
+    if len(runs) != 1:
+        raise UserError(f"study.exponents: it is {len(runs)} runs, and must be one")
+    if isinstance(runs[0], Invalid):
+        raise UserError(f"study.exponents: {runs[0].reason}")
+    return run_folder(runs[0].config, runs[0].identity.id).path
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the help page, or carry out a study.
+
+    Raises:
+        RunsFailedError: a step failed; its own output says why.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return
+    steps.carry_out(commands(arguments), "the study")
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""Tune every optimizer of a study with the same budget, on the validation split.
+
+    python -m bench.tune +sweeps=study_a_small                      (docs/tuning.md)
+    python -m bench.tune +sweeps=study_a_8 optimizer=adamw,muon     only these
+    python -m bench.tune +sweeps=study_a_8 hydra/launcher=slurm     on a cluster; waits for its jobs
+
+It takes the words of bench.train. The study's file declares the search (study.tuning). Winners go
+to conf/tuned/<model>_<dataset>/<optimizer>.yaml, or to the folder of tuned=<folder>, and are used
+by `python -m bench.train -m +sweeps=<study> tuned=true`. Trials are ordinary runs of the sweep
+<study>_tune: the same command again trains only what is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from bench import config, experiment, paths, tuned
+from bench.cli import guarded
+from bench.errors import RunsFailedError, UserError
+from bench.launch.grid import Composer, combinations, master_config
+from bench.launch.words import spelled_out
+from bench.launcher import GridLauncher
+from bench.options import show
+from bench.tuning import record
+from bench.tuning.candidates import Candidate, candidates
+from bench.tuning.spec import study_of
+
+_DATASETS = 2  # kept in memory from run to run
+
+
+def tune(words: Sequence[str]) -> None:
+    """Carry out the search that ``words`` describe, or the rest of it; write its winners.
+
+    Raises:
+        UserError: the study is not one that can be tuned; nothing was started.
+        RunsFailedError: some trials failed, or all of an optimizer's diverged; the others are
+            finished and written.
+    """
+    config.register_resolvers()
+    setup_globals()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = master_config(loader, spelled_out(words))
+        found = candidates_of(master)
+        launcher = _launcher(master)
+        problems = []
+        for batch in [found] if launcher.side_by_side else [[one] for one in found]:
+            problems += _carry_out(launcher, batch)
+        for one in found:
+            if len(one.scores()) == one.search.trials:
+                try:
+                    print(record.write(one, tuned.folder(master.tuned)))
+                except RunsFailedError as error:
+                    problems.append(str(error))
+        show(record.table(found))
+    if problems:
+        raise RunsFailedError("\n".join(problems))
+
+
+def candidates_of(master: DictConfig) -> list[Candidate]:
+    """Return what the study of a composed multirun tunes.
+
+    Raises:
+        UserError: it declares no search, or one that cannot be carried out.
+    """
+    tuning = study_of(master).tuning
+    if master.sweep is None or tuning is None:
+        raise UserError(
+            f"sweep={master.sweep}: nothing says how to tune it; give a study whose file has "
+            "study.tuning, such as +sweeps=study_a_small"
+        )
+    loader = GlobalHydra.instance().config_loader()
+    elsewhere = "slurm" in str(master.hydra.runtime.choices.get("hydra/launcher"))
+    composer = Composer(loader, master, elsewhere=elsewhere)
+    told = ["trainer.accounting=false"]  # what a step costs is not asked of a trial
+    told += ["tracker.job_type=tune"] if "job_type" in master.tracker else []
+    return candidates(composer, combinations(master), tuning, str(master.sweep), told)
+
+
+def _launcher(master: DictConfig) -> GridLauncher:
+    """Return the launcher that the config chooses, made to wait for its runs."""
+    if "wait" in master.hydra.launcher:
+        OmegaConf.update(master, "hydra.launcher.wait", True)
+    loader = GlobalHydra.instance().config_loader()
+    context = HydraContext(config_loader=loader, callbacks=Callbacks())
+    experiment.keep_data(_DATASETS)
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=lambda _: None, config=master
+    )
+    assert isinstance(launcher, GridLauncher)
+    return launcher
+
+
+def _carry_out(launcher: GridLauncher, batch: Sequence[Candidate]) -> list[str]:
+    """Make the trials of ``batch``, round by round; return what failed."""
+    problems = []
+    open_ = list(batch)
+    while open_:
+        rounds = {one.label: one.missing() for one in open_}
+        asked = [overrides for round_ in rounds.values() for overrides in round_]
+        if not asked:
+            break
+        try:
+            launcher.launch(asked, 0)
+        except RunsFailedError as error:
+            problems.append(str(error))
+        # An optimizer whose round is not finished asks for the same again: it cannot go on.
+        open_ = [one for one in open_ if one.missing() != rounds[one.label]]
+    return problems
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the help page, or tune."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return
+    tune(arguments)
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))

@@ -1,0 +1,96 @@
+"""Tuned settings: what ``python -m bench.tune`` found, and what ``tuned=true`` reads.
+
+<folder>/<model>_<dataset>/<optimizer>.yaml; the folder is conf/tuned, or that of tuned=<folder>.
+    settings     dotted config key -> value
+    provenance   trials spent, space, score, runs, code and device
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench import paths
+from bench.errors import UserError
+
+# Seeds from here on are for tuning; those of a report are below.
+FIRST_TUNING_SEED = 1000
+_HEADER = "# Written by python -m bench.tune, read by tuned=true; to change it, tune again.\n"
+
+
+def folder(tuned: bool | str) -> Path:
+    """Return the folder that the config's ``tuned`` means."""
+    return Path(tuned) if isinstance(tuned, str) else paths.conf_dir() / "tuned"
+
+
+def file_of(root: Path, names: Mapping[str, str]) -> Path:
+    """Return where the settings of one optimizer on one model and dataset are kept."""
+    return root / f"{names['model']}_{names['dataset']}" / f"{names['optimizer']}.yaml"
+
+
+def settle(
+    values: Mapping[str, Any], choices: Mapping[str, str], given: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return a config's plain values with the tuned settings put in, where ``tuned`` asks for them.
+
+    Args:
+        values: the composed config, resolved.
+        choices: the chosen file of each group.
+        given: dotted keys that the user gave a value; what is given is not replaced.
+
+    Raises:
+        UserError: there are no such settings, or they do not fit the config.
+    """
+    out, tuned = dict(values), values.get("tuned", False)
+    if not tuned or not isinstance(tuned, bool | str):  # a wrong type is for the schema to refuse
+        return out
+    path = file_of(folder(tuned), choices)
+    for key, value in read(path, choices)["settings"].items():
+        if key not in given:
+            out = _with(out, key.split("."), value, f"{path}: {key}")
+    return out
+
+
+def read(path: Path, choices: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a file of tuned settings holds.
+
+    Raises:
+        UserError: it is missing, or is no such file.
+    """
+    what = f"optimizer={choices['optimizer']} on {choices['model']} and {choices['dataset']}"
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"tuned: no settings of {what} ({_shown(path)}); make them with "
+            "`python -m bench.tune +sweeps=<study>`, or leave tuned=true out"
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not readable as YAML; tune again") from error
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise UserError(f"{path}: no tuned settings in it; tune again")
+    return content
+
+
+def write(path: Path, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Write a file of tuned settings; the same content gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"settings": dict(settings), "provenance": dict(provenance)}
+    text = yaml.safe_dump(content, sort_keys=False, width=100)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(_HEADER + text)
+    temporary.replace(path)
+
+
+def _with(values: dict[str, Any], keys: list[str], value: Any, where: str) -> dict[str, Any]:
+    if keys[0] not in values or (len(keys) > 1 and not isinstance(values[keys[0]], dict)):
+        raise UserError(f"{where} is not in this config; tune again")
+    inner = _with(values[keys[0]], keys[1:], value, where) if len(keys) > 1 else value
+    return {**values, keys[0]: inner}
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(paths.home()) if path.is_relative_to(paths.home()) else path
