@@ -17,17 +17,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from bench import build, components, paths, tuned
 from bench.errors import UserError, suggestion
@@ -108,15 +100,6 @@ class RunConfig(_Strict):
     target: Target | Literal["auto"] | None = "auto"
     names: dict[str, str]
 
-    @model_validator(mode="after")
-    def _reports_what_was_not_tuned_on(self) -> RunConfig:
-        if self.tuned and self.seed >= tuned.FIRST_TUNING_SEED:
-            raise ValueError(
-                f"seed: {self.seed} is for tuning; with tuned settings give one below "
-                f"{tuned.FIRST_TUNING_SEED}"
-            )
-        return self
-
     @property
     def components(self) -> dict[str, dict[str, Any]]:
         """What is built from a ``_target_``, by group."""
@@ -191,6 +174,8 @@ def typed(
         config = RunConfig.model_validate(values, context={"elsewhere": elsewhere})
     except ValidationError as error:
         raise UserError(_first_problem(error)) from error
+    if config.tuned:
+        tuned.check_seed(config.seed)
     return config.model_copy(update=components.complete(config.components, config.names, known))
 
 
@@ -211,8 +196,6 @@ def _refuse_non_finite(value: Any, where: str) -> None:
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
-    if not location:  # of the whole: it names its key itself
-        return problem["msg"].removeprefix("Value error, ")
     if location[0] == "trainer":  # what follows the key is a branch of a union
         location = location[:2]
     if location[0] == "target":
@@ -253,12 +236,15 @@ def load(overrides: Sequence[str] = ()) -> RunConfig:
 
 def from_hydra(composed: DictConfig) -> RunConfig:
     """Split Hydra's own node off a composed config and resolve the rest."""
-    return resolve(without_hydra(composed), composed.hydra.runtime.choices, given_keys(composed))
+    hydra = composed.hydra
+    return resolve(without_hydra(composed), hydra.runtime.choices, keys_of(hydra.overrides.task))
 
 
-def given_keys(composed: DictConfig) -> set[str]:
-    """Return the keys to which the command line of a composed config gives values."""
-    return {word.partition("=")[0].lstrip("+") for word in composed.hydra.overrides.task}
+def keys_of(overrides: Sequence[str] | ListConfig) -> set[str]:
+    """Return the keys to which overrides give values."""
+    if isinstance(overrides, ListConfig):  # its words may look like interpolations
+        overrides = [str(word) for word in overrides._iter_ex(resolve=False)]
+    return {word.partition("=")[0].lstrip("+~") for word in overrides}
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:

@@ -146,8 +146,7 @@ def _report(folder: RunFolder, already: str = "") -> None:
 def task(composed: DictConfig) -> float | None:
     """Hydra's entry: run one composed config; return the validation accuracy at the best epoch."""
     hydra = HydraConfig.get()
-    own = config.without_hydra(composed)
-    given = {word.partition("=")[0].lstrip("+") for word in hydra.overrides.task}
+    own, given = config.without_hydra(composed), config.keys_of(hydra.overrides.task)
     summary = train(config.resolve(own, hydra.runtime.choices, given))
     best = summary.get("best/val_accuracy")
     return None if best is None else float(best)

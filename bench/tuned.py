@@ -54,6 +54,18 @@ def settle(
     return out
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a report's run on a seed that tuning may have used.
+
+    Raises:
+        UserError: it is one.
+    """
+    if seed >= FIRST_TUNING_SEED:
+        raise UserError(
+            f"seed: {seed} is for tuning; with tuned settings give one below {FIRST_TUNING_SEED}"
+        )
+
+
 def read(path: Path, choices: Mapping[str, str]) -> dict[str, Any]:
     """Return what a file of tuned settings holds.
 

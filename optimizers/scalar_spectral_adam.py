@@ -87,7 +87,7 @@ def layer_factors(s: dict[str, float], beta: float, mode: str, seed: int) -> dic
     if mode == "random":
         low, high = min(logs.values()), max(logs.values())
         draw = torch.Generator().manual_seed(seed)
-        noise = torch.rand(len(logs), generator=draw, dtype=torch.float64).tolist()
+        noise = torch.rand(len(logs), generator=draw, dtype=torch.float64, device="cpu").tolist()
         logs = {layer: low + (high - low) * u for layer, u in zip(logs, noise, strict=True)}
     return {layer: math.exp(value) for layer, value in logs.items()}
 

@@ -142,8 +142,7 @@ class Composer:
             }
             raw = OmegaConf.to_container(own, resolve=False)
             spoken_of = frozenset(word for text in _interpolations(raw) for word in _words(text))
-            given = {self._parse(text).key_or_group for text in overrides}
-            values = tuned.settle(config.container(own), choices, given)
+            values = tuned.settle(config.container(own), choices, config.keys_of(overrides))
             self._bases[overrides] = _Base(values, choices, spoken_of)
         return self._bases[overrides]
 

@@ -60,9 +60,9 @@ class Candidate:
             folder = run_folder(job.config, job.identity.id)
             if not folder.finished:
                 return None
-            value = folder.summary.get(self.tuning.metric)
-            good = folder.status["state"] == "done" and value is not None and math.isfinite(value)
-            values.append(self.tuning.oriented(float(value)) if good else -math.inf)
+            done = folder.status["state"] == "done"
+            value = float(folder.summary[self.tuning.metric]) if done else math.nan
+            values.append(self.tuning.oriented(value) if math.isfinite(value) else -math.inf)
         return math.fsum(values) / len(values)
 
     def scores(self) -> dict[Point, float]:

@@ -100,7 +100,7 @@ class Search:
 
     @property
     def _side(self) -> int:
-        return round(self.covering ** (1 / len(self.ranges)))
+        return round(math.pow(self.covering, 1 / len(self.ranges)))
 
     def first(self) -> list[Point]:
         """Return the trials that cover the ranges."""
@@ -155,12 +155,12 @@ class Search:
         """Coordinates from one first trial to the next."""
         if self.method == "grid":
             return 1 / (self._side - 1)
-        return 1 / max(1.0, self.covering ** (1 / len(self.ranges)) - 1)
+        return 1 / max(1.0, math.pow(self.covering, 1 / len(self.ranges)) - 1)
 
     def _edges(self, scores: Scores, *, fixed_too: bool = False) -> dict[int, int]:
         """Return the parameters in which the best is the lowest tried (-1) or the highest (1)."""
         best = self.best(scores)
-        found = {}
+        found: dict[int, int] = {}
         for index, its in enumerate(self.ranges):
             tried = [point[index] for point in scores]
             if its.extend or fixed_too:
