@@ -95,21 +95,28 @@ def _chosen(options: PackOptions) -> dict[str, Files]:
     """Return the runs to pack.
 
     Raises:
-        UserError: there are none, or none of one of the sweeps.
+        UserError: there are none. A sweep without runs, beside others with some, is warned of:
+            a study is packed piece by piece.
     """
     root = Path(run_archive.local(options.source))
     if not root.is_dir():
         raise UserError(f"source={options.source}: no such folder of runs, nor an archive of them")
     found = run_archive.gather(root)
     by_sweep = {run_id: run_archive.sweep(files) for run_id, files in found.items()}
-    for name in options.sweeps:
-        if name not in by_sweep.values():
-            known = suggestion(name, {sweep for sweep in by_sweep.values() if sweep})
-            raise UserError(f"sweeps={name}: no run of it in {options.source}; {known}")
     if not found:
         raise UserError(f"source={options.source}: no runs there")
     if not options.sweeps:
         return found
+    known = {sweep for sweep in by_sweep.values() if sweep}
+    missing = [
+        f"sweeps={name}: no run of it in {options.source}; {suggestion(name, known)}"
+        for name in options.sweeps
+        if name not in known
+    ]
+    if len(missing) == len(options.sweeps):
+        raise UserError(missing[0])
+    for line in missing:
+        print(f"warning: {line}", file=sys.stderr)
     return {run_id: files for run_id, files in found.items() if by_sweep[run_id] in options.sweeps}
 
 

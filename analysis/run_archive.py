@@ -212,14 +212,14 @@ def local(source: str | Path) -> str:
     found = archives(str(source))
     if not found:
         return str(source)
-    stamps = tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in found)
+    stamps = tuple((str(path), path.stat().st_mtime_ns) for path in found)
     return _unpacked(stamps).name
 
 
 @cache
-def _unpacked(stamps: tuple[tuple[str, int, int], ...]) -> TemporaryDirectory[str]:
+def _unpacked(stamps: tuple[tuple[str, int], ...]) -> TemporaryDirectory[str]:
     folder = TemporaryDirectory(prefix="spectral-bench-")
-    for run_id, files in read_all(Path(path) for path, *_ in stamps).items():
+    for run_id, files in read_all(Path(path) for path, _ in stamps).items():
         write_folder(Path(folder.name) / run_id, files)
     return folder
 

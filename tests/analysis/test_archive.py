@@ -72,8 +72,10 @@ def test_only_the_sweeps_asked_for_and_later_the_others(
     archive.main([f"source={trained}", "sweeps=tiny", f"out={out}"])
     assert ": 4 runs (4 done); 0 new" in capsys.readouterr().out
     assert out.read_bytes() == before
-    archive.main([f"source={trained}", "sweeps=tiny_tune", f"out={out}"])
-    assert ": 6 runs (6 done); 2 new" in capsys.readouterr().out
+    archive.main([f"source={trained}", "sweeps=tiny_tune,tiny_late", f"out={out}"])
+    told = capsys.readouterr()
+    assert told.err.startswith("warning: sweeps=tiny_late: no run of it in ")
+    assert ": 6 runs (6 done); 2 new" in told.out
     archive.main([f"source={out}", "sweeps=tiny", f"out={tmp_path / 'part.parquet'}"])
     assert (tmp_path / "part.parquet").read_bytes() == before
 

@@ -30,7 +30,8 @@ def folder(runs: Any, tmp_path: Path) -> Path:
             made = runs.folder(root, config, summary, state, runs.history(3 + seed))
             status = {"state": state, "cause": None, "pid": 7, "host": "here", "tracked": ["x"]}
             (made / "status.json").write_text(json.dumps(status))
-            (made / "provenance.json").write_text('{"attempts": [{"device": "A"}]}')
+            if seed:
+                (made / "provenance.json").write_text('{"attempts": [{"device": "A"}]}')
             (made / "checkpoint.pt").write_bytes(b"big")
             (made / "log.txt").write_text("words")
     return root
