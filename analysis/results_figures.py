@@ -23,6 +23,8 @@ from analysis.table_timing import SECONDS
 _LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b0418a", "#8a6d00", "#2b8cc4", "#7b4fb5", "#555555")
 _DARK = ("#4aa8e8", "#ff8a3d", "#2fc79a", "#e58cc4", "#d6b01f", "#8fd0f5", "#b79bea", "#b5b5b5")
 _WIDTH, _PLOT, _HEIGHT, _LINE = 900, 640, 300, 18
+# What a training is drawn against, and its words.
+AXES = {"seconds": "seconds of training", "epoch": "epochs", "tokens": "tokens"}
 _SHOWN = 8  # lines that a front picture can hold
 
 
@@ -73,6 +75,12 @@ def _style() -> str:
     return f"{fixed}{light}{colours(_LIGHT)}{night}"
 
 
+def axes(found: Results) -> list[str]:
+    """Return the axes for ``found``: seconds where they may be compared; tokens for a language."""
+    steps = "epoch" if in_percent(found.table.metric) else "tokens"
+    return ["seconds", steps] if found.seconds else [steps]
+
+
 def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: str) -> str:
     """Return the metric of the histories against ``x``: mean over seeds, band of its 95 % interval.
 
@@ -82,14 +90,17 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
         found: the rows.
         runs: the study's report runs.
         source: the archive, where the histories are.
-        x: "seconds" of training, at each run's mean speed, or "epoch".
+        x: one of `AXES`; seconds are those of training, at each run's mean speed.
         title: of the figure.
 
     Returns:
         The SVG; empty where no run has a history.
     """
     metric = found.table.metric
-    speed = dict(zip(runs["id"], runs[SECONDS], strict=True)) if x == "seconds" else None
+    speed = None
+    if x != "epoch":
+        an_epoch = runs[SECONDS] * (runs["tokens_per_second"] if x == "tokens" else 1)
+        speed = dict(zip(runs["id"], an_epoch, strict=True))
     made = [
         _line(row, colour, source=source, metric=metric, speed=speed)
         for colour, row in enumerate(_ordered(found))
@@ -97,8 +108,7 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
     lines = [line for line in made if line is not None]
     unit = " (%)" if in_percent(metric) else ""
     percent = in_percent(metric)
-    label = {"seconds": "seconds of training"}.get(x, x)
-    svg = curves(lines, x_label=label, y_label=metric + unit, falling=not percent)
+    svg = curves(lines, x_label=AXES[x], y_label=metric + unit, falling=not percent)
     if not svg:
         return ""
     last = sorted(lines, key=lambda line: -line.middle[-1] if percent else line.middle[-1])
@@ -118,7 +128,7 @@ def _ordered(found: Results) -> list[Row]:
 def _line(
     row: Row, colour: int, *, source: str, metric: str, speed: Mapping[str, float] | None
 ) -> Line | None:
-    """Return a row's line against epochs, or against seconds at the ``speed`` of its runs."""
+    """Return a row's line against epochs, or against what an epoch of each run takes: ``speed``."""
     series = []
     for run_id in row.cell.run_ids:
         history = load_history(source, run_id)

@@ -32,7 +32,6 @@ _PROVENANCE = {
     "versions.torch": "torch", "git.commit": "commit", "git.dirty": "uncommitted changes",
 }  # fmt: skip
 _HASH = 40
-_AXES = {"seconds": "seconds of training", "epoch": "epochs"}
 
 
 def pages(studies: Sequence[Study], figures: str) -> dict[str, str]:
@@ -142,8 +141,9 @@ def _place(
     budgets = {row.optimizer: row.budget for row in found.rows}
     parts += [f"{results_budget.line(budgets, tuning)}\n", f"{markdown(found)}\n"]
     parts += ["\n".join(f"- {note}" for note in found.notes) + "\n"]
-    for x in _AXES if found.seconds else ("epoch",):
-        title = f"{found.model} / {found.dataset}: {found.table.metric} against {_AXES[x]}"
+    for x in results_figures.axes(found):
+        against = results_figures.AXES[x]
+        title = f"{found.model} / {found.dataset}: {found.table.metric} against {against}"
         svg = results_figures.training(found, study.runs, str(study.archive), x, title=title)
         if svg:
             name = f"{study.name}-{found.model}-{found.dataset}-{x}.svg"

@@ -120,14 +120,10 @@ def write(path: Path, runs: Mapping[str, Files]) -> None:
         text = name.endswith(_TEXT)
         columns[name] = pa.array(cells, pa.binary()).cast(pa.string() if text else pa.binary())
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(_MARK)})
-    # Without a dictionary and in one page: runs are alike, which zstd sees within a page only.
     write_atomically(
         path,
-        lambda stream: pq.write_table(
-            table, stream, compression="zstd", compression_level=19, use_dictionary=False,
-            data_page_size=2**27, row_group_size=max(len(ids), 1), write_statistics=False,
-        ),
-    )  # fmt: skip
+        lambda stream: pq.write_table(table, stream, compression="zstd", compression_level=19),
+    )
 
 
 def read(path: Path) -> dict[str, Files]:
@@ -185,7 +181,7 @@ def archives(source: str) -> list[Path]:
     found = [archive for part in parts for archive in archives(part)] if len(parts) > 1 else []
     if found and not all(map(archives, parts)):
         raise ValueError(f"{source}: several sources must all be archives of runs")
-    return list(dict.fromkeys(found))
+    return found
 
 
 def read_all(paths: Iterable[Path]) -> dict[str, Files]:

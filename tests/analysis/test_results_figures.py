@@ -13,7 +13,7 @@ from scipy import stats
 
 from analysis import run_archive
 from analysis.results_budget import budgets
-from analysis.results_figures import best_trials, document, sensitivity, training
+from analysis.results_figures import axes, best_trials, document, sensitivity, training
 from analysis.results_table import results
 from analysis.runs import load_runs
 
@@ -48,7 +48,19 @@ def test_a_training_figure_has_a_line_a_band_and_a_key_each(runs: Any, tmp_path:
     assert "8" in found  # 4 epochs of 2 seconds
     assert svg.count('class="band') == 3
     assert "prefers-color-scheme:dark" in svg
-    assert "epoch" in texts(drawn(root, "epoch"))
+    assert "epochs" in texts(drawn(root, "epoch"))
+
+
+def test_a_language_model_is_drawn_against_tokens(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(
+        runs, tmp_path / "runs", {"adamw": [0.8, 0.82]}, seconds=2.0, tokens_per_second=500.0
+    )
+    report = load_runs(root)
+    (found,) = results(report[report["sweep"] == "study_x"], {})
+    assert axes(found) == ["seconds", "tokens"]
+    shown = texts(drawn(root, "tokens"))
+    assert {"tokens", "4000"} <= set(shown)  # 4 epochs of 1000
+    assert shown[-1] == "0.25  adamw"  # the made-up loss after 4 epochs
 
 
 def test_the_band_is_students_interval(runs: Any, tmp_path: Path) -> None:
