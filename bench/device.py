@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import torch
 
-from bench.config import TrainerConfig
+from bench.config import RunConfig, TrainerConfig
 
 _DEFAULT_THREADS = torch.get_num_threads()
 # The user's choice: torch itself writes its default there as soon as its compiler is imported.
 _CHOSEN_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+# What the compiled code in this process is of, and how many runs have used it. So many may: where
+# it is compiled again for each, torch refuses the ninth.
+_kept: tuple[str | None, int] = (None, 0)
+_MOST_RUNS = 6
 
 
 def choose_device(device: str) -> torch.device:
@@ -34,12 +39,22 @@ def choose_memory_format(channels_last: bool | str, device: torch.device) -> tor
     return torch.channels_last if wanted else torch.contiguous_format
 
 
-def prepare(trainer: TrainerConfig, device: torch.device, data_dir: Path) -> None:
+def code_of(run: RunConfig) -> str:
+    """Return what decides the code that a run compiles: all but seed, schedule, learning rate."""
+    optimizer = {key: value for key, value in run.optimizer.items() if key != "lr"}
+    return json.dumps([run.model, run.dataset, optimizer, run.trainer.model_dump(mode="json")])
+
+
+def prepare(
+    trainer: TrainerConfig, device: torch.device, data_dir: Path, code: str | None = None
+) -> None:
     """Set what torch keeps for the whole process: a run must not depend on the one before it.
 
     Compiled code is kept in ``<data_dir>/compile_cache`` (TORCHINDUCTOR_CACHE_DIR, if set, says
-    otherwise), so that only the first start of its kind compiles.
+    otherwise), so that only the first start of its kind compiles. A run whose ``code_of`` is that
+    of the run before takes over what that one compiled, and does not even look there.
     """
+    global _kept  # noqa: PLW0603  (compiled code is the process's own)
     torch.set_num_threads(trainer.threads or _DEFAULT_THREADS)
     if device.type == "cuda":
         # Shapes stay the same: the fastest convolution is worth searching for.
@@ -47,5 +62,7 @@ def prepare(trainer: TrainerConfig, device: torch.device, data_dir: Path) -> Non
     if trainer.compile:
         own = str((data_dir / "compile_cache").absolute())
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = _CHOSEN_CACHE or own
-        # Or the eighth run of a process would exceed torch's number of recompilations.
-        torch.compiler.reset()
+        if code is None or code != _kept[0] or _kept[1] == _MOST_RUNS:
+            torch.compiler.reset()
+            _kept = (code, 0)
+        _kept = (code, _kept[1] + 1)

@@ -171,27 +171,27 @@ class SpectralNewton(MatrixOptimizer):
             matrices = [matrix for matrix, _ in stacks]
             transferred = transfer_stacks(matrices, plan, normalize, product_dtype(matrices[0]))
         return [
-            self._scaled(update, stack, group, exact=plan is None)
+            # A method would tie what is compiled to this one optimizer.
+            _scaled(update, stack, group, exact=plan is None)
             for update, stack in zip(transferred, stacks, strict=True)
         ]
-
-    def _scaled(
-        self, update: Tensor, stack: MatrixStack, group: dict[str, Any], *, exact: bool
-    ) -> Tensor:
-        """Apply `scale`: return c O."""
-        rows, cols = update.shape[-2:]
-        damping, alpha = group["damping"], stack.key
-        if group["scale"] == "amplitude" and exact:
-            amplitude = transfer_amplitude(stack.momentum, alpha, damping, group["normalize"])
-            update = update / amplitude
-        elif group["scale"] == "amplitude":  # sigma <= 1 in a shared evaluation
-            update = update / transfer_peak(alpha, damping)
-        elif group["scale"] == "frobenius":
-            factor = math.sqrt(min(rows, cols)) * shape_scale(rows, cols, "original")
-            scale = with_frobenius_norm if exact else with_norm
-            update = scale(update, factor)
-        return update.to(_wide(stack.momentum))
 
 
 def _wide(matrix: Tensor) -> torch.dtype:
     return torch.promote_types(matrix.dtype, torch.float32)
+
+
+def _scaled(update: Tensor, stack: MatrixStack, group: dict[str, Any], *, exact: bool) -> Tensor:
+    """Apply `scale`: return c O."""
+    rows, cols = update.shape[-2:]
+    damping, alpha = group["damping"], stack.key
+    if group["scale"] == "amplitude" and exact:
+        amplitude = transfer_amplitude(stack.momentum, alpha, damping, group["normalize"])
+        update = update / amplitude
+    elif group["scale"] == "amplitude":  # sigma <= 1 in a shared evaluation
+        update = update / transfer_peak(alpha, damping)
+    elif group["scale"] == "frobenius":
+        factor = math.sqrt(min(rows, cols)) * shape_scale(rows, cols, "original")
+        scale = with_frobenius_norm if exact else with_norm
+        update = scale(update, factor)
+    return update.to(_wide(stack.momentum))

@@ -17,10 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from bench import config, experiment, preemption
-from bench.config import RunConfig
 from bench.launch.execute import execute
 from bench.launch.manifest import Launch
 from bench.launch.standing import run_folder
@@ -37,12 +34,10 @@ def main(launch: Launch) -> None:
     config.register_resolvers()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     experiment.keep_data(_DATASETS)
-    compiled: str | None = None
     for line in iter(sys.stdin.readline, ""):
         run_id = line.strip()
         run = launch.config(run_id)
         with _logging_to(run_folder(run, run_id).path / "log.txt"):
-            compiled = forget_other_models(run, compiled)
             try:
                 outcome: str = execute(run, patient=True)
             except StopRequested as error:
@@ -52,17 +47,6 @@ def main(launch: Launch) -> None:
         answers.flush()
         if outcome == "stopped":
             return
-
-
-def forget_other_models(run: RunConfig, before: str | None) -> str:
-    """Drop compiled code unless ``run`` can use it; return what the code is of, from now on.
-
-    Compiled code would else pile up to torch's limit, and then later runs would not be compiled.
-    """
-    compiled = json.dumps([run.model, run.dataset, run.trainer.model_dump(mode="json")])
-    if before is not None and compiled != before:
-        torch.compiler.reset()
-    return compiled
 
 
 @contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
-from bench import config, device
+from bench import config, device, train
 from bench.config import TrainerConfig
 from bench.device import choose_device, choose_memory_format, choose_precision, prepare
 
@@ -73,3 +75,49 @@ def test_compiled_code_is_kept_with_the_data(
     monkeypatch.setattr(device, "_CHOSEN_CACHE", "/chosen")
     prepare(trainer("compile=true"), CPU, Path("data"))
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/chosen"
+
+
+def test_runs_that_differ_in_seed_and_learning_rate_share_compiled_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forgotten: list[int] = []
+    monkeypatch.setattr("torch.compiler.reset", lambda: forgotten.append(1))
+    monkeypatch.setattr(device, "_kept", (None, 0))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # undone afterwards
+
+    def after(*words: str) -> int:
+        run = config.load(["model=mlp", "trainer.compile=true", *words])
+        prepare(run.trainer, CPU, tmp_path, device.code_of(run))
+        return len(forgotten)
+
+    assert after("optimizer=muon") == 1
+    assert after("optimizer=muon", "optimizer.lr=0.3", "seed=5", "schedule=constant") == 1
+    assert after("optimizer=muon", "optimizer.momentum=0.5") == 2
+    assert after("optimizer=sgd") == 3
+    assert after("optimizer=sgd", "model.hidden=[9]") == 4
+    assert after("optimizer=sgd", "model.hidden=[9]", "trainer.precision=bf16") == 5
+    # Torch refuses to compile one function again and again: at times all is forgotten.
+    assert [after("optimizer=adam", f"seed={seed}") for seed in range(8)] == [6] * 6 + [7] * 2
+    prepare(config.load(["trainer.compile=true"]).trainer, CPU, tmp_path)
+    assert len(forgotten) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "spectral_newton"])
+def test_what_one_run_compiled_serves_the_next(optimizer: str, tmp_path: Path) -> None:
+    words = ["model=mlp", "model.hidden=[16]", f"optimizer={optimizer}", "trainer.compile=true"]
+    words += ["trainer.epochs=1", "trainer.batch_size=400", "trainer.progress=none"]
+    words += ["tracker=none", "trainer.accounting=false", "trainer.device=cpu", "seed=4"]
+
+    def made(name: str, *more: str) -> dict[str, Any]:
+        places = [f"runs_dir={tmp_path / name}", f"data_dir={tmp_path}"]
+        summary = train.train(config.load([*words, *places, *more]))
+        return {key: value for key, value in summary.items() if "/loss" in key}
+
+    made("warm", "optimizer.lr=0.3", "seed=3")
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs >= 1
+    after_another = made("after", "optimizer.lr=0.03")
+    assert counters["stats"]["unique_graphs"] == graphs
+    torch.compiler.reset()
+    assert made("alone", "optimizer.lr=0.03") == after_another
