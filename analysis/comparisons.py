@@ -1,12 +1,19 @@
 """Is it better? Paired tests over seeds, corrected for the number of comparisons, and a verdict.
 
 Every comparison is over differences paired by seed: method minus baseline, one number a seed.
+
+Five seeds allow no exact test: of 2^5 sign patterns two are as extreme as the most extreme one, so
+p >= 1/16. Student's test there trusts the spread of five numbers, which among many comparisons is
+sometimes small by luck alone (coarse accuracies, two groups of seeds); so a spread counts as at
+least half of the typical one beside it (the idea of SAM's s0, Tusher, Tibshirani and Chu 2001).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +29,7 @@ Verdict = Literal["better", "worse", "not shown"]
 _EXACT = 20  # 2^20 sign patterns take milliseconds
 _FLIPS = 99_999
 _MOST_SEEDS = 10_000
+_FLOOR = 0.5  # of the typical spread; docs/tables.md has what it changes
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Comparison:
 def compare(
     differences: Sequence[Numbers],
     *,
+    problems: Sequence[Hashable] | None = None,
     higher_is_better: bool = True,
     level: float = 0.05,
     test: Test = "auto",
@@ -52,10 +61,13 @@ def compare(
 
     Args:
         differences: for each method its differences [n_i] by seed; one or none gives no test.
+        problems: of which problem (dataset, model) each is; only the spreads of one problem are
+            alike. None: all are of one.
         higher_is_better: the direction of the metric.
         level: the probability of any false verdict in the table.
         test: "sign_flip" (exact permutation of signs), "wilcoxon" (the same on signed ranks), "t"
-            (paired Student), or "auto": sign_flip where n seeds can reach the corrected level at
+            (paired Student, of a spread of at least half the median spread of the problem's
+            methods), or "auto": sign_flip where n seeds can reach the corrected level at
             all (2 / 2^n <= level / comparisons), t where they cannot, as 5 seeds never do.
 
     Raises:
@@ -64,9 +76,10 @@ def compare(
     check_level(level)
     tested = sum(len(values) > 1 for values in differences)
     names = [choose_test(len(values), tested, level, test) for values in differences]
+    floors = _floors(differences, problems or [None] * len(differences))
     found = [
-        p_value(values, name) if len(values) > 1 else math.nan
-        for values, name in zip(differences, names, strict=True)
+        p_value(values, name, floor) if len(values) > 1 else math.nan
+        for values, name, floor in zip(differences, names, floors, strict=True)
     ]
     adjusted = holm(found)
     sign = 1 if higher_is_better else -1
@@ -86,18 +99,36 @@ def choose_test(n: int, comparisons: int, level: float, test: Test) -> str:
     """Return the test to use for ``n`` seeds; it depends on counts alone, never on the data."""
     if test != "auto":
         return test
-    return "sign_flip" if n > 1 and 2.0 ** (1 - n) <= level / max(comparisons, 1) else "t"
+    return "sign_flip" if n >= seeds_for_exact(comparisons, level) else "t"
 
 
-def p_value(differences: Numbers, test: str) -> float:
-    """Return the two-sided p of ``differences`` [n] having no direction, n >= 2."""
+def seeds_for_exact(comparisons: int, level: float) -> int:
+    """Return the fewest seeds whose smallest sign-flip p, 2 / 2^n, can pass Holm's correction."""
+    return max(2, math.ceil(1 + math.log2(max(comparisons, 1) / level)))
+
+
+def _floors(differences: Sequence[Numbers], problems: Sequence[Hashable]) -> list[float]:
+    """Return, for each method, the least spread that its problem makes believable."""
+    spreads: dict[Hashable, list[float]] = defaultdict(list)
+    for values, problem in zip(differences, problems, strict=True):
+        if len(values) > 1:
+            spreads[problem].append(sample_std(values))
+    floors = {problem: _FLOOR * statistics.median(found) for problem, found in spreads.items()}
+    return [floors.get(problem, 0.0) for problem in problems]
+
+
+def p_value(differences: Numbers, test: str, floor: float = 0.0) -> float:
+    """Return the two-sided p of ``differences`` [n] having no direction, n >= 2.
+
+    ``floor`` is that of `paired_t_p`; the other tests need none.
+    """
     if test == "t":
-        return paired_t_p(differences)
+        return paired_t_p(differences, floor)
     return wilcoxon_p(differences) if test == "wilcoxon" else sign_flip_p(differences)
 
 
-def paired_t_p(differences: Numbers) -> float:
-    """Return the two-sided p of Student's paired test, n >= 2.
+def paired_t_p(differences: Numbers, floor: float = 0.0) -> float:
+    """Return the two-sided p of Student's paired test, n >= 2; a spread counts ``floor`` at least.
 
     Differences that are all the same (coarse accuracies, few seeds) have no variance to judge by:
     they get the sign-flip test's p, not 0.
@@ -105,7 +136,8 @@ def paired_t_p(differences: Numbers) -> float:
     values = finite(differences)
     if np.all(values == values[0]):
         return sign_flip_p(values)
-    statistic = mean(values) / (sample_std(values) / math.sqrt(len(values)))
+    spread = max(sample_std(values), floor)
+    statistic = mean(values) / (spread / math.sqrt(len(values)))
     return float(2 * special.stdtr(len(values) - 1, -abs(statistic)))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
-from analysis.comparisons import Comparison, Test, compare, seeds_needed
+from analysis.comparisons import Comparison, Test, compare, seeds_for_exact, seeds_needed
 from analysis.stats import sample_std
 
 # One cell: seed -> number, None for a run that diverged.
@@ -59,7 +59,10 @@ def against_baseline(
         (i, j) for i, label in enumerate(labels) if label != baseline for j in range(len(base))
     ]
     paired = [_paired(numbers[i][j], base[j]) for i, j in others]
-    found = compare(paired, higher_is_better=direction > 0, level=level, test=test)
+    found = compare(
+        paired, problems=[j for _, j in others], higher_is_better=direction > 0, level=level,
+        test=test,
+    )  # fmt: skip
     results: list[list[Result]] = [[(None, None) for _ in base] for _ in labels]
     for (i, j), differences, one in zip(others, paired, found, strict=True):
         results[i][j] = (_guarded(one, numbers[i][j], base[j]), _needed(differences, resolve))
@@ -106,6 +109,12 @@ def _notes(
         f" by {used}, Holm-corrected over {len(tested)} comparisons at {level:g};"
         " not shown: no evidence of a difference, which is not evidence of none."
     ]
+    if "t" in {one.test for one in tested}:
+        notes.append(
+            "The t-test trusts that differences between seeds are near normal; the exact"
+            f" sign-flip test of {len(tested)} comparisons needs"
+            f" {seeds_for_exact(len(tested), level)} seeds."
+        )
     if resolve is not None:
         notes.append(
             f"seeds: how many would show a difference of {resolve:g} in {metric} (80 % power,"
