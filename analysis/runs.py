@@ -25,6 +25,7 @@ from analysis.run_frame import RunRecord, RunWarning, canonical, column, frame
 __all__ = ["RunWarning", "load_history", "load_runs"]
 
 _OFFLINE, _SERVER = "offline:", "wandb:"
+_OF_CHARTS = ("_", "seen/")  # columns that a run's rows have on W&B only
 # A name for the place, a text a run that changes with it, and a reader of all runs there.
 Found = tuple[str, list[str], Callable[[], Iterable[RunRecord]]]
 
@@ -117,7 +118,7 @@ def _history_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     steps: dict[int, dict[str, Any]] = {}
     for row in rows:
         step = int(row["step"] if "step" in row else row["_step"])
-        own = {name: canonical(v) for name, v in row.items() if not name.startswith("_")}
+        own = {n: canonical(v) for n, v in row.items() if not n.startswith(_OF_CHARTS)}
         steps.setdefault(step, {}).update(own)
     ordered = [steps[step] for step in sorted(steps)]
     found = {name for row in ordered for name, value in row.items() if value is not None}

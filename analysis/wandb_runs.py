@@ -82,6 +82,12 @@ def _progress(told: Told) -> tuple[bool, float, str]:
 def record(run_id: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> RunRecord:
     """Return the run that W&B tells: its state is in the summary, its provenance in the config."""
     said, provenance = summary.get("state"), config.get("provenance")
+    # Tables and images: W&B tells where they are, with a "_type".
+    summary = {
+        name: value
+        for name, value in summary.items()
+        if not (isinstance(value, Mapping) and "_type" in value)
+    }
     state = str(said) if said in STATES[:-1] else "running"  # one that wrote none did not end
     return RunRecord(
         run_id, state, config, summary, provenance if isinstance(provenance, Mapping) else {}

@@ -81,9 +81,10 @@ def send(folder: RunFolder, project: str, entity: str | None) -> None:
         config = folder.config
         attempts = folder.provenance.get("attempts", [])
         known: dict[str, Any] = {**config, "provenance": attempts[-1] if attempts else {}}
-        tags = (config.get("tracker") or {}).get("tags") or []
+        asked = config.get("tracker") or {}
+        kept = {name: asked[name] for name in ("tags", "job_type", "x") if name in asked}
         info = RunInfo(folder.path.name, config.get("sweep"), known, folder.path.parent)
-        tracker = WandbTracker(info, project=project, entity=entity, mode="online", tags=tags)
+        tracker = WandbTracker(info, project=project, entity=entity, mode="online", **kept)
         tracker.start()
         tracker.log(folder.history())
         tracker.finish(folder.summary)

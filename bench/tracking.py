@@ -6,13 +6,22 @@ wrong in it may touch the run: ``Guarded`` turns its failures into one warning.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bench.run import Row
+
+Axis = Literal["epoch", "samples", "tokens", "seconds"]
+SEEN = "seen/"  # of the columns that only W&B's charts need; readers of runs leave them out
+LAYERS = "curvature/layers"
+_AXES = {"epoch": "epoch", "samples": f"{SEEN}samples", "tokens": f"{SEEN}tokens",
+         "seconds": "_runtime"}  # fmt: skip
+_CHARTED = ("train", "val", "test", "alpha", "gamma", "s", "curvature")
+_MOST_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,8 @@ class WandbTracker:
         mode: "offline" writes files below ``<runs_dir>/wandb`` and opens no connection.
         tags: W&B tags.
         job_type: what the run is for: "train", or "tune" for the search of hyperparameters.
+        x: what charts are drawn against at first: epochs, samples or tokens seen (samples where
+            there are no tokens), or seconds since the run's start; W&B can change it later.
     """
 
     def __init__(
@@ -81,9 +92,12 @@ class WandbTracker:
         tags: list[str] | None = None,
         *,
         job_type: str = "train",
+        x: Axis = "epoch",
     ) -> None:
         self.info, self.project, self.entity = info, project, entity
         self.mode, self.tags, self.job_type = mode, list(tags or []), job_type
+        self._seen = seen_a_step(info.config)
+        self.x = x
         self._run: Any = None
         self._next_step = 0
 
@@ -114,8 +128,9 @@ class WandbTracker:
         )
         # W&B would otherwise put the last history row over the summary when the run ends.
         self._run.define_metric("*", summary="none")
-        for split in ("train", "val", "test"):  # charts against epochs, not steps
-            self._run.define_metric(f"{split}/*", step_metric="epoch", summary="none")
+        axis = chart_axis(self.x, self._seen)
+        for group in _CHARTED:  # not against steps, W&B's own choice
+            self._run.define_metric(f"{group}/*", step_metric=axis, summary="none")
         # What the server has already, it would refuse; an offline file begins at 0.
         self._next_step = int(self._run.step)
 
@@ -123,12 +138,17 @@ class WandbTracker:
         """Send new rows; the last row of ``history`` must be complete."""
         for row in history:
             if row["step"] >= self._next_step:
-                self._run.log(row, step=row["step"])
+                seen = {name: row["step"] * count for name, count in self._seen.items()}
+                self._run.log({**row, **seen}, step=row["step"])
         if history:
             self._next_step = history[-1]["step"] + 1
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Send the summary and close the W&B run."""
+        """Send the summary and what was measured of each layer, and close the W&B run."""
+        import wandb
+
+        for name, (columns, rows) in layer_tables(self.info.directory / self.info.id).items():
+            self._run.summary[name] = wandb.Table(columns=columns, data=rows)
         self._close(summary, exit_code=0)
 
     def abandon(self, *, failed: bool) -> None:
@@ -141,6 +161,45 @@ class WandbTracker:
         self._run.summary.update(summary)
         self._run.finish(exit_code=exit_code)
         wandb.teardown()  # finish() may return before an offline log is written to its end
+
+
+def seen_a_step(config: dict[str, Any]) -> dict[str, int]:
+    """Return how many samples, and tokens of a language model, a step of the run sees."""
+    trainer, dataset = config.get("trainer") or {}, config.get("dataset") or {}
+    if "batch_size" not in trainer:
+        return {}
+    seen = {f"{SEEN}samples": int(trainer["batch_size"])}
+    if "context_length" in dataset:
+        seen[f"{SEEN}tokens"] = seen[f"{SEEN}samples"] * int(dataset["context_length"])
+    return seen
+
+
+def chart_axis(x: Axis, seen: Mapping[str, int]) -> str:
+    """Return the column of W&B's rows that is ``x``; samples where a run has no tokens."""
+    if x == "tokens" and f"{SEEN}tokens" not in seen:
+        return _AXES["samples"]
+    return _AXES[x]
+
+
+def layer_tables(folder: Path) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """Return the run folder's measured exponents as W&B's table ``curvature/layers``.
+
+    Columns and rows of ``exponents.parquet``, one a layer and epoch; None for what is not finite,
+    and the latest 10,000 rows, W&B's limit. Nothing where nothing was measured.
+    """
+    path = folder / "exponents.parquet"
+    if not path.is_file():
+        return {}
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    columns = [column.to_pylist() for column in table.columns]
+    rows = [list(map(_finite, row)) for row in zip(*columns, strict=True)]
+    return {LAYERS: (table.column_names, rows[-_MOST_ROWS:])}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def display_name(info: RunInfo) -> str:

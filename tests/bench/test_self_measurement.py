@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from analysis.runs import load_runs
+from analysis.wandb_files import find_files, read_file
 from bench import train
 from bench.config import RunConfig
 from bench.errors import UserError
@@ -82,6 +84,27 @@ def test_a_run_measures_itself(quick: Make) -> None:
         assert f"alpha/{layer}" not in rows[1.0]
     assert "train/loss" not in rows[0]
     assert summary["clock/curvature_seconds"] > 0
+
+
+def test_wandb_has_each_layer_as_a_chart_and_all_as_a_table(quick: Make) -> None:
+    config = quick("trainer.epochs=2", "trainer.curvature_every=1", *MEASURED, "tracker=wandb")
+    train.train(config)
+    folder = folder_of(config)
+    table = pd.read_parquet(folder.path / "exponents.parquet")
+    (log,) = find_files(folder.path.parent)
+    told = read_file(log)
+    for layer in table["layer"].unique():
+        series = {row["epoch"]: row.get(f"alpha/{layer}") for row in told.history}
+        measured = table[table["layer"] == layer].set_index("epoch")["alpha"].to_dict()
+        assert {epoch: series[epoch] for epoch in measured} == measured
+        assert list(measured) == [0.0, 1.0, 2.0]
+    said = told.summary["curvature/layers"]
+    media = json.loads((log.parent / "files" / said["path"]).read_text())
+    assert media["columns"] == list(table)
+    assert len(media["data"]) == len(table) == said["nrows"]
+    shown = pd.DataFrame(media["data"], columns=media["columns"])
+    assert shown["alpha"].tolist() == table["alpha"].tolist()
+    assert "curvature/layers" not in load_runs(f"offline:{config.runs_dir}")
 
 
 def test_measuring_changes_nothing_of_the_run(quick: Make, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from wandb_server import WandbServer, serving
@@ -91,6 +92,49 @@ def test_what_is_sent_is_what_the_folder_has(
         pd.testing.assert_frame_equal(
             load_history("wandb:lab/p", run_id), load_history(root, run_id)
         )
+
+
+def test_curvature_by_layer_is_sent_as_charts_and_as_a_table(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder(tmp_path / "runs")
+    tracker = {"mode": "offline", "tags": ["small"], "job_type": "tune", "x": "tokens"}
+    content = config() | {"tracker": tracker, "trainer": {"batch_size": 8},
+                          "dataset": {"context_length": 128}}  # fmt: skip
+    (folder.path / "config.json").write_text(json.dumps(content))
+    rows = [{"step": 0, "epoch": 0.0, "alpha/fc": 0.5, "s/fc": 1.5, "curvature/reliable": 1.0}]
+    folder.write_history(rows + ROWS[:2])
+    table = pd.DataFrame({"step": [0, 40], "epoch": [0.0, 10.0], "layer": ["fc", "fc"],
+                          "alpha": [0.5, np.nan], "reliable": [True, False]})  # fmt: skip
+    table.to_parquet(folder.path / "exponents.parquet")
+    assert call(tmp_path / "runs", capsys)[0] == 0
+
+    sent = told(server)
+    assert sent["jobType"] == "tune"
+    assert sent["history"][0]["alpha/fc"] == 0.5
+    assert [row["seen/tokens"] for row in sent["history"]] == [0, 2 * 8 * 128, 3 * 8 * 128]
+    assert charted_against(sent) == {
+        f"{group}/*": "seen/tokens"
+        for group in ("train", "val", "test", "alpha", "gamma", "s", "curvature")
+    }
+    said = sent["summary"]["curvature/layers"]
+    assert (said["_type"], said["nrows"]) == ("table-file", 2)
+    uploaded = json.loads(next(c for name, c in server.files.items() if "curvature/layers" in name))
+    assert uploaded["columns"] == list(table)
+    assert uploaded["data"] == [[0, 0.0, "fc", 0.5, True], [40, 10.0, "fc", None, False]]
+    # Neither the table nor the axes of charts are results.
+    sources = (str(tmp_path / "runs"), "wandb:lab/p")
+    frames = [load_runs(source) for source in sources]
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+    histories = [load_history(source, folder.path.name) for source in sources]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+
+
+def charted_against(run: dict[str, Any]) -> dict[str, str]:
+    """Return the axis of each group of charts, as the client tells W&B (numbered fields)."""
+    metrics = run["config"]["_wandb"]["value"]["m"]
+    names = [metric.get("1", metric.get("2")) for metric in metrics]
+    return {metric["2"]: names[metric["5"] - 1] for metric in metrics if "5" in metric}
 
 
 def test_nothing_is_sent_twice(

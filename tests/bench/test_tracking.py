@@ -11,10 +11,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.wandb_files import find_files, fold, read_file
-from bench.tracking import Guarded, NullTracker, RunInfo, Tracker, WandbTracker
+from bench.tracking import (
+    Guarded,
+    NullTracker,
+    RunInfo,
+    Tracker,
+    WandbTracker,
+    chart_axis,
+    layer_tables,
+    seen_a_step,
+)
 
 HISTORY = [
     {"step": 2, "epoch": 0.5, "train/loss": 1.5, "lr": 0.1},
@@ -247,3 +258,50 @@ def test_disabled_writes_no_log(tmp_path: Path) -> None:
     tracker.log(HISTORY)
     tracker.finish(SUMMARY)
     assert find_files(tmp_path) == []
+
+
+# -- what charts and tables need ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "seen"),
+    [
+        ({}, {}),
+        ({"trainer": {"batch_size": 8}, "dataset": {}}, {"seen/samples": 8}),
+        (
+            {"trainer": {"batch_size": 8}, "dataset": {"context_length": 16}},
+            {"seen/samples": 8, "seen/tokens": 128},
+        ),
+    ],
+)
+def test_what_a_step_sees(config: dict[str, Any], seen: dict[str, int]) -> None:
+    assert seen_a_step(config) == seen
+
+
+@pytest.mark.parametrize(
+    ("x", "seen", "axis"),
+    [
+        ("epoch", {}, "epoch"),
+        ("seconds", {}, "_runtime"),
+        ("samples", {"seen/samples": 8, "seen/tokens": 128}, "seen/samples"),
+        ("tokens", {"seen/samples": 8, "seen/tokens": 128}, "seen/tokens"),
+        ("tokens", {"seen/samples": 8}, "seen/samples"),  # images have none
+    ],
+)
+def test_what_charts_are_drawn_against(x: Any, seen: dict[str, int], axis: str) -> None:
+    assert chart_axis(x, seen) == axis
+
+
+def test_the_table_of_layers_is_the_folders(tmp_path: Path) -> None:
+    assert layer_tables(tmp_path) == {}
+    frame = pd.DataFrame({"layer": ["a", "b", "c"], "alpha": [0.5, np.nan, np.inf], "step": 7})
+    frame.to_parquet(tmp_path / "exponents.parquet")
+    ((name, (columns, rows)),) = layer_tables(tmp_path).items()
+    assert (name, columns) == ("curvature/layers", ["layer", "alpha", "step"])
+    assert rows == [["a", 0.5, 7], ["b", None, 7], ["c", None, 7]]
+
+
+def test_the_latest_rows_of_a_long_table(tmp_path: Path) -> None:
+    pd.DataFrame({"step": range(10_001)}).to_parquet(tmp_path / "exponents.parquet")
+    ((_, (_, rows)),) = layer_tables(tmp_path).items()
+    assert (len(rows), rows[0], rows[-1]) == (10_000, [1], [10_000])
