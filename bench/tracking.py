@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -181,7 +181,7 @@ def chart_axis(x: Axis, seen: Mapping[str, int]) -> str:
     return _AXES[x]
 
 
-def layer_tables(folder: Path) -> dict[str, tuple[list[str], list[list[Any]]]]:
+def layer_tables(folder: Path) -> dict[str, tuple[list[str | int], list[Iterable[Any]]]]:
     """Return the run folder's measured exponents as W&B's table ``curvature/layers``.
 
     Columns and rows of ``exponents.parquet``, one a layer and epoch; None for what is not finite,
@@ -194,8 +194,8 @@ def layer_tables(folder: Path) -> dict[str, tuple[list[str], list[list[Any]]]]:
 
     table = pyarrow.parquet.read_table(path)
     columns = [column.to_pylist() for column in table.columns]
-    rows = [list(map(_finite, row)) for row in zip(*columns, strict=True)]
-    return {LAYERS: (table.column_names, rows[-_MOST_ROWS:])}
+    rows: list[Iterable[Any]] = [list(map(_finite, row)) for row in zip(*columns, strict=True)]
+    return {LAYERS: (list(table.column_names), rows[-_MOST_ROWS:])}
 
 
 def _finite(value: Any) -> Any:
