@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -129,6 +130,33 @@ def test_two_processes_train_as_one(tmp_path: Path, optimizer: str) -> None:
     for run in (one, two):
         assert train.train(run)["state"] == "done"
     assert_close(folder_of(one), folder_of(two))
+
+
+@pytest.mark.slow
+def test_the_leader_alone_measures_curvature_as_a_single_process_does(tmp_path: Path) -> None:
+    one, two = pair(
+        tmp_path,
+        "trainer.epochs=2",
+        "trainer.curvature_every=1",
+        "trainer.curvature._target_=watched_callback.WatchedCallback",
+        "trainer.curvature.directions=6",
+        "trainer.curvature.batch=64",
+        "+trainer.curvature.dtype=float64",
+    )
+    tables = []
+    for run in (one, two):
+        assert train.train(run)["clock/curvature_seconds"] > 0
+        folder = folder_of(run)
+        made = sorted(path.name.split("-")[1:] for path in folder.path.glob("measured-*"))
+        assert [step for step, _ in made] == ["0", "3", "6"]
+        assert {int(process) for _, process in made} == {os.getpid()}
+        tables.append(pd.read_parquet(folder.path / "curvature.parquet"))
+    assert_close(folder_of(one), folder_of(two))  # the logged exponents are in the history
+    assert "alpha/head" in folder_of(two).history()[-1]
+    single, double = tables
+    first = single["step"] == 0  # the same weights, to the last bit
+    pd.testing.assert_frame_equal(single[first], double[first])
+    pd.testing.assert_frame_equal(single, double, rtol=5e-2, atol=1e-7)
 
 
 @pytest.mark.slow

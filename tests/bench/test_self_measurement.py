@@ -130,6 +130,24 @@ def test_measuring_changes_nothing_of_the_run(quick: Make, tmp_path: Path) -> No
     assert first == second
 
 
+def test_its_cost_is_in_its_own_clock_alone(build: Any) -> None:
+    """Nothing else of the run takes half a second; three measurements sleep as long each."""
+    component = {
+        "_target_": "watched_callback.WatchedCallback",
+        "directions": 3, "batch": 12, "seconds": 0.5,
+    }  # fmt: skip
+    loop = build(curvature_every=1, curvature=component)
+    loop.run()
+    seconds = loop.clock.seconds
+    assert seconds["curvature"] > 3 * 0.5
+    others = {phase: spent for phase, spent in seconds.items() if phase != "curvature"}
+    plain = build("plain")
+    plain.run()
+    for phase, spent in others.items():
+        assert spent < plain.clock.seconds[phase] + 0.5, phase
+    assert loop.clock.training < plain.clock.training + 0.5
+
+
 def test_mistakes_are_found_before_the_run(quick: Make) -> None:
     for override, message in (
         ("trainer.curvature.direction=3", "trainer.curvature.direction: .*no such option"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from analysis.callback import CurvatureCallback
 from bench import config, paths
 from bench.accounting import ceiling, measure_cost
 from bench.build import build_optimizer, build_schedule
@@ -141,6 +142,33 @@ def test_a_graph_trains_as_launched_steps_do(build: Any, batches: Any, yaml: Pat
     for key, value in graph.model.named_buffers():  # BatchNorm's
         other = launched.model.get_buffer(key)
         torch.testing.assert_close(value, other, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_measurement_between_replays_changes_nothing(
+    build: Any, batches: Any, tmp_path: Path, compiled: bool
+) -> None:
+    """The graph goes on with its own buffers, which no measurement moves or writes."""
+    torch.compiler.reset()
+    measure = CurvatureCallback(directions=4)
+    losses: list[list[float]] = []
+    for measured in (False, True):
+        rig, found = Rig(build, "adamw", compile=compiled), []
+        for start in range(0, STEPS, 4):
+            found += rig.train(batches[start : start + 4])
+            if measured:
+                where = [tensor.data_ptr() for tensor in rig.model.state_dict().values()]
+                state = {name: value.clone() for name, value in rig.model.state_dict().items()}
+                random = torch.cuda.get_rng_state()
+                values = measure(rig.model, batches[start], tmp_path, start, 0.0)
+                assert "alpha/hidden" in values
+                assert rig.step.graph is not None, rig.said
+                after = rig.model.state_dict()
+                assert [tensor.data_ptr() for tensor in after.values()] == where
+                assert all(torch.equal(state[name], value) for name, value in after.items())
+                assert torch.equal(torch.cuda.get_rng_state(), random)
+        losses.append(found)
+    assert losses[1] == pytest.approx(losses[0], rel=0.03, abs=0.03)
 
 
 @pytest.mark.slow
