@@ -30,6 +30,12 @@ _STATISTICS: dict[str, Callable[[Array], float]] = {
     "share": lambda v: float(np.mean(v)),
 }
 
+_MISSING = {
+    "layers": "no exponents were measured",
+    "blocks": "no blocks of the Hessian were measured (python -m analysis.hessian_blocks)",
+    "points": "no landscape was measured (python -m analysis.landscape)",
+}
+
 # The same along rows, without NaN.
 _RESAMPLED: dict[str, Callable[[Array], Array]] = {
     "mean": lambda v: np.nanmean(v, axis=1),
@@ -116,10 +122,12 @@ def _compared(
     where = {**quantity.where, **quantity.versus}
     when = str(where.pop("when", quantity.when))
     other_data = other_data and "dataset" not in quantity.versus  # else both sides are the same
-    layers, seed = measured.layers, 1
-    if set(quantity.versus) == {"when"} and len(layers):
-        both = [set(_at(layers, time)["run"]) for time in (quantity.when, when)]
-        measured = replace(measured, layers=layers[layers["run"].isin(both[0] & both[1])])
+    seed = 1
+    if set(quantity.versus) == {"when"} and quantity.table != "runs":
+        table: pd.DataFrame = getattr(measured, quantity.table)
+        both = [set(_at(table, time, quantity.table)["run"]) for time in (quantity.when, when)]
+        kept = table[table["run"].isin(both[0] & both[1])]
+        measured = replace(measured, **{quantity.table: kept})
         seed = 0  # the same runs on both sides are drawn together
     first, draws = _estimate(quantity, quantity.where, quantity.when, measured, other_data)
     second, others = _estimate(quantity, where, when, measured, other_data, seed=seed)
@@ -139,7 +147,7 @@ def select(
         table = measured.runs.rename(columns={"id": "run"})
         table = table[table["state"] == "done"]
     else:
-        table = _at(measured.layers, when)
+        table = _at(getattr(measured, quantity.table), when, quantity.table)
     for name, wanted in where.items():
         if other_data and name == "dataset":
             continue
@@ -150,14 +158,14 @@ def select(
     return table
 
 
-def _at(layers: pd.DataFrame, when: str) -> pd.DataFrame:
-    if layers.empty:
-        raise _NotMeasuredError("no exponents were measured")
+def _at(table: pd.DataFrame, when: str, name: str) -> pd.DataFrame:
+    if table.empty:
+        raise _NotMeasuredError(_MISSING[name])
     if when == "start":
-        return layers[layers["epoch"] == 0]
+        return table[table["epoch"] == 0]
     if when == "any":
-        return layers
-    last = last_epochs(layers)
+        return table
+    last = last_epochs(table)
     return last[last["epoch"] > 0] if when == "trained" else last
 
 
@@ -184,7 +192,7 @@ def _estimate(
     wanted = f"{quantity.table}{f' of {told}' if told else ''}"
     if rows.empty:
         at = {"trained": " after training", "start": " at epoch 0"}.get(when, "")
-        raise _NotMeasuredError(f"no {wanted}{at if quantity.table == 'layers' else ''}")
+        raise _NotMeasuredError(f"no {wanted}{at if quantity.table != 'runs' else ''}")
     try:
         values = column(rows, quantity.column).dropna()
     except KeyError as error:

@@ -53,9 +53,10 @@ class Rule(_Strict):
 
 
 class Quantity(_Strict):
-    """A statistic of one column over the layers (or runs) that fit ``where``.
+    """A statistic of one column over the layers (or another table's rows) that fit ``where``.
 
-    ``column`` is one of the exponents table's, of the runs' summaries (``table: runs``), or of
+    ``column`` is one of the exponents table's, of the runs' summaries (``table: runs``), of the
+    Hessian's blocks (``blocks``), of the landscape's points of weights (``points``), or of
     `analysis.claim_columns`. ``when``: each run's last epoch if it has trained (trained), its epoch
     0 (start), its last measured epoch (last), or every epoch (any). Values in ``where`` are wanted
     values or fnmatch patterns, one or a list. With ``versus``, the same statistic where these
@@ -64,7 +65,7 @@ class Quantity(_Strict):
 
     column: str
     statistic: Statistic = "median"
-    table: Literal["layers", "runs"] = "layers"
+    table: Literal["layers", "runs", "blocks", "points"] = "layers"
     when: When = "trained"
     where: dict[str, Scalar | list[Scalar]] = {}
     versus: dict[str, Scalar | list[Scalar]] | None = None

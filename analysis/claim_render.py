@@ -17,8 +17,9 @@ VERDICTS = ("holds", "fails", "not measured")
 NOTE = (
     "[..]: 95 % interval over runs and their layers, both resampled (Clopper-Pearson for shares). "
     "?: the interval allows the other verdict too. null: the same statistic where h is a power law "
-    "of sigma with noise (noise), with its residuals permuted, or another layer's (other): an "
-    "identity that its null obeys as well says nothing of its own."
+    "of sigma with noise (noise), with its residuals permuted, or another layer's (other); or "
+    "where the samples are shuffled (exponent): an identity that its null obeys as well says "
+    "nothing of its own."
 )
 
 
@@ -119,7 +120,7 @@ def _basis(result: Result) -> str:
 
 def _side_words(side: Estimate, unit: str, percent: bool, *, compared: bool) -> str:
     value = f"{number(side.value, percent)}, " if compared else ""
-    of_runs = f" of {len(side.runs)} run{'s' * (len(side.runs) > 1)}" if unit == "layers" else ""
+    of_runs = f" of {len(side.runs)} run{'s' * (len(side.runs) > 1)}" if unit != "runs" else ""
     words = (
         f"{value}{side.n} {unit[:-1] if side.n == 1 else unit}{of_runs} on {', '.join(side.data)}"
     )

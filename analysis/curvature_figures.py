@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import exponent_plots, layer_plots
+from analysis import block_plots, exponent_plots, landscape_plots, layer_plots
 from analysis.figure_style import save, styled
 from analysis.measured import Measured, last_epochs, load
 
@@ -18,6 +18,7 @@ OF_ALL: dict[str, Callable[[Measured], Figure]] = {
     "winners": exponent_plots.winners,
     "alpha_training": exponent_plots.alpha_training,
     "kronecker": exponent_plots.kronecker,
+    "block_norms": block_plots.block_norms,
 }
 OF_A_RUN: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "power_law": layer_plots.power_law,
@@ -28,8 +29,9 @@ OF_A_RUN: dict[str, Callable[[pd.DataFrame], Figure]] = {
 def draw(sources: Sequence[str], out: Path) -> Iterator[str]:
     """Draw every figure that ``sources`` allow into the folder ``out``; yield a line for each.
 
-    One of each kind in `OF_ALL`; those in `OF_A_RUN`, a panel a layer, of the last epoch of the
-    first run (by name) of each model, dataset and optimizer. The same tables give the same bytes.
+    One of each kind in `OF_ALL`; those of a single run (a panel a layer of its last epoch, the map
+    of its Hessian's blocks, its landscape) of the first run (by name) of each model, dataset and
+    optimizer. The same tables give the same bytes.
 
     Raises:
         ValueError: as `analysis.measured.load`.
@@ -44,20 +46,38 @@ def draw(sources: Sequence[str], out: Path) -> Iterator[str]:
                 yield f"{name}: skipped, {missing}"
                 continue
             yield _saved(figure, out / name)
-        if measured.directions.empty:
-            yield f"{', '.join(OF_A_RUN)}: skipped, no curvature.parquet there"
-            return
-        for run, rows in _one_of_each(measured.directions):
-            for name, of_run in OF_A_RUN.items():
-                yield _saved(of_run(rows), out / f"{name}-{run}")
+        for name, of_run in _of_runs(measured):
+            yield _saved(of_run, out / name) if of_run else name
 
 
-def _one_of_each(directions: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    last = last_epochs(directions)
+def _of_runs(measured: Measured) -> Iterator[tuple[str, Figure | None]]:
+    """Yield the figures of single runs by name; in place of a figure that cannot be, a line."""
+    if measured.directions.empty:
+        yield f"{', '.join(OF_A_RUN)}: skipped, no curvature.parquet there", None
+    for run, rows in _one_of_each(measured.directions):
+        for name, plot in OF_A_RUN.items():
+            yield f"{name}-{run}", plot(last_epochs(rows))
+    if measured.blocks.empty:
+        yield "block_map: skipped, no hessian_blocks.parquet there", None
+    for run, rows in _one_of_each(measured.blocks):
+        yield f"block_map-{run}", block_plots.block_map(rows)
+    if measured.points.empty or measured.windows.empty:
+        yield "landscape: skipped, no landscape.parquet and landscape_fits.parquet there", None
+        return
+    for run, rows in _one_of_each(measured.points):
+        windows = measured.windows[measured.windows["run"] == run]
+        figure = landscape_plots.landscape(last_epochs(windows), last_epochs(rows))
+        yield f"landscape-{run}", figure
+
+
+def _one_of_each(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the first run of each model, dataset and optimizer; every one that has no such name."""
+    if table.empty:
+        return
     keys = ["model", "dataset", "optimizer"]
-    for _, group in last.groupby(keys, sort=True, dropna=False):
-        named = group if group["model"].notna().any() else None
-        for run in sorted(set(group["run"]))[: 1 if named is not None else None]:
+    for _, group in table.groupby(keys, sort=True, dropna=False):
+        named = bool(group["model"].notna().any())
+        for run in sorted(set(group["run"]))[: 1 if named else None]:
             yield run, group[group["run"] == run]
 
 

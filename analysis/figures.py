@@ -93,8 +93,7 @@ def _draw_curvature(options: FigureOptions) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RunWarning)
         try:
-            for line in curvature_figures.draw(options.source.split(","), out):
-                print(line)
+            lines = list(curvature_figures.draw(options.source.split(","), out))
         except ValueError as error:
             raise UserError(f"{error}") from error
         except OSError as error:
@@ -102,6 +101,7 @@ def _draw_curvature(options: FigureOptions) -> None:
         finally:
             for warning in caught:
                 print(f"warning: {warning.message}", file=sys.stderr)
+    print("\n".join(lines))  # not above: a reader that has gone is no error of the folder
 
 
 def _chosen(options: FigureOptions) -> pd.DataFrame:

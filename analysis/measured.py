@@ -1,18 +1,19 @@
-"""Everything that was measured, of many runs, as three tables: layers, directions and runs.
+"""Everything that was measured, of many runs, as a few tables.
 
-Reads ``exponents.parquet`` and ``curvature.parquet`` (docs/curvature.md lists their columns) of
-run folders, or such files by themselves; needs no GPU and rebuilds no model.
+Reads the Parquet files that docs/curvature.md lists, of run folders or by themselves; needs no GPU
+and rebuilds no model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from analysis import run_folders
+from analysis.block_order import with_order
 from analysis.exponents import exponents_table
 from analysis.run_archive import local
 from analysis.run_frame import RunRecord, frame, warn
@@ -21,6 +22,9 @@ from analysis.storage import read_table
 _NEEDED = {
     "exponents": ("layer", "layer_type", "alpha", "gamma", "s", "reliable", "step", "epoch"),
     "curvature": ("layer", "layer_type", "rows", "cols", "k", "sigma", "h", "step", "epoch"),
+    "hessian_blocks": ("level", "row", "col", "method", "frobenius_per_entry", "step", "epoch"),
+    "landscape": ("place", "distance", "k", "change", "null_low", "null_high", "step", "epoch"),
+    "landscape_fits": ("place", "distance", "exponent", "constant", "loss", "step", "epoch"),
 }
 _OF_RUN = ("dataset", "model", "optimizer", "seed")
 
@@ -33,12 +37,17 @@ class Measured:
     exponents file holds, and ``depth``, the layer's place in its network from 0 (first) to 1.
     Where kronecker_layers.parquet is there, ``layers`` has its columns too, of class-wise
     errors. ``directions``: one row a direction, with the same first columns. ``runs``: the
-    finished runs, as `analysis.runs.load_runs` gives them. Each may be empty.
+    finished runs, as `analysis.runs.load_runs` gives them. ``blocks``: one row a block of the
+    Hessian, with the columns of `analysis.block_order`. ``points``: one row a point of weights in
+    the landscape; ``windows``: one row a window of k there. Each may be empty.
     """
 
     layers: pd.DataFrame
     directions: pd.DataFrame
     runs: pd.DataFrame
+    blocks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    points: pd.DataFrame = field(default_factory=pd.DataFrame)
+    windows: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def load(sources: Sequence[str]) -> Measured:
@@ -48,12 +57,12 @@ def load(sources: Sequence[str]) -> Measured:
     left out with a `RunWarning`; so is a second copy of a run.
 
     Raises:
-        ValueError: a source that is not there, a file that is not one of the two, or nothing found.
+        ValueError: a source that is not there, a file that is none of these, or nothing found.
     """
     opened = [Path(local(source)).expanduser() for source in sources]
     files = [found for source in opened for found in _files(source)]
     records: dict[str, RunRecord] = {}
-    tables: dict[str, dict[str, pd.DataFrame]] = {"exponents": {}, "curvature": {}}
+    tables: dict[str, dict[str, pd.DataFrame]] = {kind: {} for kind in _NEEDED}
     for folder, paths in files:
         record = _record(folder)
         if record.state != "done":
@@ -80,7 +89,9 @@ def load(sources: Sequence[str]) -> Measured:
         layers["depth"] = layers.groupby(["run", "step"], sort=False)["layer"].transform(
             lambda names: [i / max(len(names) - 1, 1) for i in range(len(names))]
         )
-    return Measured(layers, _joined(tables["curvature"], runs), runs)
+    others = (_joined(tables[kind], runs) for kind in ("landscape_fits", "landscape"))
+    blocks = with_order(_joined(tables["hessian_blocks"], runs))
+    return Measured(layers, _joined(tables["curvature"], runs), runs, blocks, *others)
 
 
 def last_epochs(table: pd.DataFrame) -> pd.DataFrame:
@@ -110,13 +121,13 @@ def _record(folder: Path) -> RunRecord:
 
 
 def _read(path: Path) -> tuple[str, pd.DataFrame]:
-    """Return which of the two tables ``path`` holds, and the table."""
+    """Return which of the tables ``path`` holds, and the table."""
     found = read_table(path)
     columns = set() if found is None else set(found[0].columns)
     for kind, needed in _NEEDED.items():
         if found is not None and columns.issuperset(needed):
             return kind, found[0]
-    raise ValueError(f"{path}: neither an exponents nor a curvature table; measure the run again")
+    raise ValueError(f"{path}: none of {', '.join(_NEEDED)}; measure the run again")
 
 
 def _with_kronecker(exponents: pd.DataFrame, folder: Path) -> pd.DataFrame:

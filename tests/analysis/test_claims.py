@@ -55,10 +55,10 @@ def test_markdown_is_written_to_a_file(
     out = tmp_path / "new" / "claims.md"
     main([f"source={runs}", "format=markdown", f"out={out}"])
     text = out.read_text()
-    assert capsys.readouterr().out.startswith(f"{out}: 64 claims: ")
+    assert capsys.readouterr().out.startswith(f"{out}: 70 claims: ")
     assert "| `alpha-conv-mean` " in text and "- `alpha-conv-mean`: run0, run1" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 66 and {line.replace(r"\|", "").count("|") for line in rows} == {5}
+    assert len(rows) == 72 and {line.replace(r"\|", "").count("|") for line in rows} == {5}
 
 
 def test_mistakes_are_one_line(runs: Path, tmp_path: Path) -> None:

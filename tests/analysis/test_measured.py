@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hessian_tables import blocks, landscape, write
 from measured_tables import directions, write_run
 
 from analysis.measured import last_epochs, load
@@ -71,10 +72,10 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     stored = read_table(folder / "exponents.parquet")
     assert stored is not None
     write_table(stored[0].drop(columns="alpha"), folder / "exponents.parquet", {})
-    with pytest.raises(ValueError, match=r"exponents\.parquet: neither"):
+    with pytest.raises(ValueError, match=r"exponents\.parquet: none of exponents, curvature"):
         load([str(tmp_path)])
     (folder / "exponents.parquet").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"exponents\.parquet: neither"):
+    with pytest.raises(ValueError, match=r"exponents\.parquet: none of exponents, curvature"):
         load([str(tmp_path)])
 
 
@@ -92,3 +93,17 @@ def test_kronecker_columns_of_class_errors_are_joined_where_they_were_measured(
     layers = load([str(tmp_path)]).layers
     assert len(layers) == 6 and layers["chi_slope"][:3].isna().all()
     assert list(layers["chi_slope"][3:]) == [0.1, 0.2, 0.3] and list(layers["epoch"][3:]) == [2] * 3
+
+
+def test_blocks_and_landscapes_are_read_beside_the_rest(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "r0", [directions(ALPHAS)], model="vit_micro")
+    windows, points = landscape({0.0: 0.2, 1.0: 0.4})
+    write(folder, hessian_blocks=blocks({}), landscape=windows, landscape_fits=points)
+    found = load([str(tmp_path)])
+    assert (len(found.layers), len(found.blocks), len(found.points)) == (3, 28, 2)
+    assert len(found.windows) == len(windows)
+    for table in (found.blocks, found.points, found.windows):
+        assert set(table["run"]) == {"r0"} and set(table["model"]) == {"vit_micro"}
+    assert found.blocks["place"].notna().sum() == 6
+    alone = load([str(folder / "hessian_blocks.parquet")])
+    assert len(alone.blocks) == 28 and alone.points.empty and alone.layers.empty
