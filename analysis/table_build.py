@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -17,7 +17,7 @@ import pandas as pd
 from analysis import bootstrap, stats, table_select
 from analysis.comparisons import Test
 from analysis.stats import NO_INTERVAL, Interval
-from analysis.table_compare import against_baseline
+from analysis.table_compare import Result, against_baseline
 from analysis.table_model import Cell, Spread, Statistic, Table, in_percent
 from analysis.table_rows import Key, Run, assign_rows, order, text, values
 from analysis.table_target import is_target, target_cell, tells
@@ -28,7 +28,19 @@ __all__ = ["Cell", "Table", "build_table"]
 _HIGHER = ("accuracy", "samples_per_second", "tokens_per_second", "utilisation")
 _LOWER = ("loss", "seconds", "seconds_per_epoch", "perplexity")
 
-Grid = dict[tuple[Key, Key], list[Run]]  # (row, column) -> its runs
+
+@dataclass(frozen=True)
+class Grid:
+    """``runs`` by (row, column); the rows' ``labels``, in order; each column's expected seeds."""
+
+    runs: Mapping[tuple[Key, Key], list[Run]]
+    labels: Mapping[Key, str]
+    seeds: Mapping[Key, int]
+
+    @property
+    def columns(self) -> list[Key]:
+        """The columns in order."""
+        return list(self.seeds)
 
 
 def build_table(
@@ -77,53 +89,37 @@ def build_table(
     cols = [table_select.column(runs, name) for name in cols]
     everything = table_select.records(runs, metric)
     chosen = [run for run in everything if seeds is None or run["seed"] in seeds]
-    placed = [run for run in chosen if run["variant"] is not None]
-    if not placed:
-        raise ValueError("no run left to show: none has a readable config and one of the seeds")
-    keys, labels = assign_rows(placed, rows, cols)
-    cells: Grid = defaultdict(list)
-    expected: dict[Key, set[int]] = defaultdict(set)
-    for key, run in zip(keys, placed, strict=True):
-        where = values(run, cols)
-        cells[key, where].append(run)
-        expected[where].update(seeds if seeds is not None else [run["seed"]])
-    columns = sorted(expected, key=lambda where: [order(value) for value in where])
-    notes = [_what_is_shown(metric, statistic, spread), *_notes(chosen, placed, metric)]
+    grid = _grid(chosen, rows, cols, seeds)
+    notes = [_what_is_shown(metric, statistic, spread), *_notes(chosen, metric)]
     if others := len(everything) - len(chosen):
         notes.append(f"{others} runs of other seeds left out.")
-    mixed = {} if mix_timing else _mixtures(cells, columns, metric)
+    mixed = {} if mix_timing else _mixtures(grid, metric)
     notes += [f"s/epoch of {_name(where)} withheld: {why}." for where, why in mixed.items()]
-    grid = [
+    cells = [
         [
-            _cell(cells[key, where], metric, len(expected[where]), where in mixed, statistic)
-            for where in columns
+            _cell(grid.runs[key, where], metric, grid.seeds[where], where in mixed, statistic)
+            for where in grid.columns
         ]
-        for key in labels
+        for key in grid.labels
     ]
     direction = {"higher": 1, "lower": -1}.get(better or "", _direction(metric))
     if baseline is not None or resolve is not None:
-        if is_target(metric):
-            raise ValueError(
-                f"{metric}: no verdicts, because a run that missed has no number to pair; "
-                "leave baseline= and resolve= out"
-            )
-        numbers = [[_by_seed(cells[key, where], metric) for where in columns] for key in labels]
-        results, said = against_baseline(
-            list(labels.values()), numbers, baseline=baseline, direction=direction, level=level,
-            test=test, resolve=resolve, metric=metric,
+        compared, said = _compared(
+            grid, metric, baseline=baseline, direction=direction, level=level, test=test,
+            resolve=resolve,
         )  # fmt: skip
         notes += said
-        grid = [
-            [replace(cell, comparison=found[0], needed=found[1])
-             for cell, found in zip(*pair, strict=True)]
-            for pair in zip(grid, results, strict=True)
-        ]  # fmt: skip
+        for line, results in zip(cells, compared, strict=True):
+            line[:] = [
+                replace(cell, comparison=found, needed=needed)
+                for cell, (found, needed) in zip(line, results, strict=True)
+            ]
     return Table(
         metric=metric,
         corner="/".join(name.removeprefix("config.") for name in rows),
-        rows=tuple(labels.values()),
-        columns=tuple(_name(where) for where in columns),
-        cells=_marked(grid, direction, statistic),
+        rows=tuple(grid.labels.values()),
+        columns=tuple(map(_name, grid.columns)),
+        cells=_marked(cells, direction, statistic),
         notes=tuple(notes),
         statistic=statistic,
         spread=spread,
@@ -132,34 +128,71 @@ def build_table(
     )
 
 
+def _grid(
+    chosen: Sequence[Run], rows: Sequence[str], cols: Sequence[str], seeds: Sequence[int] | None
+) -> Grid:
+    """Return the runs by row and column.
+
+    Raises:
+        ValueError: none of them has a config, so that there is no row to show.
+    """
+    placed = [run for run in chosen if run["variant"] is not None]
+    if not placed:
+        raise ValueError("no run left to show: none has a readable config and one of the seeds")
+    keys, labels = assign_rows(placed, rows, cols)
+    runs: dict[tuple[Key, Key], list[Run]] = defaultdict(list)
+    expected: dict[Key, set[int]] = defaultdict(set)
+    for key, run in zip(keys, placed, strict=True):
+        where = values(run, cols)
+        runs[key, where].append(run)
+        expected[where].update(seeds if seeds is not None else [run["seed"]])
+    columns = sorted(expected, key=lambda where: [order(value) for value in where])
+    return Grid(runs, labels, {where: len(expected[where]) for where in columns})
+
+
+def _compared(
+    grid: Grid, metric: str, *, baseline: str | None, resolve: float | None, **how: Any
+) -> tuple[list[list[Result]], list[str]]:
+    """Return what `against_baseline` does of the grid's numbers.
+
+    Raises:
+        ValueError: the metric has no numbers to pair, or see there.
+    """
+    if is_target(metric):
+        raise ValueError(
+            f"{metric}: no verdicts, because a run that missed has no number to pair; "
+            "leave baseline= and resolve= out"
+        )
+    numbers = [
+        [_by_seed(grid.runs[key, where], metric) for where in grid.columns] for key in grid.labels
+    ]
+    labels = list(grid.labels.values())
+    return against_baseline(
+        labels, numbers, baseline=baseline, resolve=resolve, metric=metric, **how
+    )
+
+
 def _name(where: Key) -> str:
     return "/".join(map(text, where))
 
 
-def _mixtures(
-    cells: Mapping[tuple[Key, Key], list[Run]], columns: Sequence[Key], metric: str
-) -> dict[Key, str]:
+def _mixtures(grid: Grid, metric: str) -> dict[Key, str]:
     """Return the columns whose times cannot be compared, each with the reason.
 
     Raises:
         ValueError: the metric itself is a time.
     """
-    mixed = {}
-    for where in columns:
-        used = [
-            run
-            for (_, at), runs in cells.items()
-            for run in (runs if at == where else ())
-            if _usable(run, metric)
-        ]
-        if why := mixture(used):
-            if is_timing(metric):
-                raise ValueError(
-                    f"{metric} of {_name(where)}: {why}; choose runs with sweep= or cols=, "
-                    "or compare them all the same with mix_timing=true"
-                )
-            mixed[where] = why
-    return mixed
+    used: dict[Key, list[Run]] = {where: [] for where in grid.columns}
+    for (_, where), runs in grid.runs.items():
+        used[where] += [run for run in runs if _usable(run, metric)]
+    found = {where: why for where, runs in used.items() if (why := mixture(runs))}
+    if is_timing(metric):
+        for where, why in found.items():
+            raise ValueError(
+                f"{metric} of {_name(where)}: {why}; choose runs with sweep= or cols=, "
+                "or compare them all the same with mix_timing=true"
+            )
+    return found
 
 
 def _by_seed(runs: Sequence[Run], metric: str) -> dict[int, float | None]:
@@ -272,8 +305,8 @@ def _what_is_shown(metric: str, statistic: Statistic, spread: Spread) -> str:
     return f"{metric}{unit}: {shown} over seeds (finished/expected seeds)."
 
 
-def _notes(chosen: Sequence[Run], placed: Sequence[Run], metric: str) -> list[str]:
-    used = sum(_usable(run, metric) for run in placed)
+def _notes(chosen: Sequence[Run], metric: str) -> list[str]:
+    used = sum(_usable(run, metric) for run in chosen if run["variant"] is not None)
     states = Counter(str(run["state"]) for run in chosen if not _usable(run, metric))
     states[f"done without a finite {metric}"] = states.pop("done", 0)
     unused = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count)

@@ -296,16 +296,27 @@ def test_seeds_that_would_resolve_a_difference(runs: Any) -> None:
     assert build_table(data, baseline="adamw", resolve=1e-9).cells[1][0].needed is None
 
 
-H100, H200 = {"device": "NVIDIA H100"}, {"device": "NVIDIA H200"}
+H100 = {"device": "NVIDIA H100", "packed": False, "optimizer_source": "a"}
 
 
-def test_times_of_different_devices_are_withheld(runs: Any) -> None:
-    mixed = frame([record(runs, 0.9, 0, provenance=H100), record(runs, 0.9, 1, provenance=H200)])
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"device": "NVIDIA H200"}, "they ran on 2 device models (NVIDIA H100, NVIDIA H200)"),
+        ({"packed": True}, "1 of 2 runs shared their device with others (packed)"),
+        ({"optimizer_source": "b"}, "2 versions of the code of torch.adamw"),
+    ],
+)
+def test_times_that_cannot_be_compared_are_withheld(
+    other: dict[str, Any], why: str, runs: Any
+) -> None:
+    mixed = frame(
+        [record(runs, 0.9, 0, provenance=H100), record(runs, 0.9, 1, provenance=H100 | other)]
+    )
     table = build_table(mixed)
     assert math.isnan(only(table).seconds_per_epoch)
     assert only(table).n == 2
-    note = "s/epoch of digits/convnet withheld: they ran on 2 device models (NVIDIA H100, NVIDIA H"
-    assert note in " ".join(table.notes)
+    assert f"s/epoch of digits/convnet withheld: {why}." in table.notes
     assert only(build_table(mixed, mix_timing=True)).seconds_per_epoch == 1.5
     with pytest.raises(ValueError, match=r"seconds_per_epoch of digits/convnet: .*mix_timing=true"):
         build_table(mixed, metric="seconds_per_epoch")
