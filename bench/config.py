@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from bench import build, components, paths, tuned
+from bench import build, components, groups, paths, tuned
 from bench.errors import UserError, suggestion
 from bench.targets import Target
 
@@ -254,13 +254,14 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 
 
 def register_resolvers() -> None:
-    """Make our resolvers known to OmegaConf.
+    """Make our resolvers known to OmegaConf, and conf/tuned no group of Hydra's.
 
     ``${bench_home:}`` is the parent of conf/ and sweeps/; ``${bench_scratch:}`` a folder of this
     process for what Hydra insists on writing, so that a refused command leaves nothing behind.
     """
     OmegaConf.register_new_resolver("bench_home", lambda: paths.home().as_posix(), replace=True)
     OmegaConf.register_new_resolver("bench_scratch", lambda: _scratch().name, replace=True)
+    groups.hide_tuned_settings()
 
 
 @functools.cache

@@ -1,0 +1,22 @@
+"""Which folders of conf/ are groups to Hydra: all but conf/tuned, which bench.tune writes.
+
+Hydra takes any folder beside its config for a group, and would read ``tuned=true`` as the choice of a
+file in conf/tuned as soon as the first tuned settings are there.
+"""
+
+from __future__ import annotations
+
+from hydra._internal.config_repository import ConfigRepository
+
+NOT_A_GROUP = "tuned"
+
+_exists = ConfigRepository.group_exists
+
+
+def _group_exists(self: ConfigRepository, config_path: str) -> bool:
+    return config_path.split("/", maxsplit=1)[0] != NOT_A_GROUP and _exists(self, config_path)
+
+
+def hide_tuned_settings() -> None:
+    """Make Hydra see no group ``tuned`` in this process; a second call changes nothing."""
+    ConfigRepository.group_exists = _group_exists  # type: ignore[method-assign]
