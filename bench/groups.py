@@ -1,7 +1,7 @@
 """Which folders of conf/ are groups to Hydra: all but conf/tuned, which bench.tune writes.
 
-Hydra takes any folder beside its config for a group, and would read ``tuned=true`` as the choice of a
-file in conf/tuned as soon as the first tuned settings are there.
+Hydra takes any folder beside its config for a group, and would read ``tuned=true`` as the choice of
+a file in conf/tuned as soon as the first tuned settings are there.
 """
 
 from __future__ import annotations
