@@ -146,6 +146,7 @@ def header(path: Path | None) -> Header:
     for line in _comment(path):
         if line.startswith("   "):  # "#   python -m ...", and what is said of it to the right
             command = re.split(r"\s{2,}", line.strip())[0]
+            words = _without_announcement(words)
             if commands and commands[-1].endswith("\\"):
                 commands[-1] = f"{commands[-1][:-1].rstrip()} {command}"
             else:
@@ -153,6 +154,15 @@ def header(path: Path | None) -> Header:
         else:
             words.append(line.strip())
     return Header(" ".join(words), tuple(commands))
+
+
+def _without_announcement(words: Sequence[str]) -> list[str]:
+    """Return ``words`` without a last clause that only announces commands: "as follows:"."""
+    text = " ".join(words)
+    if not text.endswith(":"):
+        return [text] if text else []
+    kept = re.match(r".*[.?!](?=\s)", text)
+    return [kept[0]] if kept else []
 
 
 def _comment(path: Path | None) -> Iterator[str]:

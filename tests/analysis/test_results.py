@@ -190,6 +190,14 @@ def test_runs_that_prepared_others_are_in_no_table(work: Path, runs: Any) -> Non
     assert "15 done, 6 of tuning" in page
 
 
+def test_the_committed_page_matches_the_committed_archives(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(results.__file__).parents[1])
+    code = results.main(["--check"])
+    assert code == 0, f"run `python -m analysis.results`: {capsys.readouterr().err}"
+
+
 def test_mistakes_are_one_line(work: Path, runs: Any) -> None:
     bad = runs.config("adamw", 1, sweep="study_x_tune", optimizer__lr=0.5)
     study_runs.write(runs, Path("more"), bad, 0.4)

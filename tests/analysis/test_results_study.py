@@ -40,6 +40,8 @@ def test_the_header_of_a_sweep_file(tmp_path: Path) -> None:
         "python -m bench.study +sweeps=study_x",
         "python -m analysis.tables source=runs sweep=study_x",
     )
+    (tmp_path / "x.yaml").write_text("# Is it? Do it all:\n#   a\n# in steps:\n#   b\n# Cost: 3.\n")
+    assert header(tmp_path / "x.yaml") == Header("Is it? Cost: 3.", ("a", "b"))
     assert header(None) == Header("", ())
     assert Header("A map of 0.5 by 2. More.", ()).question == "A map of 0.5 by 2."
     assert Header("no sentence", ()).question == "no sentence"

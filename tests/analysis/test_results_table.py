@@ -102,6 +102,8 @@ def test_times_of_two_devices_are_withheld(runs: Any, tmp_path: Path) -> None:
     assert table["adamw"][3] == "–"
     assert [table[name][4] for name in ("adamw", "muon")] == ["Accelerator 9000", "Another"]
     assert len(table["optimizer"]) == 7
+    study_runs.write(runs, root, runs.config("muon", 2, sweep="study_x"), 0.9)
+    assert cells(built(root)[0])["muon"][4] == "Accelerator 9000, Another"
     assert any(note.startswith("Seconds withheld: ") and "2 device" in note for note in found.notes)
 
 
