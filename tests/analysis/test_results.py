@@ -171,6 +171,16 @@ def test_exponents_are_judged_by_the_claims(work: Path) -> None:
     assert "### Exponents" not in page[page.index("## study_x") :]
 
 
+def test_the_front_is_of_the_first_study(work: Path, runs: Any) -> None:
+    first = made()
+    study_runs.study(runs, Path("more"), {"spectral_newton": [0.1, 0.2]}, name="study_y")
+    archive.main(["source=more", "out=results/study_y.parquet"])
+    both = made()
+    assert "docs/figures/study_y-convnet-digits-seconds.svg" in both
+    for name in ("README.md", "docs/figures/front.svg"):
+        assert both[name] == first[name]
+
+
 def test_settings_of_another_studys_tuning(work: Path, runs: Any) -> None:
     study_runs.study(runs, Path("long"), {"adamw": [0.9, 0.91]}, name="study_y", rates=())
     archive.main(["source=long", "out=results/study_y.parquet"])

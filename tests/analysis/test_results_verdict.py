@@ -62,6 +62,12 @@ def test_what_is_unfair_or_unfinished_is_said(runs: Any, tmp_path: Path) -> None
     assert "An epoch" not in text
 
 
+def test_a_slower_epoch_is_more_times_as_long(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW}, seconds=2.0)
+    study_runs.study(runs, root, {"spectral_newton": MUON}, seconds=3.0)
+    assert "An epoch takes 1.50 times as long as with `adamw`." in said(root)
+
+
 def test_no_subject_no_verdict(runs: Any, tmp_path: Path) -> None:
     assert said(study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW})) == ""
     alone = study_runs.study(runs, tmp_path / "alone", {"spectral_newton": ADAMW}, rates=())
