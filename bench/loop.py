@@ -35,7 +35,7 @@ from bench.run import Row, RunFolder, State
 from bench.seeding import random_state, set_random_state
 from bench.self_measurement import self_measurement
 from bench.step import TrainingStep
-from bench.summary import summarise
+from bench.summary import entropy_summary, summarise
 from bench.targets import Arrival, Target, target_summary
 from bench.tracking import Tracker
 from bench.usage import flops_until, usage_summary, watch_memory
@@ -149,7 +149,8 @@ class Loop:
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             shape=self.data.shape,
         )
-        return {**summary, **used, **target_summary(self.target, self.arrival)}
+        entropies = entropy_summary(self.data)
+        return {**summary, **entropies, **used, **target_summary(self.target, self.arrival)}
 
     def _run_epoch(self) -> None:
         """The epoch from where it stands to its end, evaluation and checkpoint included."""

@@ -183,11 +183,17 @@ def make_objective(
     inner = cast(nn.Module, compiled(model)) if config.compile and several else model
     network = team.average_gradients(inner)
 
+    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(network(inputs), targets, smoothing)
+
+    inside = compiled(loss) if config.compile and not several else loss
+
+    # Around the compiled code, not in it: torch caches no derivatives of code that begins autocast.
     def objective(inputs: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            return cross_entropy(network(inputs), targets, smoothing)
+            return cast(Tensor, inside(inputs, targets))
 
-    return compiled(objective) if config.compile and not several else objective
+    return objective
 
 
 def choose_means(optimizer: torch.optim.Optimizer, *, capturable: bool) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from bench.build import Shape, TokenShape
 from bench.clock import PHASES, Clock
+from bench.data.base import Data
+from bench.data.tokens import TokenStream
 from bench.run import Row, State
 
 _FINAL = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
@@ -50,3 +52,14 @@ def summarise(
         if isinstance(shape, TokenShape):
             summary["tokens_per_second"] = summary["samples_per_second"] * shape.context_length
     return summary
+
+
+def entropy_summary(data: Data) -> dict[str, float]:
+    """Return the validation split's entropies in nats a token; none where it is no stream of them.
+
+    They are what "val/loss" is to be compared with: see `bench.data.ngrams.entropies`.
+    """
+    if not isinstance(data, TokenStream):
+        return {}
+    found = data.entropies("val")
+    return {"val/unigram_entropy": found.unigram, "val/bigram_entropy": found.bigram}

@@ -139,6 +139,10 @@ def _report(folder: RunFolder, already: str = "") -> None:
         print(f"{folder.path.name}: {already}diverged, {status['cause']}", flush=True)
         return
     text = f"test accuracy {100 * summary['test/accuracy']:.2f} %"
+    if "val/bigram_entropy" in summary:
+        unigram, bigram = summary["val/unigram_entropy"], summary["val/bigram_entropy"]
+        text += f", validation loss {summary['val/loss']:.4f} nats a token"
+        text += f" (entropies: unigram {unigram:.4f}, bigram {bigram:.4f})"
     seconds = summary["clock/data_seconds"] + summary["clock/step_seconds"]
     print(f"{folder.path.name}: {already}done, {text}, {seconds:.1f} s of training", flush=True)
 

@@ -16,6 +16,7 @@ from bench.build import TokenShape
 from bench.data import base
 from bench.data.base import Batch, SplitName
 from bench.data.counter import below, random_words
+from bench.data.ngrams import Entropies, entropies
 from bench.seeding import generator
 
 
@@ -70,6 +71,10 @@ class TokenStream(base.Dataset):
         """Return the dataset with all its splits on ``device``."""
         moved = {name: getattr(self, name).to(device) for name in base.SPLITS}
         return dataclasses.replace(self, **moved)
+
+    def entropies(self, split: SplitName) -> Entropies:
+        """Return what a model that looks back no or one token can reach, nats a token."""
+        return entropies(getattr(self, split), self.vocab_size)
 
     def size(self, split: SplitName) -> int:
         """Return how many windows fit end to end."""

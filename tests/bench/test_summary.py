@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import tensor
 
 from bench.clock import PHASES, Clock
-from bench.summary import summarise
+from bench.data import synthetic_lm
+from bench.data.ngrams import entropies
+from bench.data.tokens import TokenStream
+from bench.summary import entropy_summary, summarise
 
 FINAL = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
 BEST = ("best/epoch", "best/val_accuracy", "best/test_accuracy")
@@ -113,3 +118,16 @@ def test_the_summary_is_flat_and_leaves_its_input_alone() -> None:
     assert history == before
     assert all(isinstance(value, int | float | str) for value in found.values())
     assert summary(history, step=1.0) == found
+
+
+def test_the_loss_of_a_stream_has_entropies_beside_it() -> None:
+    val = tensor([0, 1, 0, 1, 1, 0, 2])
+    data = TokenStream("toy", 3, 2, tensor([0, 1, 2]), val, tensor([2, 1, 0]))
+    found = entropies(val, 3)
+    assert entropy_summary(data) == {
+        "val/unigram_entropy": found.unigram,
+        "val/bigram_entropy": found.bigram,
+    }
+    assert found.bigram < found.unigram
+    table = synthetic_lm.load(Path(), 0, context_length=8, count=64, held_out=8, vocab_size=40)
+    assert entropy_summary(table) == {}

@@ -6,8 +6,10 @@ data are small copies in the layout of the real ones, or made on the spot.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +34,7 @@ def target(group: str, name: str) -> str:
 # Smaller than by default: less to make, or less to compute.
 SMALL = {
     "imagenet": ["image_size=32", "num_classes=3", "validation=6", "workers=0"],
-    "synthetic_images": ["count=60", "test_count=20"],
+    "synthetic_images": ["count=60", "test_count=20", "image_size=16"],
     "synthetic_lm": ["count=40", "held_out=10", "context_length=16", "vocab_size=64"],
     "python_source": ["context_length=24"],
 }
@@ -43,8 +45,12 @@ QUICK = {
     *(("gpt_mini", dataset) for dataset in ("digits", "python_source", "synthetic_lm")),
 }
 OPTIMIZERS = ("adamw", "muon", "spectral_newton")
-# Muon's five steps of large matrices would take most of these tests' time; one shows as much.
-CHEAP = {"muon": ["optimizer.ns_steps=1"]}
+# Accurate functions of large matrices would take most of these tests' time; rough ones show as
+# much. Spectral Newton takes the way that it takes on a GPU.
+CHEAP = {
+    "muon": ["ns_steps=1"],
+    "spectral_newton": ["method=polynomial", "damping=1.0", "tolerance=0.1"],
+}
 PAIRS = [
     pytest.param(
         model,
@@ -70,8 +76,8 @@ def kinds_of_model(name: str) -> list[type]:
     return list(taken_kinds(getattr(__import__(module, fromlist=["_"]), attribute)))
 
 
-def load(model: str, dataset: str, optimizer: str, root: Path, *more: str) -> RunConfig:
-    words = [f"model={model}", f"dataset={dataset}", f"optimizer={optimizer}", "tracker=none"]
+def load(model: str, dataset: str, root: Path, *more: str) -> RunConfig:
+    words = [f"model={model}", f"dataset={dataset}", "tracker=none"]
     words += [f"data_dir={root}", "trainer.batch_size=2", "trainer.device=cpu", *more]
     words += [f"dataset.{option}" for option in SMALL.get(dataset, [])]
     if kind_of_dataset(dataset) is TokenShape and TokenShape in kinds_of_model(model):
@@ -81,23 +87,34 @@ def load(model: str, dataset: str, optimizer: str, root: Path, *more: str) -> Ru
         return config.load(words)
 
 
-def train_three_steps(run: RunConfig) -> None:
-    """Three steps of a real run's parts; all matrices must have moved, and stayed finite."""
+@functools.cache
+def optimizer_of(name: str) -> dict[str, Any]:
+    """The optimizer's config, which is the same whatever it trains."""
+    words = (f"++optimizer.{option}" for option in CHEAP.get(name, []))
+    return config.load([f"optimizer={name}", "tracker=none", *words]).optimizer
+
+
+def train_three_steps_each(run: RunConfig) -> None:
+    """A real run's parts, three steps with one optimizer after the other.
+
+    In each all matrices must move, and stay finite.
+    """
     data = experiment.build_data(run)
     model = experiment.seeded_model(run, experiment.shape_of(data)).train()
-    optimizer = build_optimizer(run.optimizer, model)
-    before = {name: value.detach().clone() for name, value in model.named_parameters()}
     batches = data.train_batches(run.seed, 0, run.trainer.batch_size)
-    for _ in range(3):
-        inputs, targets = next(batches)
-        optimizer.zero_grad(set_to_none=True)
-        loss = cross_entropy(model(inputs), targets)
-        assert loss.isfinite()
-        loss.backward()
-        optimizer.step()
-    for name, value in model.named_parameters():
-        assert value.isfinite().all(), name
-        assert value.ndim < 2 or not torch.equal(value, before[name]), name
+    for name in OPTIMIZERS:
+        optimizer = build_optimizer(optimizer_of(name), model)
+        before = {key: value.detach().clone() for key, value in model.named_parameters()}
+        for _ in range(3):
+            inputs, targets = next(batches)
+            optimizer.zero_grad(set_to_none=True)
+            loss = cross_entropy(model(inputs), targets)
+            assert loss.isfinite(), name
+            loss.backward()
+            optimizer.step()
+        for key, value in model.named_parameters():
+            assert value.isfinite().all(), (name, key)
+            assert value.ndim < 2 or not torch.equal(value, before[key]), (name, key)
     inputs, targets = next(data.eval_batches("val", 4))
     with torch.no_grad():
         assert cross_entropy(model.eval()(inputs), targets).isfinite()
@@ -110,39 +127,36 @@ def test_a_pair_trains_or_is_refused(
     monkeypatch.setattr(pretrained, "_load", lambda *_: None)  # random in place of published
     if kind_of_dataset(dataset) not in kinds_of_model(model):
         with pytest.raises(UserError) as caught:
-            load(model, dataset, "adamw", data_folder)
+            load(model, dataset, data_folder)
         message = str(caught.value)
         assert message.startswith(f"model={model} takes ")
         assert f"dataset={dataset} gives " in message and "; choose model=" in message
         assert "\n" not in message
         return
     try:
-        load(model, dataset, "adamw", data_folder)
+        run = load(model, dataset, data_folder)
     except UserError as refused:  # for another reason: a shape that the model cannot take
         assert str(refused).startswith("model: ") and "use model=" in str(refused)
         assert "\n" not in str(refused)
         assert model == "resnet50_imagenet"
         return
-    for optimizer in OPTIMIZERS:
-        words = CHEAP.get(optimizer, [])
-        train_three_steps(load(model, dataset, optimizer, data_folder, *words))
+    train_three_steps_each(run)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_classification_of_sequences(optimizer: str, data_folder: Path) -> None:
+def test_classification_of_sequences(data_folder: Path) -> None:
     words = ("model.task=classification", "dataset.task=classification")
-    run = load("gpt_mini", "synthetic_lm", optimizer, data_folder, *words)
+    run = load("gpt_mini", "synthetic_lm", data_folder, *words)
     data = experiment.build_data(run)
     assert data.shape == TokenShape(vocab_size=64, context_length=16, num_classes=2)
-    train_three_steps(run)
+    train_three_steps_each(run)
 
 
 def test_tasks_that_differ_are_refused(data_folder: Path) -> None:
     for word in ("model.task=classification", "dataset.task=classification"):
         with pytest.raises(UserError, match=r"does not fit dataset\.task=.*give both the same"):
-            load("gpt_mini", "synthetic_lm", "adamw", data_folder, word)
+            load("gpt_mini", "synthetic_lm", data_folder, word)
     with pytest.raises(UserError, match=r"dataset\.task: input should be 'lm'"):
-        load("gpt_mini", "python_source", "adamw", data_folder, "dataset.task=classification")
+        load("gpt_mini", "python_source", data_folder, "dataset.task=classification")
 
 
 def test_there_are_models_and_datasets_of_both_kinds() -> None:
