@@ -24,9 +24,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
+from analysis import forward_over_reverse as forward
+from analysis import hvp
 from analysis.directions import Directions
-from analysis.forward_over_reverse import CHUNK, forward_over_reverse
-from analysis.hvp import double_backward
 from analysis.objective import Batch, Loss, Objective, Settings, matrix_shape
 from analysis.piecewise_linear import examine
 from analysis.sweep import class_sweep, tangent
@@ -34,8 +34,14 @@ from analysis.sweep import class_sweep, tangent
 Engine: TypeAlias = Literal["sweep", "tangent", "double_backward", "forward_over_reverse"]
 Report: TypeAlias = Callable[[], None]
 ENGINES: tuple[Engine, ...] = ("sweep", "tangent", "double_backward", "forward_over_reverse")
-# What a forward pass keeps is held this many times at most: its graph, the graph of its gradients.
-_COPIES = 6
+# What a forward pass keeps is held this many times at most: its graph, the graph of its gradients,
+# and by each direction on its way back through it.
+_COPIES: dict[Engine, int] = {
+    "sweep": 6,
+    "tangent": 6,
+    "double_backward": 6 + 2 * hvp.CHUNK,
+    "forward_over_reverse": 6 * forward.CHUNK,
+}
 
 
 class Choice(NamedTuple):
@@ -87,15 +93,14 @@ def compute(
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Return h[layer][k] as `curvature` does, by the engine that `choose` found to apply here."""
-    copies = _COPIES * (CHUNK if engine == "forward_over_reverse" else 1)
-    objective = Objective(model, loss, batch, directions, settings, copies=copies)
+    objective = Objective(model, loss, batch, directions, settings, copies=_COPIES[engine])
     parts = 1 if engine == "sweep" else len(directions)
     report = _counter(objective.microbatches * parts, progress)
     engines: dict[Engine, Callable[..., dict[str, Tensor]]] = {
         "sweep": class_sweep,
         "tangent": tangent,
-        "double_backward": double_backward,
-        "forward_over_reverse": forward_over_reverse,
+        "double_backward": hvp.double_backward,
+        "forward_over_reverse": forward.forward_over_reverse,
     }
     return engines[engine](objective, directions, report)
 

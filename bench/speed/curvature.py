@@ -1,9 +1,11 @@
 """Time exact directional curvature of all layers: our engines, and others, side by side in one run.
 
 Each engine gets the same network, batch and directions: the leading ones of each layer's gradient.
-An engine that takes each direction on its own is timed on a few of them and its time for all is
-estimated, as the table says: its cost is linear in their number. Errors are differences to double
-backward, relative to each layer's largest abs(h), over the directions that both computed.
+An engine whose cost grows with each direction is timed on a few of them and on half as many, and
+its time for all is estimated, as the table says: linear in their number. An engine may take several
+at a time (double backward, curvlinops), so that very few are dearer each; sampled=null measures
+all. Errors are differences to double backward, relative to each layer's largest abs(h), over the
+directions that both computed.
 
 `plain` is double backward as a short script has it, with a graph of its own for each direction; our
 `double_backward` shares one graph among all of them, and is what speed-ups are measured by.
@@ -43,9 +45,9 @@ PEERS = {"plain": plain_double_backward, "curvlinops": curvlinops_hessian}
 ONE_BY_ONE = ("double_backward", "forward_over_reverse", "tangent", *PEERS)
 EXAMPLES = (
     "model=resnet18 batch=2048 k=20 microbatch=512 autotune=true out=resnet18.json",
-    "model=resnet50 batch=1024 k=20 microbatch=256 autotune=true out=resnet50.json",
-    "model=gpt_mini batch=32 k=20 engines=double_backward,plain,curvlinops out=gpt_mini.json",
-    "model=vit_tiny batch=256 k=20 engines=double_backward,plain,curvlinops out=vit_tiny.json",
+    "model=resnet50 batch=1024 k=20 microbatch=256 autotune=true sampled=2 out=resnet50.json",
+    "model=gpt_mini batch=32 k=20 engines=auto,plain,curvlinops sampled=null out=gpt_mini.json",
+    "model=vit_tiny batch=256 k=20 engines=auto,plain,curvlinops sampled=null out=vit_tiny.json",
     "model=convnet batch=64 k=5 device=cpu",
 )
 
@@ -62,9 +64,9 @@ class CurvatureSpeedOptions(options.Options):
         "layer; left out where it is not installed).",
     )
     sampled: int | None = Field(
-        2,
+        10,
         ge=2,
-        description="Directions a layer on which engines that take them one by one are timed; "
+        description="Directions a layer on which engines whose cost grows with each are timed; "
         "null: all.",
     )
     layers: list[str] | None = Field(None, description="Layers by name; null: all matrices.")
@@ -166,11 +168,12 @@ class Stage:
         estimated = name in ONE_BY_ONE and few is not None and few < self.asked.k
         if estimated:
             assert few is not None
+            half = few // 2
             self._timed(work, first(self.directions, 1))  # warms up
-            one, _, _ = self._timed(work, first(self.directions, 1))
+            start, _, _ = self._timed(work, first(self.directions, half))
             some, peak, h = self._timed(work, first(self.directions, few))
-            seconds = one + max(some - one, 0.0) / (few - 1) * (self.asked.k - 1)
-            how = f"estimated from 1 and {few} of {self.asked.k} directions a layer"
+            seconds = start + max(some - start, 0.0) / (few - half) * (self.asked.k - half)
+            how = f"estimated from {half} and {few} of {self.asked.k} directions a layer"
         else:
             repeats = 1 if name in ONE_BY_ONE else rounds
             self._timed(work, self.directions if repeats > 1 else first(self.directions, 1))
@@ -231,7 +234,9 @@ def measure(stage: Stage) -> list[Row]:
             rows.append(stage.measure(engine))
         except ValueError as error:
             raise UserError(f"engines={engine}: {error}") from error
-    reference = "double_backward" if "double_backward" in engines else engines[0]
+    labels = [row.engine for row in rows]
+    exact = next((i for i, label in enumerate(labels) if "double_backward" in label), 0)
+    reference = engines[exact]
     return [
         Row(**{**asdict(row), "error": stage.error(engine, reference)})
         for row, engine in zip(rows, engines, strict=True)
@@ -245,7 +250,7 @@ def render(rows: list[Row]) -> Table:
     for name in ("seconds", "x forward", "speed-up", "peak MiB", "error"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("how", no_wrap=True)
-    slow = next((row.seconds for row in rows if row.engine == "double_backward"), None)
+    slow = next((row.seconds for row in rows if "double_backward" in row.engine), None)
     for row in rows:
         table.add_row(
             row.engine,

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -307,3 +308,58 @@ def test_cuda_agrees_with_cpu(convnet: nn.Module) -> None:
     single = curvature_of(convnet.cuda(), data, Settings())  # TF32 would miss this by 1e-3
     torch.testing.assert_close(single, exact, atol=1e-6, rtol=1e-4)
     assert math.isfinite(float(single.sum()))
+
+
+class Shrinks(torch.autograd.Function):
+    """x / (1 + x^2) whose derivative reads numbers, which vmap can't follow."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x / (1 + x**2)
+
+    @staticmethod
+    def backward(ctx: Any, errors: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return SlopeOfShrinks.apply(errors, x)
+
+
+class SlopeOfShrinks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, errors: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(errors, x)
+        return errors * (1 - x**2) / (1 + x**2) ** 2
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor]:
+        errors, x = ctx.saved_tensors
+        assert math.isfinite(outer.sum().item())
+        slope = (1 - x**2) / (1 + x**2) ** 2
+        bend = 2 * x * (x**2 - 3) / (1 + x**2) ** 3
+        return outer * slope, outer * errors * bend
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("count", [1, 5, 12])
+def test_directions_together_are_as_one_by_one(own: bool, count: int) -> None:
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.up(x)
+            return self.down(Shrinks.apply(x) if own else x / (1 + x**2))
+
+    model, data = Net().double(), batch(8, 5)
+    along = random_directions(model, "up", count)
+    h = curvature(
+        model, F.cross_entropy, data, ["up"], {"up": along},
+        engine="double_backward", settings=DOUBLE,
+    )["up"]  # fmt: skip
+    plain = copy.deepcopy(model)
+    plain.forward = lambda x: plain.down(plain.up(x) / (1 + plain.up(x) ** 2))  # type: ignore
+    expected = quotient(dense_hessian(plain, "up", data), along)
+    torch.testing.assert_close(h, expected, atol=1e-13, rtol=1e-10)
