@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo study test test-all lint clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## sweep, curvature and comparison table on the embedded digits: minutes on 2 cores
 	@$(BIN)/python -m bench.demo runs_dir=$(RUNS) $(ARGS)
+
+study: $(READY)  ## study (a) at a tenth of its size: tuning, 3 seeds, table; minutes on 2 cores
+	@$(BIN)/python -m bench.study +sweeps=study_a_small runs_dir=$(RUNS) $(ARGS)
 
 test: $(READY) lint  ## lint, types and all but the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile
