@@ -121,14 +121,17 @@ def _protocol(study: Study) -> str:
         )
     known = provenance(both)
     for name, words in _PROVENANCE.items():
-        found = [f"{_short(text)} ({count} runs)" for what, text, count in known if what == name]
+        told = [(_short(name, text), count) for what, text, count in known if what == name]
+        found = [f"{text} ({count} runs)" for text, count in told]
         lines += [f"- {words}: {', '.join(found)}"] if found else []
     return "\n".join(lines) + "\n"
 
 
-def _short(text: str) -> str:
-    """Return a number without its point, and a commit as far as git shows it."""
-    return text[:12] if len(text) == _HASH else text.removesuffix(".0")
+def _short(name: str, text: str) -> str:
+    """Return a commit as far as git shows it, and a count without its point."""
+    if name == "git.commit" and len(text) == _HASH:
+        return text[:12]
+    return text.removesuffix(".0") if name == "packed" else text
 
 
 def _place(

@@ -60,15 +60,26 @@ def metric_of(runs: pd.DataFrame, split: str = "test") -> str:
 
 
 def results(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
-    """Return the results of each dataset and model; verdicts are corrected over all of them.
+    """Return the results of each dataset and model.
+
+    Verdicts are corrected over all that are judged by the same metric.
 
     Args:
         runs: the report runs.
         budgets: what tuning has cost.
     """
+    place = runs.groupby(["dataset", "model"], dropna=False)
+    metrics = place["id"].transform(lambda ids: metric_of(runs.loc[ids.index]))
+    judged = [runs[metrics == metric] for metric in sorted(set(metrics))]
+    return [one for alike in judged for one in _judged(alike, budgets)]
+
+
+def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
     metric = metric_of(runs)
     table = build_table(runs, metric=metric, spread="interval")
     baselines = {name: found for name in BASELINES if (found := _row(table, name)) is not None}
+    if len(table.rows) == 1:
+        baselines = {}  # nothing to compare it with
     compared = {
         name: build_table(runs, metric=metric, spread="interval", baseline=label)
         for name, label in baselines.items()
@@ -96,9 +107,10 @@ def results(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
                     tuple(sorted({_device(run) for run in of_row})),
                 )
             )  # fmt: skip
-        notes = [note for note in table.notes if not note.startswith("s/epoch")]
-        notes += [note for one in compared.values() for note in one.notes[-1:]]
-        notes += [f"No row {name} in this study." for name in BASELINES if name not in baselines]
+        every = [note for one in (table, *compared.values()) for note in one.notes]
+        notes = [note for note in every if not note.startswith("s/epoch")]
+        missing = [name for name in BASELINES if _row(table, name) is None]
+        notes += [f"No row {name} in this study." for name in missing]
         notes += [f"Seconds withheld: {why}."] if why else []
         notes += [_target(here), *target.notes[:1]] if target else []
         all_found.append(

@@ -60,6 +60,8 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
         f"- tuning runs: 6 runs; seeds 1000; epochs 4; {same}",
         "- report and tuning seeds are disjoint (asserted)",
         "- device: Accelerator 9000 (21 runs)",
+        "- runs at once on a device: 1 (21 runs)",
+        "- torch: 2.11.0 (21 runs)",
         "- commit: 012345678901 (21 runs)",
         "### convnet / digits",
         "![convnet / digits: test/accuracy against seconds of training]"

@@ -144,6 +144,21 @@ def test_language_models_are_judged_by_their_loss(runs: Any, tmp_path: Path) -> 
     assert found.table.metric == "test/loss"
 
 
+def test_a_language_model_beside_others_keeps_its_own_metric(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {"adamw": [0.9, 0.91], "sgd": [0.9, 0.92]})
+    for name in ("adamw", "sgd"):
+        for seed in (0, 1):
+            config = runs.config(name, seed, sweep="study_x", names__model="gpt")
+            config["id"] += "-gpt"
+            tokens = 5.0 if (name, seed) != ("sgd", 1) else None  # one run does not say
+            study_runs.write(runs, root, config, 0.5, tokens_per_second=tokens)
+    convnet, gpt = built(root)
+    assert (convnet.model, convnet.table.metric) == ("convnet", "test/accuracy")
+    assert (gpt.model, gpt.table.metric) == ("gpt", "test/loss")
+    assert [row.cell.n for row in gpt.rows] == [2, 2]
+    assert "over 1 comparisons" in "".join(gpt.notes)
+
+
 def test_p_values_in_words() -> None:
     assert p_words(0.0004) == "p < 0.001"
     assert p_words(0.0466) == "p = 0.047"

@@ -40,7 +40,13 @@ def write(
         for e in range(1, 5)
     ]  # fmt: skip
     folder: Path = runs.folder(root, config, summary, state, history)
-    attempt = {"device": device, "git": {"commit": "0123456789" * 4, "dirty": False}}
+    versions = {"torch": "2.11.0"}
+    attempt = {
+        "device": device,
+        "packed": 1,
+        "versions": versions,
+        "git": {"commit": "0123456789" * 4, "dirty": False},
+    }
     (folder / "provenance.json").write_text(json.dumps({"attempts": [attempt]}))
     return folder
 
