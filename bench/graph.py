@@ -122,7 +122,6 @@ def capture(
                 changed = difference(before, _everything(model, optimizer, step.inputs.device))
                 if changed is not None:
                     raise NotCapturableError(changed)
-        snapshot.restore()
         recording = True
         step.record(launch)
         recording = False

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from loops import EPOCHS, MOMENTUM, SGD, STEPS, TOTAL, Build, Same, history_file, ran
 from torch import Tensor, nn
 
 from bench.data.images import Augment
@@ -19,24 +20,6 @@ from bench.divergence import DivergedError
 from bench.loop import Loop
 from bench.run import Row
 from bench.tracking import NullTracker, RunInfo
-
-SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}
-MOMENTUM = {**SGD, "momentum": 0.9, "nesterov": True}
-STEPS, EPOCHS = 4, 2  # batches an epoch; 35 images make 4 batches of 8 and a rest
-TOTAL = STEPS * EPOCHS
-Build = Any  # conftest's LoopRig
-Same = Callable[..., None]
-
-
-def ran(loop: Loop) -> Loop:
-    """Run at once after building: the next loop that is built seeds the noise anew."""
-    loop.run()
-    return loop
-
-
-def history_file(loop: Loop) -> bytes:
-    return (loop.folder.path / "history.jsonl").read_bytes()
-
 
 # -- seeds ----------------------------------------------------------------------------------------
 

@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from loops import MOMENTUM, STEPS, TOTAL, Build, Same, history_file, ran
 
-from bench.loop import Loop
 from bench.run import Row, RunFolder
 
 ADAMW = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.01, "weight_decay": 0.1}
-SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}
-MOMENTUM = {**SGD, "momentum": 0.9, "nesterov": True}
 MUON = {
     "_target_": "optimizers.Muon",
     "_partial_": True,
     "params": {"_target_": "optimizers.partition.hidden_matrices", "_partial_": True},
     "lr": 0.02,
 }
-STEPS, EPOCHS = 4, 2  # batches an epoch; 35 images make 4 batches of 8 and a rest
-TOTAL = STEPS * EPOCHS
-Build = Any  # conftest's LoopRig
-Same = Callable[..., None]
-
-
-def ran(loop: Loop) -> Loop:
-    """Run at once after building: the next loop that is built seeds the noise anew."""
-    loop.run()
-    return loop
-
-
-def history_file(loop: Loop) -> bytes:
-    return (loop.folder.path / "history.jsonl").read_bytes()
 
 
 # -- interruptions --------------------------------------------------------------------------------

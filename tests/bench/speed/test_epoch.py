@@ -116,7 +116,8 @@ def test_a_filled_cache_of_compiled_code_saves_time(
 ) -> None:
     out = tmp_path / "epoch.json"
     options = ["plain=false", "compile=true", "start=true", "steps=2", f"data_dir={tmp_path}"]
-    epoch.main([*SMALL, *options, f"out={out}"])
+    options += ["model=mlp", "dataset=digits", "batch_size=32", "device=cpu", "epochs=1"]
+    epoch.main([*options, f"out={out}"])
     text = capsys.readouterr().out
     assert "compilation and warm-up in a new process, filled cache: " in text
     found = json.loads(out.read_text())
