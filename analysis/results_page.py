@@ -121,8 +121,8 @@ def _protocol(study: Study) -> str:
         )
     known = provenance(both)
     for name, words in _PROVENANCE.items():
-        told = [(_short(name, text), count) for what, text, count in known if what == name]
-        found = [f"{text} ({count} runs)" for text, count in told]
+        counts = [(_short(name, text), count) for what, text, count in known if what == name]
+        found = [f"{text} ({count} runs)" for text, count in counts]
         lines += [f"- {words}: {', '.join(found)}"] if found else []
     return "\n".join(lines) + "\n"
 
