@@ -102,7 +102,7 @@ def winners(measured: Measured) -> Figure:
             axes.plot(shares.index, 100 * shares[model], "o", markersize=4, label=words,
                       linestyle=look(index)["linestyle"], color=look(index)["color"])  # fmt: skip
         runs, layers_of = group["run"].nunique(), group["layer"].nunique()
-        counted = f"{layers_of} layers" + (f" of {runs} runs" if runs > 1 else "")
+        counted = f"{layers_of} layers" + (f", {runs} runs" if runs > 1 else "")
         axes.set(title=f"{name}\n({counted})", xlabel="epoch", ylim=(-4, 104))
     grid[0].set_ylabel("layers won by BIC (%)")
     grid[-1].legend(loc="best", fontsize=8)
