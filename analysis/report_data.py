@@ -107,12 +107,16 @@ def lines(of: Sequence[Row], source: str, metric: str, x: str = "epoch") -> list
 
 
 def exponents(of: Iterable[Row], source: str) -> list[dict[str, Any]]:
-    """Return one entry a layer and row with measured exponents, beside the row's result."""
+    """Return one entry a layer and row with measured exponents, beside the row's result.
+
+    Of each run its last measurement counts: a run may have measured itself from its first weights
+    on.
+    """
     found = []
     for row in of:
         tables = [read_table(Path(source) / run_id / "exponents.parquet")
                   for run_id in row.cell.run_ids]  # fmt: skip
-        measured = [table[0] for table in tables if table is not None]
+        measured = [_latest(table[0]) for table in tables if table is not None]
         if not measured:
             continue
         whole = pd.concat(measured)
@@ -126,6 +130,10 @@ def exponents(of: Iterable[Row], source: str) -> list[dict[str, Any]]:
                 entry[name] = float(group[name].mean())
             found.append(entry)
     return found
+
+
+def _latest(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["step"] == table["step"].max()] if "step" in table else table
 
 
 def failures(runs: pd.DataFrame, source: str) -> list[dict[str, str]]:

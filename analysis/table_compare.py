@@ -103,16 +103,17 @@ def _notes(
 ) -> list[str]:
     tested = [one for one in found if one.n > 1]
     names = {"t": "paired t-test", "sign_flip": "sign-flip test", "wilcoxon": "Wilcoxon's test"}
+    count = f"{len(tested)} comparison{'' if len(tested) == 1 else 's'}"
     used = " or ".join(sorted({names[one.test] for one in tested})) or "no test"
     notes = [
         f"vs {baseline}: mean difference paired by seed [{100 * (1 - level):g} % interval]; verdict"
-        f" by {used}, Holm-corrected over {len(tested)} comparisons at {level:g};"
+        f" by {used}, Holm-corrected over {count} at {level:g};"
         " not shown: no evidence of a difference, which is not evidence of none."
     ]
     if "t" in {one.test for one in tested}:
         notes.append(
             "The t-test trusts that differences between seeds are near normal; the exact"
-            f" sign-flip test of {len(tested)} comparisons needs"
+            f" sign-flip test of {count} needs"
             f" {seeds_for_exact(len(tested), level)} seeds."
         )
     if resolve is not None:

@@ -37,9 +37,11 @@ def source(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 summary = runs.summary(accuracy, state, seconds_per_epoch=1.0 + o)
                 folder = runs.folder(root, config, summary, state, history)
                 if name == "muon" and d == 0:
-                    layers = pd.DataFrame({"layer": ["conv1", "head"], "alpha": [1.5, 2.25],
-                                           "gamma": [1.0, 0.5], "s": [1.4, 1.1],
-                                           "reliable": [True, False]})  # fmt: skip
+                    last = pd.DataFrame({"layer": ["conv1", "head"], "alpha": [1.5, 2.25],
+                                         "gamma": [1.0, 0.5], "s": [1.4, 1.1],
+                                         "reliable": [True, False], "step": 50})  # fmt: skip
+                    first = last.assign(alpha=9.0, reliable=False, step=0)
+                    layers = pd.concat([first, last], ignore_index=True)
                     write_table(layers, folder / "exponents.parquet", {})
     return root
 
@@ -67,6 +69,10 @@ def test_everything_is_on_it(page: Path) -> None:
     assert "digits / convnet: test/accuracy (%) against epochs" in text
     assert text.count('class="chart"') == 2
     assert re.search(r"<td>head</td>.*2\.25 !</td>", text)
+    # Of each run the last measurement: three runs, not six, and no mean with the first.
+    assert re.search(
+        r'<td>conv1</td><td class="number">1\.50</td>.*<td class="number">3</td>', text
+    )
     assert "diverged</td>" in text
     assert "seed=0,1,2</code>" in text
 

@@ -162,7 +162,7 @@ def test_verdicts_and_runs_behind_each_cell(
     assert "+1.00 [+1.00, +1.00] not shown" in adamw
     assert "+2.00 (1 pair)" in muon
     assert sgd.split()[-2:] == ["–", "–"]
-    assert "Holm-corrected over 1 comparisons at 0.05" in out
+    assert "Holm-corrected over 1 comparison at 0.05" in out
     assert "\nadamw, digits/convnet: digits-convnet-adamw-s0-" in out
 
 
