@@ -156,7 +156,7 @@ def test_a_language_model_beside_others_keeps_its_own_metric(runs: Any, tmp_path
     assert (convnet.model, convnet.table.metric) == ("convnet", "test/accuracy")
     assert (gpt.model, gpt.table.metric) == ("gpt", "test/loss")
     assert [row.cell.n for row in gpt.rows] == [2, 2]
-    assert "over 1 comparisons" in "".join(gpt.notes)
+    assert "over 1 comparison" in "".join(gpt.notes)
 
 
 def test_p_values_in_words() -> None:
