@@ -139,10 +139,9 @@ class Search:
         best = self._coordinates(self.best(scores))
         edges = self._edges(scores)
         if edges:
-            moved = [at + edges.get(index, 0) * self._step for index, at in enumerate(best)]
-            point = self._point(moved)
-            if point not in scores:
-                return point
+            return self._point(
+                [at + edges.get(index, 0) * self._step for index, at in enumerate(best)]
+            )
         done = len(scores) - self.covering
         for offset in range(len(self.ranges)):  # each parameter in turn
             for point in self._halvings(scores, (done + offset) % len(self.ranges)):

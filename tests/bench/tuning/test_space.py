@@ -93,6 +93,30 @@ def test_two_parameters_move_on_in_those_that_lie_at_an_edge() -> None:
     assert list(scores)[9:] == [(31.62, 10.0), (999.9, 10.0)]  # a step from what was tried, rounded
 
 
+def test_parameters_are_refined_in_turn_on_the_side_that_has_the_better_trial() -> None:
+    search = Search((WIDE, Range(1.0, 100.0)), 11, 2)
+    scores = dict.fromkeys(search.first(), 0.5)
+    scores |= {(0.001, 1.0): 0.9, (0.001, 10.0): -5.0, (0.001, 100.0): -5.0}  # a best of 0.9
+    scores |= {(0.03162, 10.0): 1.0, (0.03162, 100.0): 0.8}
+    first = search.asked(scores)[9]
+    assert first == (0.005623, 10.0)
+    second = search.asked({**scores, first: 0.0})[10]
+    assert second == (0.03162, 3.162)
+
+
+def test_a_quasi_random_search_moves_on_by_a_trials_share_of_the_range() -> None:
+    search = Search((WIDE,), 5, 1, "halton")
+    scores = searched(search, peak(1e9))
+    highest = max(search.first())[0]
+    assert list(scores)[4][0] == pytest.approx(highest * 10, rel=1e-3)  # a third of 3 decades
+
+
+def test_an_edge_is_named_by_its_lower_end_first() -> None:
+    search = Search((WIDE, Range(1.0, 100.0)), 4, 0)
+    assert search.place({(0.001, 1.0): 0, (1.0, 1.0): 0, (0.001, 100.0): 1.0}) == "low edge"
+    assert search.place({(0.001, 1.0): 0, (1.0, 1.0): 0, (1.0, 100.0): 1.0}) == "high edge"
+
+
 @given(
     trials=st.integers(2, 12),
     share=st.floats(0, 1),
