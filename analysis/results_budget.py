@@ -82,16 +82,19 @@ def usual(found: Sequence[Budget]) -> tuple[int, int, float]:
     return max(counts, key=lambda cost: (counts[cost], cost))
 
 
-def line(found: Mapping[str, Budget], tuning: pd.DataFrame) -> str:
+def line(found: Mapping[str, Budget], tuning: pd.DataFrame, *, tuned: bool = False) -> str:
     """Say whether the budgets of one table's optimizers are equal.
 
     Args:
         found: the budget of each optimizer of the table.
-        tuning: the study's tuning runs.
+        tuning: the tuning runs.
+        tuned: whether the reported runs say that they are tuned.
     """
     costs = {one.cost for one in found.values()}
     if costs == {Budget().cost}:
-        return f"{RED} **Untuned**: every optimizer runs with the defaults of its file."
+        if tuned:
+            return f"{RED} **Tuned, but by runs that are in no archive**: budgets are unknown."
+        return f"{RED} **Untuned**: settings are those of the sweep and of the optimizers' files."
     seeds = span([int(seed) for seed in tuning["seed"].dropna()])
     if len(costs) == 1:
         one = next(iter(found.values()))

@@ -112,7 +112,8 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
     if not svg:
         return ""
     last = sorted(lines, key=lambda line: -line.middle[-1] if percent else line.middle[-1])
-    legend = [(f"{line.middle[-1]:.2f}  {line.label}", line.colour) for line in last]
+    digits = 2 if percent else 3
+    legend = [(f"{line.middle[-1]:.{digits}f}  {line.label}", line.colour) for line in last]
     return document(svg, legend, title)
 
 

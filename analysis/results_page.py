@@ -142,7 +142,10 @@ def _place(
     verdict = results_verdict.sentences(found, study)
     parts += [f"{verdict}\n"] if verdict else []
     budgets = {row.optimizer: row.budget for row in found.rows}
-    parts += [f"{results_budget.line(budgets, tuning)}\n", f"{markdown(found)}\n"]
+    parts += [
+        f"{results_budget.line(budgets, tuning, tuned=study.tuned)}\n",
+        f"{markdown(found)}\n",
+    ]
     parts += ["\n".join(f"- {note}" for note in found.notes) + "\n"]
     for x in results_figures.axes(found):
         against = results_figures.AXES[x]

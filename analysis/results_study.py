@@ -68,6 +68,12 @@ class Study:
         return report
 
     @cached_property
+    def tuned(self) -> bool:
+        """Whether report runs say that their settings are tuned (``tuned=true``, or a folder)."""
+        told = self.runs["config.tuned"] if "config.tuned" in self.runs else ()
+        return any(isinstance(value, str) or value is True for value in told)
+
+    @cached_property
     def preparation(self) -> pd.DataFrame:
         """The runs of the study that no number is from."""
         whole = self._of(self.name)
@@ -96,13 +102,13 @@ def check_disjoint(report: pd.DataFrame, tuning: pd.DataFrame, where: str) -> No
 def tuner(study: Study, everyone: Sequence[Study]) -> Study:
     """Return the study whose tuning runs chose the settings of ``study``.
 
-    Itself where it has any; else the one that tuned most of its optimizers, on the same datasets
-    and models, of equals the first; itself where there is none.
+    Itself where it has any, or says that it is not tuned; else the one that tuned most of its
+    optimizers, on the same datasets and models, of equals the first; itself where there is none.
 
     Raises:
         ValueError: a seed is among those tuning runs and among the reported ones.
     """
-    if len(study.tuning) or study.runs.empty:
+    if len(study.tuning) or not study.tuned:
         return study
     ours = _places(study.runs)
     others = [one for one in everyone if one.archive is not None]

@@ -60,7 +60,7 @@ def test_a_language_model_is_drawn_against_tokens(runs: Any, tmp_path: Path) -> 
     assert axes(found) == ["seconds", "tokens"]
     shown = texts(drawn(root, "tokens"))
     assert {"tokens", "4000"} <= set(shown)  # 4 epochs of 1000
-    assert shown[-1] == "0.25  adamw"  # the made-up loss after 4 epochs
+    assert shown[-1] == "0.250  adamw"  # the made-up loss after 4 epochs
 
 
 def test_the_band_is_students_interval(runs: Any, tmp_path: Path) -> None:

@@ -127,13 +127,17 @@ def test_who_tuned_a_study(runs: Any, tmp_path: Path) -> None:
     both = kept(runs, tmp_path, "study_b", pair)
     long = kept(runs, tmp_path, "study_c", pair, rates=())
     other = kept(runs, tmp_path, "study_d", {"sgd": [0.5]}, rates=())
+    plain = kept(runs, tmp_path, "study_f", pair, rates=(), tuned=False)
+    elsewhere = kept(runs, tmp_path, "study_g", pair, rates=(), tuned="folder")
     idle = Study("study_e", Header("", ()), None)
-    everyone = [few, both, long, other, idle]
+    everyone = [few, both, long, other, idle, plain, elsewhere]
     assert tuner(few, everyone) is few
     assert tuner(long, everyone) is both
     assert tuner(long, [few, long]) is few
     assert tuner(other, everyone) is other
     assert tuner(idle, everyone) is idle
+    assert tuner(plain, everyone) is plain
+    assert tuner(elsewhere, everyone) is both
 
 
 def test_a_seed_that_another_studys_tuning_used_is_refused(runs: Any, tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_a_slower_epoch_is_more_times_as_long(runs: Any, tmp_path: Path) -> None
     assert "An epoch takes 1.50 times as long as with `adamw`." in said(root)
 
 
+def test_a_map_of_settings_has_no_verdict(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW, "spectral_newton": MUON})
+    assert "`spectral_newton`" in said(root)
+    config = runs.config("spectral_newton", 0, sweep="study_x", optimizer__lr=0.7)
+    study_runs.write(runs, root, config, 0.95)
+    assert said(root) == ""
+
+
 def test_no_subject_no_verdict(runs: Any, tmp_path: Path) -> None:
     assert said(study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW})) == ""
     alone = study_runs.study(runs, tmp_path / "alone", {"spectral_newton": ADAMW}, rates=())

@@ -58,12 +58,13 @@ def study(
     *,
     name: str = "study_x",
     rates: Sequence[float] = (1e-3, 1e-2),
+    tuned: bool | str = True,
     **more: Any,
 ) -> Path:
     """Write report runs of ``accuracies`` by seed at lr 0.01, and tuning runs at ``rates``."""
     for optimizer, values in accuracies.items():
         for seed, accuracy in enumerate(values):
-            config = runs.config(optimizer, seed, sweep=name, optimizer__lr=1e-2)
+            config = runs.config(optimizer, seed, sweep=name, optimizer__lr=1e-2, tuned=tuned)
             write(runs, root, config, accuracy, **more)
         for place, rate in enumerate(rates):
             config = runs.config(
