@@ -70,7 +70,7 @@ class Study:
     @cached_property
     def tuned(self) -> bool:
         """Whether report runs say that their settings are tuned (``tuned=true``, or a folder)."""
-        told = self.runs["config.tuned"] if "config.tuned" in self.runs else ()
+        told = self.runs.get("config.tuned", ())
         return any(isinstance(value, str) or value is True for value in told)
 
     @cached_property
