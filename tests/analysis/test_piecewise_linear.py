@@ -159,6 +159,19 @@ def test_a_layer_that_sees_samples_second_is_found(positions: int) -> None:
     assert "samples are not independent, or not first, in the output of layer 'layer'" in said
 
 
+def test_a_layer_that_sees_one_row_for_all_samples_is_found() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(5, 5), nn.Linear(5, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x) + self.layer(x.mean(0, keepdim=True))
+
+    said = examine(Pooled(), F.cross_entropy, data(), ["layer"], Settings()).obstacle
+    assert said == "samples are not independent, or not first, in the output of layer 'layer'"
+
+
 def test_layers_of_other_kinds_or_never_called_are_named() -> None:
     attention = nn.MultiheadAttention(4, 2, batch_first=True)
 
