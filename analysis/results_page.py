@@ -77,7 +77,7 @@ def _overview(studies: Sequence[Study]) -> str:
 
 def _idle(study: Study) -> str:
     commands = "\n".join(study.header.commands)
-    return f"### {study.name}\n\n{study.header.text}\n\n```console\n{commands}\n```\n"
+    return f"### {study.name}\n\n{study.header.question}\n\n```console\n{commands}\n```\n"
 
 
 def _section(study: Study, tuned_by: Study, drawn: dict[str, str], figures: str) -> str:
