@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +18,28 @@ from bench.build import Shape, attempt, build_model
 from bench.config import RunConfig
 from bench.data.base import Data, MissingDataError
 from bench.errors import UserError
+from bench.kept_data import KeptData
 from bench.run import RunFolder
 from bench.seeding import derive
 
-
-def _load(dataset: str, root: str, seed: int) -> Any:
-    return instantiate(json.loads(dataset), root=Path(root), seed=seed)
+_kept: KeptData | None = None
 
 
-def keep_data(count: int) -> None:
-    """Keep the last ``count`` datasets in memory for runs to come: a run only reads them."""
-    global _load  # noqa: PLW0603  (memory is the process's own)
-    _load = functools.lru_cache(maxsize=count)(_load)
+@contextmanager
+def keeping_data() -> Iterator[None]:
+    """Keep datasets in memory for the runs to come: a run only reads them."""
+    global _kept  # noqa: PLW0603  (memory is the process's own)
+    before = _kept
+    _kept = before or KeptData()
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def _load(dataset: dict[str, Any], root: str, seed: int) -> Any:
+    load = functools.partial(instantiate, dataset, root=Path(root), seed=seed)
+    return _kept.get((json.dumps(dataset), root, seed), load) if _kept else load()
 
 
 def build_data(config: RunConfig) -> Data:
@@ -38,7 +50,7 @@ def build_data(config: RunConfig) -> Data:
     """
     choice = config.names["dataset"]
     try:
-        data = _load(json.dumps(config.dataset), config.data_dir, config.seed)
+        data = _load(config.dataset, config.data_dir, config.seed)
     except Exception as error:
         cause = error.__cause__ or error
         if isinstance(cause, MissingDataError):

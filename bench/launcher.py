@@ -1,7 +1,7 @@
 """Hydra's side of a grid: expand it, plan it, carry out what is missing.
 
-The sweeper and the launchers are Hydra plugins (``hydra_plugins/`` hands them over); what they do
-is in ``bench/launch/``.
+The launchers are Hydra plugins (``hydra_plugins/`` hands them over); what they do is in
+``bench/launch/``.
 """
 
 from __future__ import annotations
@@ -9,31 +9,25 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from bench import experiment
 from bench.errors import RunsFailedError, UserError
 from bench.launch import live, manifest, report, slurm, snapshot
 from bench.launch.execute import execute
 from bench.launch.grid import Composer, Job
 from bench.launch.plan import News, Plan, Retry, look, make_plan, objections
-from bench.launch.pool import Pool, slots
+from bench.launch.pool import Pool, slots, visible_devices
 from bench.lock import machine, started
-
-
-class GridSweeper(BasicSweeper):
-    """Every combination of the values given, as Hydra's own; the launcher checks them all."""
-
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Do nothing: Hydra would compose each combination once more."""
 
 
 class GridLauncher(Launcher):
@@ -132,31 +126,36 @@ class LocalLauncher(GridLauncher):
         return len(self._places()) > 1
 
     def _places(self) -> list[dict[str, str]]:
-        found = [str(number) for number in range(torch.cuda.device_count())]
-        devices = found[: self.workers]
+        count = torch.cuda.device_count()
+        names = visible_devices() or [str(number) for number in range(count)]
+        devices = names[:count][: self.workers]
         return slots(devices, self.pack if devices else (self.workers or 1))
 
     def _carry_out(self, jobs: Sequence[Job]) -> None:
-        places = self._places()
-        if len(places) == 1 or len(jobs) == 1:
-            self._one_by_one(jobs)
-        elif jobs:
-            self._by_pool(jobs, places)
-
-    def _one_by_one(self, jobs: Sequence[Job]) -> None:
-        failed = 0
-        for job in jobs:
-            failed += execute(job.config) == "failed"
-            if failed == self.fail_fast_after:
-                print(f"stopped after {failed} failures", file=sys.stderr, flush=True)
-                break
-
-    def _by_pool(self, jobs: Sequence[Job], places: list[dict[str, str]]) -> None:
+        if not jobs:
+            return
+        if self.pack > 1 and not torch.cuda.device_count():
+            warnings.warn(f"pack={self.pack} is for GPUs; on CPU give workers=N", stacklevel=2)
         options = {"fail_fast_after": self.fail_fast_after}
         ids = [job.identity.id for job in jobs]
         launch = manifest.create(Path(jobs[0].config.runs_dir), jobs, [ids], options)
         launch.note_process(os.getpid(), started(os.getpid()), machine())
-        pool = Pool(launch, ids, places, lambda text: print(text, flush=True))
+        places = self._places()
+        if len(places) == 1 or len(jobs) == 1:
+            self._one_by_one(jobs)
+        else:
+            self._by_pool(Pool(launch, ids, places, lambda text: print(text, flush=True)))
+
+    def _one_by_one(self, jobs: Sequence[Job]) -> None:
+        failed = 0
+        with experiment.keeping_data():
+            for job in jobs:
+                failed += execute(job.config) == "failed"
+                if failed == self.fail_fast_after:
+                    print(f"stopped after {failed} failures", file=sys.stderr, flush=True)
+                    break
+
+    def _by_pool(self, pool: Pool) -> None:
         try:
             pool.run()
         except KeyboardInterrupt:
@@ -164,7 +163,7 @@ class LocalLauncher(GridLauncher):
             pool.stop()
             pool.run_down()
             raise
-        if launch.given_up:
+        if pool.launch.given_up:
             print(f"stopped after {self.fail_fast_after} failures", file=sys.stderr, flush=True)
 
 

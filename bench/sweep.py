@@ -123,7 +123,8 @@ def logs(words: Sequence[str]) -> None:
     found = sorted(given.runs_dir.glob(f"{given.run}*/log.txt"))
     if not found:
         known = [path.name for path in given.runs_dir.glob("*") if (path / "log.txt").exists()]
-        raise UserError(f"run={given.run}: no log; {suggestion(given.run, known)}")
+        why = "the runs of a single process print to its terminal" if not known else ""
+        raise UserError(f"run={given.run}: no log; {why or suggestion(given.run, known)}")
     for path in found:
         print(f"==> {path} <==")
         for line in path.read_text(errors="replace").splitlines()[-given.lines :]:

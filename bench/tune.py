@@ -34,8 +34,6 @@ from bench.tuning import record
 from bench.tuning.candidates import Candidate, candidates
 from bench.tuning.spec import study_of
 
-_DATASETS = 2  # kept in memory from run to run
-
 
 def tune(words: Sequence[str]) -> None:
     """Carry out the search that ``words`` describe, or the rest of it; write its winners.
@@ -48,7 +46,8 @@ def tune(words: Sequence[str]) -> None:
     config.register_resolvers()
     setup_globals()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+    composing = initialize_config_dir(str(paths.conf_dir()), version_base="1.3")
+    with composing, experiment.keeping_data():
         loader = GlobalHydra.instance().config_loader()
         master = master_config(loader, spelled_out(words))
         found = candidates_of(master)
@@ -93,7 +92,6 @@ def _launcher(master: DictConfig) -> GridLauncher:
         OmegaConf.update(master, "hydra.launcher.wait", True)
     loader = GlobalHydra.instance().config_loader()
     context = HydraContext(config_loader=loader, callbacks=Callbacks())
-    experiment.keep_data(_DATASETS)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=lambda _: None, config=master
     )

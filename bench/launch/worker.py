@@ -4,7 +4,7 @@
 
 It reads a run's id a line and answers a line of JSON: how it ended. Whatever the run prints goes to
 the run's own log. Between runs the process keeps what is slow to get: imports, the dataset, and
-the compiled code of a model; everything that decides a result is set anew by each run.
+the code that was compiled for runs alike; everything that decides a result is set anew by each run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from bench.launch.manifest import Launch
 from bench.launch.standing import run_folder
 from bench.preemption import StopRequested
 
-_DATASETS = 2  # kept in memory: a grid often alternates between two, seldom between more
-
 
 def main(launch: Launch) -> None:
     """Carry out runs until there are no more words on standard input."""
@@ -33,20 +31,23 @@ def main(launch: Launch) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*preemption.SIGNALS, signal.SIGINT})
     config.register_resolvers()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    experiment.keep_data(_DATASETS)
-    for line in iter(sys.stdin.readline, ""):
-        run_id = line.strip()
-        run = launch.config(run_id)
-        with _logging_to(run_folder(run, run_id).path / "log.txt"):
-            try:
-                outcome: str = execute(run, patient=True)
-            except StopRequested as error:
-                print(f"{run_id}: stopped: {error}", flush=True)
-                outcome = "stopped"
-        answers.write(json.dumps({"outcome": outcome}) + "\n")
-        answers.flush()
-        if outcome == "stopped":
-            return
+    with experiment.keeping_data():
+        for line in iter(sys.stdin.readline, ""):
+            outcome = _carry_out(launch, line.strip())
+            answers.write(json.dumps({"outcome": outcome}) + "\n")
+            answers.flush()
+            if outcome == "stopped":
+                return
+
+
+def _carry_out(launch: Launch, run_id: str) -> str:
+    run = launch.config(run_id)
+    with _logging_to(run_folder(run, run_id).path / "log.txt"):
+        try:
+            return execute(run, patient=True)
+        except StopRequested as error:
+            print(f"{run_id}: stopped: {error}", flush=True)
+            return "stopped"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from bench import sweep
 from bench.identity import identify
+from bench.launch import manifest
+from bench.launcher import LocalLauncher
 from bench.run import RunFolder
 from bench.train import tracker_label
 
@@ -64,6 +68,42 @@ def test_a_grid_is_every_combination_and_runs_once(command: Command, tmp_path: P
     status, again, err = command(*words)
     assert (status, err) == (0, "")
     assert again == "4 planned: 4 done\n"
+
+
+def test_a_launch_in_one_process_can_be_looked_at_from_elsewhere(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = command(*QUICK, "optimizer=sgd", "seed=0,1", "pack=2", f"runs_dir={tmp_path}")
+    assert status == 0
+    assert "pack=2 is for GPUs; on CPU give workers=N" in err
+    sweep.main(["status", f"runs_dir={tmp_path}"])
+    assert "2 planned: 2 done" in capfd.readouterr().out
+    process = manifest.find(tmp_path).submitted["process"]
+    assert process["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "workers", "pack", "expected"),
+    [
+        ("", 0, None, 1, [None]),
+        ("", 2, None, 1, ["0", "1"]),
+        ("", 2, 1, 2, ["0", "0"]),
+        ("3", 1, None, 2, ["3", "3"]),  # the user's own choice
+        ("3,5,7", 2, None, 1, ["3", "5"]),  # of which one is not there
+    ],
+)
+def test_which_gpu_each_worker_has(
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+    count: int,
+    workers: int | None,
+    pack: int,
+    expected: list[str | None],
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    places = LocalLauncher(workers=workers, pack=pack)._places()
+    assert [place.get("CUDA_VISIBLE_DEVICES") for place in places] == expected
 
 
 def test_later_jobs_do_not_reuse_the_first_ones_seed(command: Command, tmp_path: Path) -> None:

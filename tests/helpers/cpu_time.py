@@ -16,14 +16,21 @@ QUIET_IMPORT = 2.0  # seconds of `import torch` on the machine on which limits w
 
 
 def run(
-    words: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+    words: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    given: str | None = None,
 ) -> tuple[str, float]:
-    """Run Python with ``words`` to its end; return what it printed, and its CPU seconds."""
+    """Run Python with ``words`` to its end; return what it printed, and its CPU seconds.
+
+    ``given`` is its standard input.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, *words],
         cwd=folder,
         env=environment,
+        input=given,
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,110 @@
+"""Every file of sweeps/ trains: a few steps of its smallest run, on small copies of its dataset.
+
+Parametrised over the files: a new one is tested without a change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from torch import nn
+
+from bench import config, experiment, paths
+from bench.assembly import make_loop
+from bench.config import RunConfig
+from bench.evaluation import laid_out
+from bench.launch.grid import Composer, Job, combinations, master_config
+from bench.parallel import ALONE
+from bench.run import RunFolder
+from bench.tracking import NullTracker, RunInfo
+from optimizers.partition import by_layer
+
+FILES = sorted((paths.home() / "sweeps").glob("*.yaml"))
+STEPS = 3
+# A GPU's way of computing, not what is computed; and little of it.
+HERE = ("device=cpu", "compile=false", "accounting=false", "threads=1", "progress=none")
+HERE = (*HERE, "batch_size=4", "precision=float32", "channels_last=false", "epochs=1")
+SMALL = {
+    "synthetic_images": ("count=60", "test_count=20"),
+    "synthetic_lm": ("count=40", "held_out=10", "context_length=16"),
+}
+
+
+@pytest.fixture
+def loader() -> Iterator[Any]:
+    config.register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def size_of(run: RunConfig, known: dict[str, int]) -> int:
+    """Parameters of the run's network, made without memory."""
+    key = str((run.model, run.dataset))
+    if key not in known:
+        shape = experiment.build_data(run).shape
+        with torch.device("meta"):
+            model = experiment.seeded_model(run, shape)
+        known[key] = sum(parameter.numel() for parameter in model.parameters())
+    return known[key]
+
+
+def write_exponents(path: Path, model: nn.Module) -> None:
+    """Exponents as if measured, of each layer of ``model``."""
+    layers = [group["layer"] for group in by_layer(model) if "layer" in group]
+    table: dict[str, Any] = {"layer": layers}
+    for name, value in (("layer_type", "conv"), ("rows", 16), ("cols", 16), ("n_valid", 16)):
+        table[name] = [value] * len(layers)
+    table |= {"reliable": [True] * len(layers), "step": [1] * len(layers)}
+    table["epoch"] = [1.0] * len(layers)
+    for name in ("alpha", "gamma", "s"):
+        table[name] = [1.0 + 0.01 * number for number in range(len(layers))]
+        table[f"{name}_stderr"] = table[f"{name}_r2"] = [0.5] * len(layers)
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+
+
+def smallest(loader: Any, file: Path, words: list[str]) -> RunConfig:
+    master = master_config(loader, [f"+sweeps={file.stem}", *words])
+    composer = Composer(loader, master)
+    runs = []
+    for overrides in combinations(master):
+        made = composer.job(overrides)
+        assert isinstance(made, Job), made
+        runs.append(made.config)
+    known: dict[str, int] = {}
+    return min(runs, key=lambda run: size_of(run, known))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_its_smallest_run_trains(
+    loader: Any, file: Path, data_folder: Path, tmp_path: Path, exponents: Callable[..., Path]
+) -> None:
+    words = [f"data_dir={data_folder}", "tracker=none", f"exponents={exponents()}"]
+    words += [f"trainer.{word}" for word in HERE]
+    run = smallest(loader, file, words)
+    small = [f"dataset.{word}" for word in SMALL.get(run.names["dataset"], ())]
+    if "exponents" in run.optimizer:
+        model = experiment.seeded_model(run, experiment.build_data(run).shape)
+        write_exponents(exponents(), model)
+    run = smallest(loader, file, [*words, *small])
+    data = experiment.build_data(run)
+    folder = RunFolder(tmp_path / "run")
+    tracker = NullTracker(RunInfo("run", None, {}, tmp_path))
+    loop = make_loop(run, folder, data, tracker, ALONE)
+    before = {name: value.detach().clone() for name, value in loop.model.named_parameters()}
+    batches = data.train_batches(run.seed, 0, run.trainer.batch_size)
+    for _ in range(STEPS):
+        inputs, targets = next(batches)
+        assert loop.training_step(laid_out(inputs, loop.memory_format), targets).isfinite()
+    for name, value in loop.model.named_parameters():
+        assert value.isfinite().all(), name
+        assert value.ndim < 2 or not torch.equal(value, before[name]), name
