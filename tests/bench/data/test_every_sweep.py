@@ -31,7 +31,7 @@ FILES = sorted((paths.home() / "sweeps").glob("*.yaml"))
 STEPS = 3
 # A GPU's way of computing, not what is computed; and little of it.
 HERE = ("device=cpu", "compile=false", "accounting=false", "threads=1", "progress=none")
-HERE = (*HERE, "batch_size=4", "precision=float32", "channels_last=false", "epochs=1")
+HERE = (*HERE, "batch_size=2", "precision=float32", "channels_last=false", "epochs=1")
 SMALL = {
     "synthetic_images": ("count=60", "test_count=20"),
     "synthetic_lm": ("count=40", "held_out=10", "context_length=16"),

@@ -137,26 +137,6 @@ def test_signals_at_the_start_of_a_worker_are_kept_for_later(
 
 
 @pytest.mark.slow
-def test_a_result_does_not_depend_on_the_runs_before_it(
-    launched: Callable[..., Launch], assert_same: Callable[..., None], quick: Make, tmp_path: Path
-) -> None:
-    """Bit for bit: alone in a fresh process, and after others in a worker."""
-    others = [("model=convnet", "~model.hidden"), ("seed=3", "trainer.threads=2")]
-    last = ("seed=5", "dataset.pad=1", "trainer.epochs=2")
-    del others[0]  # the quick run's own options are the mlp's
-    busy = launched(("seed=1", "dataset.pad=1"), *others, ("optimizer.lr=0.25",), last)
-    run(busy, 1)
-    name = busy.tasks[0][-1]
-    states = [busy.folder(name).load_checkpoint()]
-    history = busy.folder(name).history()
-    alone = launched((*last, f"runs_dir={tmp_path / 'alone'}"))
-    run(alone, 1)
-    states.append(alone.folder(name).load_checkpoint())
-    assert_same(states[0], states[1])
-    assert history == alone.folder(name).history()
-
-
-@pytest.mark.slow
 def test_giving_up_after_failures(launched: Callable[..., Launch]) -> None:
     launch = launched(*(("optimizer.lr=0.25", f"seed={n}") for n in range(4)), fail_fast_after=2)
     pool, _ = run(launch, 1)
