@@ -101,3 +101,32 @@ def test_the_ceiling_is_measured_once() -> None:
     first = ceiling(CPU, torch.float32)
     assert first > 1e8
     assert ceiling(CPU, torch.float32) == first
+
+
+class Preparing(torch.optim.SGD):
+    """SGD with a product in its first step alone; remembers whether each step was compiled."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.parameters(), lr=0.1)
+        self.param_groups[0]["compile"] = True
+        self.compiled: list[bool] = []
+
+    def step(self, closure: Any = None) -> Any:
+        if not self.compiled:
+            torch.ones(4, 4) @ torch.ones(4, 4)
+        self.compiled.append(self.param_groups[0]["compile"])
+        return super().step(closure)
+
+
+def test_the_first_step_is_not_counted_and_the_timed_ones_are_compiled() -> None:
+    made: list[Preparing] = []
+
+    def make(model: nn.Module) -> Preparing:
+        made.append(Preparing(model))
+        return made[-1]
+
+    cost = measure_cost(two_layers(), make, batch())
+    assert cost.optimizer_flops == 0
+    counted, timed = made[0].compiled[:2], made[0].compiled[2:]
+    assert counted == [False, False]
+    assert timed and all(timed)
