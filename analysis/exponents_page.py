@@ -36,7 +36,9 @@ class PageOptions(cli.Options):
     """Options of the command."""
 
     name: str = Field(description="Name of the archive, the page and the figure.")
-    source: str | None = Field(None, description="Runs to gather first; default: the archive's.")
+    source: str | None = Field(
+        None, description="Runs to gather first, a folder or an archive; default: the page's own."
+    )
     docs: Path = Field(Path("docs"), description="The folder of the pages.")
 
 
@@ -55,7 +57,8 @@ def main(argv: list[str]) -> None:
         try:
             if options.source is not None:
                 archive.parent.mkdir(parents=True, exist_ok=True)
-                run_archive.write(archive, run_archive.gather(Path(options.source).expanduser()))
+                runs = Path(run_archive.local(options.source)).expanduser()
+                run_archive.write(archive, run_archive.gather(runs))
                 print(archive)
             if not archive.is_file():
                 raise UserError(f"{archive}: no such archive; give source=<folder of runs>")

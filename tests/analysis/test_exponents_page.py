@@ -37,6 +37,9 @@ def test_the_page_is_made_from_runs_and_again_from_its_archive_alone(tmp_path: P
         (docs / name).unlink()
     main(["name=exponents_x", f"docs={docs}"])
     assert _files(docs) == first
+    copied = f"source={docs / 'measurements' / 'exponents_x.parquet'}"
+    main(["name=exponents_x", copied, f"docs={tmp_path / 'elsewhere'}"])
+    assert _files(tmp_path / "elsewhere") == first
 
 
 def test_the_tables_show_what_was_measured(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_norms_of_every_block_are_numpys() -> None:
     parts = {"a.weight": [0, 1, 2], "b.weight": [3], "c.weight": [4, 5, 6, 7]}
     for row in found.to_dict("records"):
         block = hessian.numpy()[np.ix_(parts[row["row"]], parts[row["col"]])]
-        assert row["row_size"], row["col_size"] == block.shape
+        assert (row["row_size"], row["col_size"]) == block.shape
         singular = np.linalg.svd(block, compute_uv=False)
         assert row["mean_abs"] == pytest.approx(np.abs(block).mean(), rel=1e-12)
         assert row["frobenius"] == pytest.approx(np.sqrt((block**2).sum()), rel=1e-12)
