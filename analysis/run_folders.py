@@ -31,11 +31,12 @@ def folders(root: Path) -> list[tuple[Path, RunRecord]]:
 def stamps(root: Path) -> list[str]:
     """Return a text for each folder that `records` looks at, another whenever a file it reads is.
 
-    The folder itself counts, too: it changes with every file that comes, goes or is replaced.
+    The folder itself counts, too: it changes with its name, and with every file that comes, goes
+    or is replaced.
     """
     if (root / "config.json").is_file():
-        return [_stamp(str(root), root.name)]
-    return [_stamp(f"{root}/{name}", name) for name in _folders(root)]
+        return [_stamp(str(root))]
+    return [_stamp(f"{root}/{name}") for name in _folders(root)]
 
 
 def history(root: Path, run_id: str) -> list[dict[str, Any]]:
@@ -81,8 +82,8 @@ def _folders(root: Path) -> list[str]:
         return sorted(e.name for e in entries if e.name[0] not in "._" and e.is_dir())
 
 
-def _stamp(folder: str, name: str) -> str:
-    return " ".join([name, file_stamp(folder), *(file_stamp(f"{folder}/{part}") for part in _READ)])
+def _stamp(folder: str) -> str:
+    return " ".join([file_stamp(folder), *(file_stamp(f"{folder}/{part}") for part in _READ)])
 
 
 def file_stamp(path: str) -> str:

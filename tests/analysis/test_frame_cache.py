@@ -155,6 +155,16 @@ def _changes(folder: Path) -> list[tuple[str, Callable[[], object]]]:
             ("another", another)]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["config", "status", "summary", "provenance"])
+def test_a_file_written_in_place_is_another(name: str, runs: Any, tmp_path: Path) -> None:
+    folder = runs.folder(tmp_path, runs.config(), runs.summary(0.25))
+    (folder / "provenance.json").write_text(json.dumps({"attempts": []}))
+    before = run_folders.stamps(tmp_path)
+    path = folder / f"{name}.json"
+    path.write_text(path.read_text() + " ")
+    assert run_folders.stamps(tmp_path) != before
+
+
 @pytest.mark.parametrize("index", range(5))
 def test_a_folder_tells_every_change_of_its_runs(index: int, runs: Any, tmp_path: Path) -> None:
     root = tmp_path / "runs"
