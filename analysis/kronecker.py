@@ -53,7 +53,7 @@ class KroneckerSide:
         delta_spectrum: eigenvalues of C_delta, descending, [m].
         input_spectrum: eigenvalues of C_A, descending, [n].
         positions: T.
-        sud, iad: see above; NaN where the denominator is zero.
+        sud, iad: see above; NaN where both parts are zero.
     """
 
     delta: Tensor
@@ -186,15 +186,11 @@ class _Moments:
             delta_spectrum=_spectrum(c_delta),
             input_spectrum=_spectrum(c_a),
             positions=positions,
-            sud=_ratio(self.whole, self.apart).cpu(),
-            iad=_ratio(self.apart / samples, product).cpu(),
+            sud=(self.whole / self.apart).cpu(),
+            iad=(self.apart / samples / product).cpu(),
         )
 
 
 def _spectrum(factor: Tensor) -> Tensor:
     values: Tensor = torch.linalg.eigvalsh(factor)
     return values.flip(0).clamp_min(0).cpu()
-
-
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    return torch.where(below > 0, above / below, torch.nan)

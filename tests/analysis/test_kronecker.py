@@ -207,3 +207,31 @@ def test_train_mode_and_other_losses_are_refused(network: nn.Module, data: Any) 
     with pytest.raises(ValueError, match="mean softmax cross-entropy"):
         kronecker_sides(network, lambda out, y: 2 * F.cross_entropy(out, y), data, directions,
                         errors="class", settings=DOUBLE)  # fmt: skip
+
+
+def test_a_layer_that_the_loss_does_not_see_has_no_side() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.unused(x)
+            return self.used(x)
+
+    torch.manual_seed(5)
+    model, batch = Half().double(), (torch.randn(2, 4).double(), torch.tensor([0, 2]))
+    along = gradient_directions(model, F.cross_entropy, batch, ["used", "unused"], 1)
+    sides = kronecker_sides(model, F.cross_entropy, batch, along, errors="label", settings=DOUBLE)
+    assert list(sides) == ["used"]
+    for spectrum in (sides["used"].input_spectrum, sides["used"].delta_spectrum):
+        assert (spectrum >= 0).all()  # of rank 2 at most: the others are zero, or were below it
+        assert (spectrum[2:] < 1e-12).all()
+
+
+def test_too_many_classes_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 257)).double()
+    batch = torch.randn(3, 2).double(), torch.tensor([0, 100, 256])
+    along = gradient_directions(model, F.cross_entropy, batch, ["0"], 1)
+    with pytest.raises(ValueError, match=r"C <= 256, not \(3, 257\)"):
+        kronecker_sides(model, F.cross_entropy, batch, along, errors="class", settings=DOUBLE)
