@@ -112,8 +112,9 @@ def test_a_run_is_composed_as_for_training() -> None:
 
 @pytest.mark.slow
 def test_a_filled_cache_of_compiled_code_saves_time(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # put back what the command sets
     out = tmp_path / "epoch.json"
     options = ["plain=false", "compile=true", "start=true", "steps=2", f"data_dir={tmp_path}"]
     options += ["model=mlp", "dataset=digits", "batch_size=32", "device=cpu", "epochs=1"]
