@@ -78,7 +78,8 @@ def test_frobenius_intervals_cover_as_stated(
         for block, norm in frobenius_norms(Matrix(hessian), groups, probes, seed).items():  # type: ignore[arg-type]
             hits[block] += norm.low <= exact[block] <= norm.high
     share = np.array(list(hits.values())) / repeats
-    assert share.mean() >= least + 0.02 and share.min() >= least - 0.07
+    # One block's share of 60 has a standard error of 0.04, and the blocks share their probes.
+    assert share.mean() >= least and share.min() >= least - 0.12
     assert share.mean() <= 0.985  # nor are they too wide
 
 

@@ -83,7 +83,8 @@ def test_help_is_readable_and_writes_nothing(command: Command, tmp_path: Path) -
     assert (status, err) == (0, "")
     for word in ("Usage:", "optimizer: ", "spectral_newton", "seed: 0", "bench.prepare"):
         assert word in out
-    assert max(len(line) for line in out.splitlines()) <= 330
+    assert "tuned/" not in out  # settings that bench.tune wrote are no group
+    assert max(len(line) for line in out.splitlines()) <= 400  # one line a group; terminals wrap it
     assert list(tmp_path.iterdir()) == []
 
 
