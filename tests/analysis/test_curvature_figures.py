@@ -30,6 +30,7 @@ def _kronecker(folder: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_figure_comes_as_png_and_pdf_the_same_bytes_each_time(tmp_path: Path) -> None:
     tables = [directions(LAYERS, epoch=epoch) for epoch in (0.0, 5.0)]
     _kronecker(write_run(tmp_path / "runs", "r0", tables))

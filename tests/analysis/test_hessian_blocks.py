@@ -70,6 +70,7 @@ def test_exact_blocks_of_trained_and_initial_weights(
     assert "already measured with these options" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_estimated_blocks(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [f"run={run}", "batch=40", "method=estimated", "dtype=float64", "spectral=all"]
     main([*arguments, "probes=8", "steps=12", "level=both"])
