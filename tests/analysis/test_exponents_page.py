@@ -25,6 +25,7 @@ def _files(docs: Path) -> dict[str, bytes]:
             for path in sorted(docs.rglob("*")) if path.is_file()}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_page_is_made_from_runs_and_again_from_its_archive_alone(tmp_path: Path) -> None:
     runs, docs = _runs(tmp_path / "runs"), tmp_path / "docs"
     main(["name=exponents_x", f"source={runs}", f"docs={docs}"])

@@ -35,6 +35,7 @@ def test_tables_hold_each_points_fit_and_null() -> None:
     assert set(fits["step"]) == set(windows["step"]) == {30}
 
 
+@pytest.mark.slow
 def test_command_writes_prints_does_not_repeat_and_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

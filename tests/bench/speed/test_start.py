@@ -28,6 +28,7 @@ def test_the_same_run_but_its_first_steps_only() -> None:
     assert again == asked.model_copy(update={**same, "out": Path("x.json")})
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(UserError, match=r"empty cache failed: error: .*resnet19"):
         starts(EpochOptions.model_validate({"model": "resnet19", "device": "cpu"}).model_dump())
