@@ -151,7 +151,7 @@ def team(
             threading.Thread(target=_watch, args=(others, over), daemon=True).start()
             yield Team(0, size, folder)
             over.set()
-            dist.destroy_process_group()  # NCCL's waits until every rank leaves
+            leave()
             for process in others:
                 process.join()
         finally:
@@ -161,6 +161,18 @@ def team(
                 process.join()
             if dist.is_initialized():  # a rank failed: they can't leave together any more
                 _abandon()
+
+
+def leave() -> None:
+    """Leave the process group; every rank must, and NCCL waits until all do.
+
+    Gloo's threads may still have to free the last tensors exchanged, which takes Python's lock,
+    while whoever ends the group holds that lock and waits for the threads (seen in torch 2.13).
+    One more exchange, which waits without the lock, lets them finish.
+    """
+    last = torch.zeros(1)  # on the CPU: gloo's; lives until the group has ended
+    dist.all_reduce(last)
+    dist.destroy_process_group()
 
 
 def rank_device(device: torch.device, rank: int) -> torch.device:
@@ -200,7 +212,7 @@ def _be_follower(place: _Place, leader: int, follow: Follower, args: tuple[Any, 
         word = Path(place.folder) / f"rank{place.rank}"
         word.write_text(f"{type(error).__name__}: {error}")
         os._exit(1)  # without waiting for the others: rank 0 ends them
-    dist.destroy_process_group()
+    leave()
 
 
 def _watch(others: Sequence[BaseProcess], over: threading.Event) -> None:
@@ -221,6 +233,7 @@ def _abandon() -> None:
     if _nccl():
         dist.distributed_c10d._abort_process_group()
     else:
+        time.sleep(0.1)  # instead of the exchange in leave(): there is nobody to answer
         dist.destroy_process_group()
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from bench import parallel
 from bench.synced_norm import SyncedBatchNorm, synchronised_on_cpu
 
 SIZE = 2
@@ -47,7 +48,7 @@ def work(rank: int, store: str, out: str) -> None:
         if name.startswith("grad"):
             dist.all_reduce(value)
     torch.save(found, f"{out}.{rank}")
-    dist.destroy_process_group()
+    parallel.leave()
 
 
 def test_two_processes_normalise_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ def main(rank: int, processes: int, folder: Path) -> None:
         weights[name] = model.state_dict()
     torch.save(weights, folder / f"{processes}-{rank}.pt")
     if processes > 1:
+        dist.barrier()  # lets gloo's threads free what they hold, which takes Python's lock
         dist.destroy_process_group()
 
 
