@@ -16,7 +16,7 @@ from analysis.profiles import performance_profile
 from analysis.runs import load_history
 from analysis.stats import mean, t_interval
 from analysis.table_build import Table, build_table
-from analysis.table_model import in_percent
+from analysis.table_model import in_percent, possible
 from analysis.table_timing import SECONDS, mixture
 
 _UNITS = {"epoch": "epoch", "step": "step", "seconds": "seconds of training", "flops": "FLOPs"}
@@ -50,7 +50,7 @@ def curves(runs: pd.DataFrame, source: str, metric: str, x: str) -> Figure:
         at = np.mean([along[:shortest] for along, _ in series], axis=0)
         axes.plot(at, values.mean(axis=0), label=label, **look(index))
         if len(series) > 1:
-            ends = np.array([t_interval(column) for column in values.T])
+            ends = possible(metric, np.array([t_interval(column) for column in values.T]))
             axes.fill_between(at, ends[:, 0], ends[:, 1], alpha=0.15, color=look(index)["color"])
     if not axes.lines:
         raise ValueError(f"no run here has a history of {metric}")
@@ -79,7 +79,7 @@ def sensitivity(runs: pd.DataFrame, metric: str) -> Figure:
             if (group["state"] == "diverged").any():
                 lost.append(float(rate))  # type: ignore[arg-type]
             if len(done):
-                low, high = t_interval(scale * done.to_numpy())
+                low, high = possible(metric, t_interval(scale * done.to_numpy()))
                 points.append((float(rate), scale * mean(done.to_numpy()), low, high))  # type: ignore[arg-type]
         if not points:
             continue
@@ -110,10 +110,10 @@ def cost(runs: pd.DataFrame, metric: str) -> Figure:
     for index, (label, (cell,)) in enumerate(zip(table.rows, table.cells, strict=True)):
         if not cell.n or math.isnan(cell.seconds_per_epoch):
             continue
-        ends = np.array([cell.mean - cell.interval.low, cell.interval.high - cell.mean])
-        errors = None if np.isnan(ends).any() else scale * ends[:, None]
+        middle, (low, high) = scale * cell.mean, possible(metric, scale * np.array(cell.interval))
+        errors = None if math.isnan(low) else [[middle - low], [high - middle]]
         colour = look(index)["color"]
-        axes.errorbar([cell.seconds_per_epoch], [scale * cell.mean], yerr=errors, fmt="o",
+        axes.errorbar([cell.seconds_per_epoch], [middle], yerr=errors, fmt="o",
                       color=colour, capsize=3, label=label)  # fmt: skip
     if not axes.containers:
         raise ValueError(f"no finished run here has both {metric} and {SECONDS}")

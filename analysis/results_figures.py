@@ -17,7 +17,7 @@ from analysis.report_charts import COLOURS, Line, curves
 from analysis.results_table import Results, Row, metric_of
 from analysis.runs import load_history
 from analysis.stats import mean, t_interval
-from analysis.table_model import in_percent
+from analysis.table_model import in_percent, possible
 from analysis.table_timing import SECONDS
 
 _LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b0418a", "#8a6d00", "#2b8cc4", "#7b4fb5", "#555555")
@@ -142,7 +142,7 @@ def _line(
     at = whole.index.to_numpy(dtype=np.float64)
     if speed is not None:
         at = at * mean([speed[run_id] for run_id in row.cell.run_ids])
-    ends = np.array([t_interval(one) for one in values])
+    ends = possible(metric, np.array([t_interval(one) for one in values]))
     middle = np.array([mean(one) for one in values])
     low, high = np.where(np.isnan(ends), middle[:, None], ends).T
     return Line(row.label, colour, at, middle, low, high)
@@ -181,7 +181,7 @@ def sensitivity(tuning: pd.DataFrame, *, title: str) -> str:
     for colour, (name, points) in enumerate(best_trials(tuning).groupby("optimizer", sort=True)):
         good = points.dropna(subset=["value"])
         middle = scale * good["value"].to_numpy(dtype=np.float64)
-        ends = scale * good[["low", "high"]].to_numpy(dtype=np.float64).T
+        ends = possible(metric, scale * good[["low", "high"]].to_numpy(dtype=np.float64).T)
         low, high = np.where(np.isnan(ends), middle, ends)
         at = np.log10(good["lr"].to_numpy(dtype=np.float64))
         lines.append(Line(str(name), colour, at, middle, low, high))

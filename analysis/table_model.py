@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from analysis.comparisons import Comparison
-from analysis.stats import NO_INTERVAL, Interval
+from analysis.stats import NO_INTERVAL, Interval, Numbers
 
 Statistic = Literal["mean", "iqm"]
 Spread = Literal["std", "interval"]
@@ -16,6 +19,20 @@ Spread = Literal["std", "interval"]
 def in_percent(metric: str) -> bool:
     """Return whether a metric is an accuracy: a fraction, shown in percent."""
     return metric.endswith("accuracy")
+
+
+def possible(metric: str, shown: Numbers) -> NDArray[np.float64]:
+    """Return the ends of a band [n], cut to what the metric can be.
+
+    Student's interval knows no such limits.
+
+    Args:
+        metric: an accuracy is 0 to 100, a loss at least 0; of others nothing is known.
+        shown: as drawn, an accuracy in percent; NaN stays.
+    """
+    if in_percent(metric):
+        return np.clip(shown, 0.0, 100.0)
+    return np.clip(shown, 0.0 if metric.endswith("loss") else -math.inf, math.inf)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,23 @@ def test_cost_against_accuracy(source: Path) -> None:
     assert points[0].get_ydata()[0] == pytest.approx(82.0)
 
 
+def test_no_band_goes_beyond_what_an_accuracy_can_be(runs: Any, tmp_path: Path) -> None:
+    for rate in (0.01, 0.1):
+        for seed, accuracy in enumerate((0.5, 1.0)):  # Student's interval of two is far too wide
+            config = runs.config("adamw", seed, optimizer__lr=rate)
+            history = [{"step": e, "epoch": float(e), "test/accuracy": accuracy} for e in (1, 2)]
+            summary = runs.summary(accuracy, seconds_per_epoch=2.0, steps=2)
+            runs.folder(tmp_path, config, summary, history=history)
+    loaded = load_runs(tmp_path)
+    for figure in (
+        figure_plots.curves(loaded, str(tmp_path), "test/accuracy", "epoch"),
+        figure_plots.sensitivity(loaded, "test/accuracy"),
+        figure_plots.cost(loaded, "test/accuracy"),
+    ):
+        limits = figure.axes[0].dataLim
+        assert (limits.y0, limits.y1) == pytest.approx((0, 100))
+
+
 def test_a_profile_counts_misses_as_misses(source: Path) -> None:
     (axes,) = figure_plots.profile(load_runs(source), "seconds").axes
     shares = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.lines}

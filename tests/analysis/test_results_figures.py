@@ -79,6 +79,25 @@ def test_the_band_is_students_interval(runs: Any, tmp_path: Path) -> None:
     assert low - middle == pytest.approx(scale * (sum(final) / 3 - ends[0]), abs=0.11)
 
 
+def test_the_band_of_an_accuracy_ends_at_0_and_100(runs: Any, tmp_path: Path) -> None:
+    values = [0.60, 1.00]  # Student's interval of two: 100 times their half distance, and more
+    svg = drawn(study_runs.study(runs, tmp_path / "runs", {"adamw": values}), "epoch")
+    band = re.findall(r'class="band c0" d="M([^Z]*)Z', svg)[0].split("L")
+    line = re.findall(r'class="line c0" d="M(\d[^"]*)"', svg)[0].split("L")
+    heights = [[float(point.split()[1]) for point in part] for part in (band, line)]
+    means = [80 * epoch / (epoch + 0.1) for epoch in range(1, 5)]
+    scale = (heights[1][0] - heights[1][3]) / (means[3] - means[0])  # pixels a point
+    for above, below, at, mean in zip(
+        heights[0][:4], heights[0][:3:-1], heights[1], means, strict=True
+    ):
+        assert at - above == pytest.approx(scale * (100 - mean), abs=1)
+        assert below - at == pytest.approx(scale * mean, abs=4)
+    rows = [("a", rate, f"{rate}", seed, value, "done") for rate in (1e-3, 1e-2)
+            for seed, value in enumerate(values)]  # fmt: skip
+    shown = texts(sensitivity(trials(*rows), title="rates"))
+    assert {"0", "100"} <= set(shown) and not {"-50", "150", "200"} & set(shown)
+
+
 def test_at_most_eight_lines_the_compared_ones_among_them(runs: Any, tmp_path: Path) -> None:
     accuracies = {f"opt{k}": [0.5 + k / 100] for k in range(12)}
     accuracies |= {"adamw": [0.1], "muon": [0.2], "spectral_newton": [0.3]}
