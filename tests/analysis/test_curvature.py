@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from trained_run import train
 
 from analysis import storage
 from analysis.curvature import main
@@ -18,12 +19,8 @@ from optimizers.exponents import read_exponents
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("work")
-    words = ["model=mlp", "model.hidden=[12]", "trainer.epochs=2", "tracker=none"]
-    command = [sys.executable, "-m", "bench.train", *words, f"runs_dir={folder}/runs"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    (run,) = (folder / "runs").glob("digits-mlp-adamw-s0-*")
-    return run
+    words = ["model=mlp", "model.hidden=[12]", "trainer.epochs=2"]
+    return train(tmp_path_factory.mktemp("work"), *words)
 
 
 @pytest.fixture

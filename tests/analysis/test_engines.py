@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from half_used import Half
 from hypothesis import given
 from hypothesis import settings as tries
 from hypothesis import strategies as st
@@ -280,15 +281,6 @@ def test_float32_is_close_and_nothing_is_touched(engine: Engine) -> None:
 
 
 def test_a_layer_that_the_loss_does_not_see_is_flat() -> None:
-    class Half(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.unused(x)
-            return self.used(x)
-
     torch.manual_seed(5)
     model, data = Half().double(), batch("mlp_relu")
     directions = random_directions(model, ["used", "unused"])

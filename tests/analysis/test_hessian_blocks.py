@@ -1,13 +1,12 @@
 """The command on a real run: what it writes, prints, repeats, and refuses."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from trained_run import train
 
 from analysis import storage
 from analysis.hessian_blocks import main
@@ -21,13 +20,8 @@ from bench.experiment import restore
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("work")
     words = ["model=vit_micro", "model.dim=2", "model.mlp_ratio=1", "trainer.epochs=1"]
-    quiet = ["tracker=none", "trainer.accounting=false", f"runs_dir={folder}/runs"]
-    command = [sys.executable, "-m", "bench.train", *words, *quiet]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    (run,) = (folder / "runs").glob("digits-vit_micro-adamw-s0-*")
-    return run
+    return train(tmp_path_factory.mktemp("work"), *words, "trainer.accounting=false")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from half_used import Half
 from torch import Tensor, nn
 
 from analysis import softmax_loss
@@ -210,15 +211,6 @@ def test_train_mode_and_other_losses_are_refused(network: nn.Module, data: Any) 
 
 
 def test_a_layer_that_the_loss_does_not_see_has_no_side() -> None:
-    class Half(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.unused(x)
-            return self.used(x)
-
     torch.manual_seed(5)
     model, batch = Half().double(), (torch.randn(2, 4).double(), torch.tensor([0, 2]))
     along = gradient_directions(model, F.cross_entropy, batch, ["used", "unused"], 1)

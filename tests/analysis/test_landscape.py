@@ -1,12 +1,11 @@
 """The command on a real run, and the tables that it writes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from trained_run import train
 
 from analysis import landscape_losses
 from analysis.landscape import main, tables
@@ -39,11 +38,8 @@ def test_tables_hold_each_points_fit_and_null() -> None:
 def test_command_writes_prints_does_not_repeat_and_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["model=mlp", "model.hidden=[6]", "trainer.epochs=1", "tracker=none"]
-    quiet = ["trainer.accounting=false", f"runs_dir={tmp_path}/runs"]
-    command = [sys.executable, "-m", "bench.train", *words, *quiet]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    (run,) = (tmp_path / "runs").glob("digits-mlp-adamw-s0-*")
+    words = ["model=mlp", "model.hidden=[6]", "trainer.epochs=1", "trainer.accounting=false"]
+    run = train(tmp_path, *words)
     main([f"run={run}", "batch=300"])
     out = capsys.readouterr().out
     assert "on 300 training samples at 9 points" in out and "exponent" in out
