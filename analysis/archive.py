@@ -7,7 +7,6 @@ python -m analysis.archive unpack results/study.parquet into=runs
 from __future__ import annotations
 
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import Field
 
 from analysis import run_archive
 from analysis.run_archive import Files
-from analysis.run_frame import RunWarning
+from analysis.user_messages import user_messages
 from bench import options as cli
 from bench.errors import UserError, suggestion
 
@@ -48,15 +47,8 @@ def main(argv: list[str]) -> None:
     if words and "=" not in words[0] and not words[0].startswith("-"):
         hint = suggestion(words[0], ["unpack"])
         raise UserError(f"{words[0]}: options are written key=value, as in out=...; {hint}")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RunWarning)
-        try:
-            _unpack(argv[1:]) if argv[:1] == ["unpack"] else _pack(argv)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        finally:
-            for warning in caught:
-                print(f"warning: {warning.message}", file=sys.stderr)
+    with user_messages():
+        _unpack(argv[1:]) if argv[:1] == ["unpack"] else _pack(argv)
 
 
 def _pack(argv: Sequence[str]) -> None:

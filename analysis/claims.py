@@ -7,7 +7,6 @@ python -m analysis.claims source=runs other_data=true format=markdown out=claims
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 
 from pydantic import Field
@@ -16,7 +15,8 @@ from analysis import measured
 from analysis.claim_check import check
 from analysis.claim_model import FILE, load_claims
 from analysis.claim_render import Form, render, summary
-from analysis.run_frame import RunWarning, nearest
+from analysis.run_frame import nearest
+from analysis.user_messages import user_messages
 from bench import options as cli
 from bench.errors import UserError
 
@@ -49,8 +49,7 @@ def main(argv: list[str]) -> None:
             "source=runs/a/exponents.parquet,runs/b/exponents.parquet only=alpha-conv-mean",
         ],
     )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RunWarning)
+    with user_messages():
         try:
             claims = load_claims(options.claims)
             ids = [claim.id for claim in claims]
@@ -58,13 +57,8 @@ def main(argv: list[str]) -> None:
                 if name not in ids:
                     raise UserError(f"only={name}: no such claim{nearest(name, ids)}")
             found = measured.load(options.source)
-        except ValueError as error:
-            raise UserError(f"{error}") from error
         except OSError as error:
             raise UserError(f"{error.filename}: {error.strerror}") from error
-        finally:
-            for warning in caught:
-                print(f"warning: {warning.message}", file=sys.stderr)
     chosen = [claim for claim in claims if not options.only or claim.id in options.only]
     results = [check(claim, found, other_data=options.other_data) for claim in chosen]
     text = render(results, options.format)

@@ -21,7 +21,13 @@ from analysis.exponent_view import LEGEND, render
 from analysis.find_run import find_run, require_done
 from analysis.kronecker_measurement import measure_kronecker
 from analysis.measurement import Measurement, measure
-from analysis.measurement_options import MeasurementOptions, explained, progress, write
+from analysis.measurement_options import (
+    MeasurementOptions,
+    explained,
+    progress,
+    stored_or_measured,
+    tell_stored,
+)
 from bench import options as cli
 from bench.experiment import Restored, restore
 
@@ -71,16 +77,13 @@ def main(argv: list[str]) -> None:
     restored = restore(folder)
     wanted = options.model_dump(include=set(DECISIVE))
     options.use_threads(restored.config)
-    stored = None if options.force else measured_files.stored(folder, restored.step, wanted)
-    if stored is None:
-        found = _measure(restored, options)
-        write(folder, dict(zip(measured_files.NAMES, found, strict=True)), wanted)
-        curvature, exponents = found
-    else:
-        curvature, exponents = stored
+    (curvature, exponents), was_stored = stored_or_measured(
+        folder, measured_files.NAMES, restored.step, wanted,
+        lambda: _measure(restored, options), force=options.force,
+    )  # fmt: skip
     _show(exponents)
-    if stored is not None:
-        print(f"{folder}: already measured with these options; force=true measures again")
+    if was_stored:
+        tell_stored(folder)
     if options.kronecker:
         _kronecker(folder, restored, options, curvature)
     print(f"{time.perf_counter() - started:.1f} s")
@@ -90,12 +93,8 @@ def _kronecker(
     folder: Path, restored: Restored, options: CurvatureOptions, curvature: pd.DataFrame
 ) -> None:
     """Measure, write and show the Kronecker side, unless it is there."""
-    names = ("kronecker", "kronecker_layers")
-    wanted = options.model_dump(include=set(DECISIVE))
-    stored = measured_files.stored(folder, restored.step, wanted, names)
-    if stored is not None and not options.force:
-        layers = stored[1]
-    else:
+
+    def measured() -> tuple[pd.DataFrame, pd.DataFrame]:
         batch = restored.batch(options.batch)
         with explained(options), progress("curvature") as report:
             found = measure_kronecker(
@@ -103,8 +102,12 @@ def _kronecker(
             )
         for note in found.notes:
             print(note)
-        layers = found.layers
-        write(folder, dict(zip(names, (found.directions, layers), strict=True)), wanted)
+        return found.directions, found.layers
+
+    (_, layers), _ = stored_or_measured(
+        folder, ("kronecker", "kronecker_layers"), restored.step,
+        options.model_dump(include=set(DECISIVE)), measured, force=options.force,
+    )  # fmt: skip
     cli.show(kronecker_view.render(layers))
     print(textwrap.fill(kronecker_view.LEGEND, 88))
     print("\n".join(kronecker_view.match_lines(layers)))

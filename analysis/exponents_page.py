@@ -9,8 +9,6 @@ docs/figures/<name>.png from that file alone.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from analysis.claim_render import render as render_claims
 from analysis.exponent_plots import alpha_training
 from analysis.figure_style import save, styled
 from analysis.measured import Measured, last_epochs
-from analysis.run_frame import RunWarning
+from analysis.user_messages import user_messages
 from bench import options as cli
 from bench.errors import UserError
 from bench.files import write_atomically
@@ -52,8 +50,7 @@ def main(argv: list[str]) -> None:
         examples=["name=exponents_resnet18 source=runs_exponents", "name=exponents_resnet18"],
     )
     archive = options.docs / "measurements" / f"{options.name}.parquet"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RunWarning)
+    with user_messages():
         try:
             if options.source is not None:
                 archive.parent.mkdir(parents=True, exist_ok=True)
@@ -71,13 +68,8 @@ def main(argv: list[str]) -> None:
             page = options.docs / f"{options.name}.md"
             text = "\n".join(_page(found, options.name))
             write_atomically(page, lambda stream: stream.write(text.encode()))
-        except ValueError as error:
-            raise UserError(f"{error}") from error
         except OSError as error:
             raise UserError(f"{error.filename}: {error.strerror}") from error
-        finally:
-            for warning in caught:
-                print(f"warning: {warning.message}", file=sys.stderr)
     print(f"{figure}\n{page}")
 
 

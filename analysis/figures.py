@@ -7,8 +7,6 @@ python -m analysis.figures kind=curvature source=runs out=figures
 
 from __future__ import annotations
 
-import sys
-import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +16,8 @@ from pydantic import Field
 
 from analysis import curvature_figures, figure_plots
 from analysis.figure_style import save, styled
-from analysis.run_frame import RunWarning
 from analysis.runs import load_runs
+from analysis.user_messages import user_messages
 from bench import options as cli
 from bench.errors import UserError
 
@@ -64,18 +62,11 @@ def main(argv: list[str]) -> None:
         return
     if options.out.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"out={options.out}: name a .png, .svg or .pdf file")
-    with warnings.catch_warnings(record=True) as caught, styled():
-        warnings.simplefilter("always", RunWarning)
+    with user_messages(options.source), styled():
         try:
             save(_drawn(_chosen(options), options), options.out)
-        except ValueError as error:
-            where = "" if options.source in str(error) else f"{options.source}: "
-            raise UserError(f"{where}{error}") from error
         except OSError as error:
             raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
-        finally:
-            for warning in caught:
-                print(f"warning: {warning.message}", file=sys.stderr)
     print(options.out)
 
 
@@ -90,17 +81,11 @@ def _draw_curvature(options: FigureOptions) -> None:
         out = Path("figures")
     if out.suffix in (".png", ".svg", ".pdf"):
         raise UserError(f"out={out}: kind=curvature draws several figures; name a folder")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RunWarning)
+    with user_messages():
         try:
             lines = list(curvature_figures.draw(options.source.split(","), out))
-        except ValueError as error:
-            raise UserError(f"{error}") from error
         except OSError as error:
             raise UserError(f"out={out}: {error.strerror}; name another folder") from error
-        finally:
-            for warning in caught:
-                print(f"warning: {warning.message}", file=sys.stderr)
     print("\n".join(lines))  # not above: a reader that has gone is no error of the folder
 
 

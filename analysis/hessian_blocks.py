@@ -15,14 +15,19 @@ import pandas as pd
 from pydantic import Field
 from torch import nn
 
-from analysis import measured_files
 from analysis.find_run import find_run, require_done
 from analysis.hessian_estimates import Blocks, estimated_norms
 from analysis.hessian_groups import Group, by_parameter, by_role
 from analysis.hessian_norms import asymmetry, exact_norms
 from analysis.hessian_products import HessianProducts, dense_hessian
 from analysis.hessian_view import LEGEND, order, render
-from analysis.measurement_options import MeasurementOptions, explained, progress, write
+from analysis.measurement_options import (
+    MeasurementOptions,
+    explained,
+    progress,
+    stored_or_measured,
+    tell_stored,
+)
 from analysis.objective import cross_entropy
 from bench import options as cli
 from bench.errors import UserError
@@ -77,19 +82,15 @@ def main(argv: list[str]) -> None:
     exact = _exact(options, sum(p.numel() for p in restored.model.parameters()))
     wanted: dict[str, Any] = options.model_dump(include={*_HOW, *(() if exact else _ESTIMATE)})
     wanted["method"] = "exact" if exact else "estimated"
-    stored = (
-        None if options.force else measured_files.stored(folder, restored.step, wanted, (NAME,))
-    )
-    if stored is None:
-        table = _measure(restored, options, exact)
-        write(folder, {NAME: table}, wanted)
-    else:
-        (table,) = stored
+    (table,), was_stored = stored_or_measured(
+        folder, (NAME,), restored.step, wanted,
+        lambda: [_measure(restored, options, exact)], force=options.force,
+    )  # fmt: skip
     cli.show(render(table))
     print(textwrap.fill(LEGEND, 88))
     print(textwrap.fill(order(table), 88))
-    if stored is not None:
-        print(f"{folder}: already measured with these options; force=true measures again")
+    if was_stored:
+        tell_stored(folder)
     print(f"{time.perf_counter() - started:.1f} s")
 
 

@@ -17,12 +17,18 @@ import pandas as pd
 from pydantic import Field
 from rich.table import Table
 
-from analysis import landscape_losses, measured_files
+from analysis import landscape_losses
 from analysis.find_run import find_run, require_done
 from analysis.landscape_measurement import Line, Point, measure_line
-from analysis.measurement_options import MeasurementOptions, explained, progress, write
+from analysis.measurement_options import (
+    MeasurementOptions,
+    explained,
+    progress,
+    stored_or_measured,
+    tell_stored,
+)
 from bench import options as cli
-from bench.experiment import restore
+from bench.experiment import Restored, restore
 
 PROG = "python -m analysis.landscape"
 NAMES = ("landscape", "landscape_fits")
@@ -75,27 +81,28 @@ def main(argv: list[str]) -> None:
     restored, initial = restore(folder), restore(folder, "start")
     options.use_threads(restored.config)
     wanted = options.model_dump(include=set(_DECISIVE))
-    stored = None if options.force else measured_files.stored(folder, restored.step, wanted, NAMES)
-    if stored is None:
-        batch = restored.batch(options.batch)
-        print(
-            f"measuring step {restored.step} (epoch {restored.epoch:g}) on {len(batch[0])} training"
-            f" samples at {len(PLACES)} points from the trained weights to the initial ones"
-        )
-        with explained(options), progress("points of weights") as report:
-            line = measure_line(
-                restored.model, initial.model, batch, PLACES, options.settings(), progress=report
-            )
-            found = tables(line, restored.step, restored.epoch)
-        write(folder, dict(zip(NAMES, found, strict=True)), wanted)
-        fits = found.fits
-    else:
-        fits = stored[1]
+    (_, fits), was_stored = stored_or_measured(
+        folder, NAMES, restored.step, wanted,
+        lambda: _measure(restored, initial, options), force=options.force,
+    )  # fmt: skip
     cli.show(_rendered(fits))
     print(textwrap.fill(LEGEND, 88))
-    if stored is not None:
-        print(f"{folder}: already measured with these options; force=true measures again")
+    if was_stored:
+        tell_stored(folder)
     print(f"{time.perf_counter() - started:.1f} s")
+
+
+def _measure(restored: Restored, initial: Restored, options: LandscapeOptions) -> Tables:
+    batch = restored.batch(options.batch)
+    print(
+        f"measuring step {restored.step} (epoch {restored.epoch:g}) on {len(batch[0])} training"
+        f" samples at {len(PLACES)} points from the trained weights to the initial ones"
+    )
+    with explained(options), progress("points of weights") as report:
+        line = measure_line(
+            restored.model, initial.model, batch, PLACES, options.settings(), progress=report
+        )
+        return tables(line, restored.step, restored.epoch)
 
 
 def tables(line: Line, step: int, epoch: float) -> Tables:

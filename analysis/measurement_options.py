@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -85,12 +85,42 @@ def progress(task_name: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def write(folder: Path, tables: dict[str, pd.DataFrame], options: dict[str, Any]) -> None:
-    """Add one step's tables to the run folder's files of these names, and say so.
+def stored_or_measured(
+    folder: Path,
+    names: tuple[str, ...],
+    step: int,
+    options: dict[str, Any],
+    measure: Callable[[], Sequence[pd.DataFrame]],
+    *,
+    force: bool,
+) -> tuple[Sequence[pd.DataFrame], bool]:
+    """Return one step's tables, and whether they were stored; write what is measured, saying so.
+
+    Args:
+        folder: the run folder.
+        names: of the files that hold the tables, without their suffix.
+        step: the training step of the weights.
+        options: what decides the numbers: tables of other options are measured again.
+        measure: returns the tables, in the order of ``names``.
+        force: measure again, whatever is stored.
 
     Raises:
         UserError: a file cannot be written.
     """
+    stored = None if force else measured_files.stored(folder, step, options, names)
+    if stored is not None:
+        return stored, True
+    tables = measure()
+    _write(folder, dict(zip(names, tables, strict=True)), options)
+    return tables, False
+
+
+def tell_stored(folder: Path) -> None:
+    """Say that nothing was measured."""
+    print(f"{folder}: already measured with these options; force=true measures again")
+
+
+def _write(folder: Path, tables: dict[str, pd.DataFrame], options: dict[str, Any]) -> None:
     for name, table in tables.items():
         path = folder / f"{name}.parquet"
         try:

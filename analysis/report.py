@@ -5,8 +5,6 @@ python -m analysis.report source=runs sweep=digits baseline=adamw out=report.htm
 
 from __future__ import annotations
 
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,10 @@ from pydantic import Field
 from analysis import report_data
 from analysis.report_charts import COLOURS, curves
 from analysis.run_archive import local
-from analysis.run_frame import RunWarning
 from analysis.runs import load_runs
 from analysis.table_build import build_table
 from analysis.table_model import in_percent
+from analysis.user_messages import user_messages
 from bench import options as cli
 from bench.errors import UserError
 
@@ -45,16 +43,8 @@ def main(argv: list[str]) -> None:
         description="Write one self-contained HTML page: leaderboard, curves, exponents, failures.",
         examples=["source=runs sweep=digits baseline=adamw", "source=wandb:me/spectral-bench"],
     )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RunWarning)
-        try:
-            text = page(load_runs(options.source), options)
-        except ValueError as error:
-            where = "" if options.source in str(error) else f"{options.source}: "
-            raise UserError(f"{where}{error}") from error
-        finally:
-            for warning in caught:
-                print(f"warning: {warning.message}", file=sys.stderr)
+    with user_messages(options.source):
+        text = page(load_runs(options.source), options)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text, encoding="utf-8")

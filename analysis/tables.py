@@ -10,7 +10,6 @@ The table itself is made by `build_table`, its form by `analysis.table_render.re
 from __future__ import annotations
 
 import sys
-import warnings
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -22,10 +21,11 @@ from pydantic import Field
 from analysis.comparisons import Test
 from analysis.publish import publish
 from analysis.run_differences import differences
-from analysis.runs import RunWarning, load_runs
+from analysis.runs import load_runs
 from analysis.table_build import Cell, Table, build_table
 from analysis.table_model import Spread, Statistic
 from analysis.table_render import Form, render
+from analysis.user_messages import user_messages
 from bench import options as cli
 from bench.errors import UserError
 
@@ -117,24 +117,15 @@ def main(argv: list[str]) -> int:
 
 
 def _build(options: TableOptions) -> tuple[Table, int]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RunWarning)
-        try:
-            runs = _load(options, options.source)
-            if options.also is not None:
-                _compare_sources(options, runs)
-            table = build_table(runs, **{name: getattr(options, name) for name in _ASKED})
-            if options.states:
-                said = f"Only runs in these states were read: {', '.join(options.states)}."
-                table = replace(table, notes=(*table.notes, said))
-            return table, len(runs)
-        except ValueError as error:
-            named = "wandb:" in str(error) or options.source in str(error)
-            where = "" if named else f"{options.source}: "
-            raise UserError(f"{where}{error}") from error
-        finally:
-            for warning in caught:
-                print(f"warning: {warning.message}", file=sys.stderr)
+    with user_messages(options.source):
+        runs = _load(options, options.source)
+        if options.also is not None:
+            _compare_sources(options, runs)
+        table = build_table(runs, **{name: getattr(options, name) for name in _ASKED})
+        if options.states:
+            said = f"Only runs in these states were read: {', '.join(options.states)}."
+            table = replace(table, notes=(*table.notes, said))
+        return table, len(runs)
 
 
 def _load(options: TableOptions, source: str) -> pd.DataFrame:
