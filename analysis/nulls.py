@@ -13,7 +13,9 @@ of h which have no other reason to obey the identity:
 - permuted: c sigma^alpha times the layer's own residuals in another order;
 - other: the h of another layer.
 
-numpy only; the same random draws every time. Errors are relative, abs(s - alpha gamma) / abs(s).
+Each is measured as the layer itself: gamma over every sigma, alpha and s over those that its h > 0
+leave, so that what dropping points does to the identity is in the null too. numpy only; the same
+random draws every time. Errors are relative, abs(s - alpha gamma) / abs(s).
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ def _redrawn(
         return np.zeros(0)
     residual = _residuals(s, values)
     line = np.log(values) - residual
-    gamma = fits.fit_gamma(s).exponent
+    gamma = fits.fit_gamma(sigma).exponent  # of every sigma, as the layer's own gamma is
     log_h = line + redraw(residual, np.random.default_rng(0))
     alpha = _slopes(np.log(s), log_h)
     descending = -np.sort(-log_h, axis=1)

@@ -63,7 +63,7 @@ def studentised(x: Array, y: Array, draws: int = DRAWS) -> SlopeInterval:
     dx = x - x.mean()
     sxx = float(dx @ dx)
     slope, error, residual = _line(dx, y[None], sxx)
-    free = np.sqrt(1 - 1 / n - dx**2 / sxx).clip(1e-6)
+    free = np.sqrt((1 - 1 / n - dx**2 / sxx).clip(1e-12))  # 0, or less by rounding, at leverage 1
     noise = residual[0] / free
     noise -= noise.mean()
     if not np.ptp(noise) > 0:  # a line without residuals

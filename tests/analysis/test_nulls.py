@@ -91,13 +91,20 @@ def test_layers_without_a_fit_give_nothing() -> None:
     assert np.isnan(nulls.unsorted_residual([1.0], [1.0]))
 
 
-def test_points_without_a_logarithm_are_dropped() -> None:
+def test_a_layer_with_negative_curvature_is_measured_as_it_is() -> None:
+    """gamma over every sigma, alpha and s over what is left: the identity's own error, redrawn."""
     sigma, h = layer(6)
-    h[3] = -1
-    keep = np.delete(np.arange(20), 3)
-    np.testing.assert_array_equal(
-        nulls.noise_errors(sigma, h), nulls.noise_errors(sigma[keep], h[keep])
-    )
+    h[[0, 3]], h[9] = -1, np.inf
+    keep = np.delete(np.arange(20), [0, 3, 9])
+    fit = fits.fit_alpha(sigma, h)
+    line = fit.log_prefactor + fit.exponent * np.log(sigma[keep])
+    scale = np.sqrt(((np.log(h[keep]) - line) ** 2).sum() / 15)
+    expected = []
+    for row in np.random.default_rng(0).normal(0, scale, (6, 17)):
+        drawn = np.full(20, -1.0)
+        drawn[keep] = np.exp(line + row)
+        expected.append(abs(fits.triangle(sigma, drawn).relative_error))
+    np.testing.assert_allclose(nulls.noise_errors(sigma, h, draws=6), expected, rtol=1e-9)
     assert nulls.unsorted_residual(sigma, h) == nulls.unsorted_residual(sigma[keep], h[keep])
 
 

@@ -38,6 +38,44 @@ def test_intervals_of_alpha_cover_at_the_stated_rate(
     assert 0.95 - 0.02 - spread < by_bootstrap / runs < 0.95 + spread
 
 
+def by_hand(x: np.ndarray, y: np.ndarray, draws: int) -> list[float]:
+    """Davison and Hinkley's interval from the hat matrix and a fit of each resample."""
+    design = np.stack([np.ones_like(x), x], axis=1)
+    hat = design @ np.linalg.inv(design.T @ design) @ design.T
+    fit = stats.linregress(x, y)
+    noise = (y - hat @ y) / np.sqrt(1 - np.diag(hat))
+    noise -= noise.mean()
+    found = []
+    for pick in np.random.default_rng(0).integers(0, len(x), size=(draws, len(x))):
+        again = stats.linregress(x, hat @ y + noise[pick])
+        found.append((again.slope - fit.slope) / again.stderr)
+    low, high = np.quantile(found, [0.025, 0.975])
+    return [fit.slope - high * fit.stderr, fit.slope - low * fit.stderr]
+
+
+@pytest.mark.parametrize("points", [5, 20])
+def test_the_interval_is_davison_and_hinkleys(points: int) -> None:
+    """Uneven x and skewed noise: leverage, centring and the order of the ends all count."""
+    rng = np.random.default_rng(11)
+    x = np.sort(rng.lognormal(0, 1, points))
+    y = 1.5 * x + 0.3 * rng.lognormal(0, 1.5, points)
+    assert slopes.studentised(x, y, draws=150) == pytest.approx(by_hand(x, y, 150), rel=1e-9)
+    kept = np.exp(x), np.exp(y)
+    assert slopes.alpha_interval(*kept) == pytest.approx(slopes.studentised(x, y), rel=1e-9)
+
+
+def test_intervals_of_gamma_and_s_are_those_of_their_lines() -> None:
+    sigma, h = layer(5, 1.5, 0.9, 0.4)
+    h[[2, 9]] = [-1.0, np.inf]
+    kept = np.sort(np.delete(h, [2, 9]))[::-1]
+    for found, rank, values in (
+        (slopes.gamma_interval(sigma), RANK, sigma),
+        (slopes.s_interval(h), RANK[:18], kept),
+    ):
+        expected = slopes.studentised(np.log(rank), np.log(values))  # falls: the ends change place
+        assert found == pytest.approx((-expected.high, -expected.low), rel=1e-9)
+
+
 @given(seed=st.integers(0, 10**6), alpha=st.floats(0.5, 3), gamma=st.floats(0.3, 2))
 @settings(max_examples=25, deadline=None)
 def test_exponents_come_back_within_their_errors(seed: int, alpha: float, gamma: float) -> None:
@@ -62,9 +100,9 @@ def test_intervals_scale_with_what_is_fitted(scale: float, power: float) -> None
 
 def test_intervals_repeat_and_drop_what_has_no_logarithm() -> None:
     sigma, h = layer(0, 1.5, 1.0, 0.3)
-    h[[1, 5]] = [-1, np.nan]
-    sigma[7] = 0
-    keep = np.delete(np.arange(20), [1, 5, 7])
+    h[[1, 5, 11]] = [-1, np.nan, np.inf]
+    sigma[[7, 13]] = [0, np.inf]
+    keep = np.delete(np.arange(20), [1, 5, 7, 11, 13])
     assert slopes.alpha_interval(sigma, h) == slopes.alpha_interval(sigma[keep], h[keep])
     first, second = (slopes.alpha_interval(sigma, h) for _ in range(2))
     assert first == second
@@ -91,6 +129,17 @@ def test_exact_lines_and_too_few_points() -> None:
     assert np.isnan(slopes.alpha_interval(RANK[:4] ** -1.0, RANK[:4] ** -2.0)).all()
     assert np.isnan(slopes.alpha_interval(np.ones(9), RANK[:9])).all()
     assert np.isnan(slopes.s_interval([])).all()
+    for value in (0.2, 0.6, 0.9):  # whose mean is another number by rounding
+        assert np.isnan(slopes.alpha_interval(np.full(7, value), RANK[:7])).all()
+
+
+def test_a_point_that_decides_the_slope_alone_has_no_residual() -> None:
+    """Its leverage is 1: the others differ from each other all the same."""
+    sigma = np.array([9.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    h = np.array([50.0, 1.0, 2.0, 0.7, 1.4, 1.1])
+    low, high = slopes.alpha_interval(sigma, h)
+    assert low < fits.fit_alpha(sigma, h).exponent < high
+    assert high - low < 2
 
 
 def test_quarters_are_fits_of_quarters() -> None:
@@ -98,4 +147,6 @@ def test_quarters_are_fits_of_quarters() -> None:
     sigma = np.exp(-0.1 * RANK)
     found = slopes.alpha_by_quartile(sigma, sigma**exponents)
     assert found == pytest.approx((1.0, 2.0, 3.0, 0.5), rel=1e-9)
+    three = slopes.alpha_by_quartile(sigma[:12], sigma[:12] ** 2)
+    assert three == pytest.approx((2.0,) * 4, rel=1e-9)
     assert np.isnan(slopes.alpha_by_quartile(sigma[:8], sigma[:8])).all()  # two points each
