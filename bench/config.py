@@ -10,11 +10,13 @@ import functools
 import json
 import math
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal, get_args
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -227,11 +229,18 @@ def _literals(annotation: Any) -> list[Any]:
 
 def load(overrides: Sequence[str] = ()) -> RunConfig:
     """Compose and check ``conf/train.yaml`` with ``overrides`` outside of a Hydra application."""
+    with composing():
+        composed = compose("train", overrides=list(overrides), return_hydra_config=True)
+    return from_hydra(composed)
+
+
+@contextmanager
+def composing() -> Iterator[ConfigLoader]:
+    """Have Hydra read our configs outside of an application of its own; give its loader."""
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        composed = compose("train", overrides=list(overrides), return_hydra_config=True)
-    return from_hydra(composed)
+        yield GlobalHydra.instance().config_loader()
 
 
 def from_hydra(composed: DictConfig) -> RunConfig:

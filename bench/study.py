@@ -13,11 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from hydra.core.config_loader import ConfigLoader
 
-from bench import config, paths, steps
+from bench import config, steps
 from bench.cli import guarded
 from bench.errors import UserError
 from bench.launch.grid import Composer, Invalid, combinations, master_config
@@ -32,10 +30,8 @@ def commands(words: Sequence[str]) -> list[list[str]]:
     Raises:
         UserError: they name no study, or its run of exponents is not one run.
     """
-    config.register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        master = _master(words)
+    with config.composing() as loader:
+        master = master_config(loader, spelled_out(words))
         study = study_of(master)
         if master.sweep is None or (study.exponents is None and study.tuning is None):
             raise UserError("no study; name one of sweeps/, such as +sweeps=study_a_small")
@@ -45,7 +41,7 @@ def commands(words: Sequence[str]) -> list[list[str]]:
             own = [word for word in words if _key(word) not in apart]
             own += [*study.exponents, f"sweep={master.sweep}_exponents"]
             made.append(["bench.train", "-m", *own])
-            more.append(f"exponents={_folder(_master(own)) / 'exponents.parquet'}")
+            more.append(f"exponents={_folder(loader, own) / 'exponents.parquet'}")
         if study.tuning is not None:
             made.append(["bench.tune", *more])
     made.append(["bench.train", "-m", *more, *(() if master.tuned else ("tuned=true",))])
@@ -57,13 +53,10 @@ def _key(word: str) -> str:
     return word.partition("=")[0]
 
 
-def _master(words: Sequence[str]) -> DictConfig:
-    return master_config(GlobalHydra.instance().config_loader(), spelled_out(words))
-
-
-def _folder(master: DictConfig) -> Path:
+def _folder(loader: ConfigLoader, words: Sequence[str]) -> Path:
     """Return the folder of the one run of a multirun."""
-    composer = Composer(GlobalHydra.instance().config_loader(), master, elsewhere=True)
+    master = master_config(loader, spelled_out(words))
+    composer = Composer(loader, master, elsewhere=True)
     runs = [composer.job(overrides) for overrides in combinations(master)]
     if len(runs) != 1:
         raise UserError(f"study.exponents: it is {len(runs)} runs, and must be one")

@@ -18,11 +18,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from pydantic import Field
 
-from bench import config, paths
+from bench import config
 from bench.cli import guarded
 from bench.errors import RunsFailedError, UserError, suggestion
 from bench.launch import cost, live, manifest, report, slurm
@@ -41,10 +39,7 @@ def plan(words: Sequence[str]) -> None:
     Raises:
         UserError: combinations are invalid, or their data are missing.
     """
-    config.register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+    with config.composing() as loader:
         master = master_config(loader, spelled_out(words))
         launcher = master.hydra.launcher
         elsewhere = "slurm" in str(master.hydra.runtime.choices.get("hydra/launcher"))

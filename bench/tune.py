@@ -15,15 +15,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
-from hydra.core.global_hydra import GlobalHydra
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from bench import config, experiment, paths, tuned
+from bench import config, experiment, tuned
 from bench.cli import guarded
 from bench.errors import RunsFailedError, UserError
 from bench.launch.grid import Composer, combinations, master_config
@@ -43,15 +42,11 @@ def tune(words: Sequence[str]) -> None:
         RunsFailedError: some trials failed, or all of an optimizer's diverged; the others are
             finished and written.
     """
-    config.register_resolvers()
     setup_globals()
-    GlobalHydra.instance().clear()
-    composing = initialize_config_dir(str(paths.conf_dir()), version_base="1.3")
-    with composing, experiment.keeping_data():
-        loader = GlobalHydra.instance().config_loader()
+    with config.composing() as loader, experiment.keeping_data():
         master = master_config(loader, spelled_out(words))
-        found = candidates_of(master)
-        launcher = _launcher(master)
+        found = candidates_of(loader, master)
+        launcher = _launcher(loader, master)
         problems = []
         for batch in [found] if launcher.side_by_side else [[one] for one in found]:
             problems += _carry_out(launcher, batch)
@@ -66,7 +61,7 @@ def tune(words: Sequence[str]) -> None:
         raise RunsFailedError("\n".join(problems))
 
 
-def candidates_of(master: DictConfig) -> list[Candidate]:
+def candidates_of(loader: ConfigLoader, master: DictConfig) -> list[Candidate]:
     """Return what the study of a composed multirun tunes.
 
     Raises:
@@ -78,7 +73,6 @@ def candidates_of(master: DictConfig) -> list[Candidate]:
             f"sweep={master.sweep}: nothing says how to tune it; give a study whose file has "
             "study.tuning, such as +sweeps=study_a_small"
         )
-    loader = GlobalHydra.instance().config_loader()
     elsewhere = "slurm" in str(master.hydra.runtime.choices.get("hydra/launcher"))
     composer = Composer(loader, master, elsewhere=elsewhere)
     told = ["trainer.accounting=false"]  # what a step costs is not asked of a trial
@@ -86,11 +80,10 @@ def candidates_of(master: DictConfig) -> list[Candidate]:
     return candidates(composer, combinations(master), tuning, str(master.sweep), told)
 
 
-def _launcher(master: DictConfig) -> GridLauncher:
+def _launcher(loader: ConfigLoader, master: DictConfig) -> GridLauncher:
     """Return the launcher that the config chooses, made to wait for its runs."""
     if "wait" in master.hydra.launcher:
         OmegaConf.update(master, "hydra.launcher.wait", True)
-    loader = GlobalHydra.instance().config_loader()
     context = HydraContext(config_loader=loader, callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=lambda _: None, config=master

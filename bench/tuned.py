@@ -15,6 +15,7 @@ import yaml
 
 from bench import paths
 from bench.errors import UserError
+from bench.files import write_atomically
 
 # Seeds from here on are for tuning; those of a report are below.
 FIRST_TUNING_SEED = 1000
@@ -92,9 +93,7 @@ def write(path: Path, settings: Mapping[str, Any], provenance: Mapping[str, Any]
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"settings": dict(settings), "provenance": dict(provenance)}
     text = yaml.safe_dump(content, sort_keys=False, width=100)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(_HEADER + text)
-    temporary.replace(path)
+    write_atomically(path, lambda file: file.write((_HEADER + text).encode()))
 
 
 def _with(values: dict[str, Any], keys: list[str], value: Any, where: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from hydra.core.config_loader import ConfigLoader
 from torch import Tensor, nn
 
 from bench import cli, config, train
@@ -207,6 +208,13 @@ class LoopRig:
         if checkpoint is not None:
             loop.load_state_dict(checkpoint)
         return loop
+
+
+@pytest.fixture
+def loader() -> Iterator[ConfigLoader]:
+    """Hydra's, of our configs."""
+    with config.composing() as found:
+        yield found
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -35,9 +35,7 @@ OPTIMIZERS = [name for group, name in CHOICES if group == "optimizer"]
 
 @cache
 def composed(*groups: str) -> DictConfig:
-    config.register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+    with config.composing():
         return compose("train", overrides=list(groups), return_hydra_config=True)
 
 

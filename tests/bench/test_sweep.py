@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cpu_time
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from bench import config, paths, sweep
+from bench import sweep
 from bench.errors import UserError
 from bench.identity import tracker_label
 from bench.launch.grid import Composer, Job, combinations, master_config
@@ -45,14 +42,6 @@ def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bench.sweep plan" in capsys.readouterr().out
     with pytest.raises(UserError, match="plna: there is no such command; did you mean plan"):
         sweep.main(["plna"])
-
-
-@pytest.fixture
-def loader() -> Iterator[Any]:
-    config.register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
 
 
 @pytest.mark.slow

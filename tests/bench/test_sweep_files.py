@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from bench import components, config, paths
+from bench import components, paths
 from bench.launch.grid import Composer, Job, combinations, master_config
 
 FILES = sorted((paths.home() / "sweeps").glob("*.yaml"))
-
-
-@pytest.fixture
-def loader() -> Iterator[Any]:
-    config.register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -5,7 +5,7 @@ Parametrised over the files: a new one is tested without a change here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
-from bench import config, experiment, paths
+from bench import experiment, paths
 from bench.assembly import make_loop
 from bench.config import RunConfig
 from bench.evaluation import laid_out
@@ -36,14 +34,6 @@ SMALL = {
     "synthetic_images": ("count=60", "test_count=20"),
     "synthetic_lm": ("count=40", "held_out=10", "context_length=16"),
 }
-
-
-@pytest.fixture
-def loader() -> Iterator[Any]:
-    config.register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
 
 
 def size_of(run: RunConfig, known: dict[str, int]) -> int:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from bench import config, paths
+from bench import config
 from bench.identity import identify
 from bench.launch.grid import Composer, Invalid, Job, combinations, master_config
 
@@ -24,14 +22,6 @@ class Counting(Composer):
     def _base(self, overrides: tuple[str, ...]) -> Any:
         self.composed = len(self._bases) + (overrides not in self._bases)
         return super()._base(overrides)
-
-
-@pytest.fixture
-def loader() -> Iterator[Any]:
-    config.register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
 
 
 def expand(loader: Any, *words: str) -> tuple[Counting, list[Job | Invalid]]:
