@@ -64,7 +64,7 @@ def bca_interval(
     if ordered[0] == ordered[-1]:
         return Interval(float(ordered[0]), float(ordered[0]))
     rng = np.random.default_rng(seed)
-    found = np.sort(statistic(ordered[rng.integers(0, size, (resamples, size))]))
+    found = statistic(ordered[rng.integers(0, size, (resamples, size))])
     point = float(statistic(ordered))
     # Ties count half, or discrete data would look biased.
     below = (np.sum(found < point) + 0.5 * np.sum(found == point)) / resamples
@@ -73,7 +73,7 @@ def bca_interval(
     tails = np.array([-tail, tail])
     shifted = bias + tails
     adjusted = special.ndtr(bias + shifted / (1 - _acceleration(ordered, statistic) * shifted))
-    low, high = np.quantile(found, np.clip(adjusted, 0, 1))
+    low, high = np.quantile(found, adjusted)
     return Interval(float(low), float(high))
 
 

@@ -15,7 +15,7 @@ of h which have no other reason to obey the identity:
 
 Each is measured as the layer itself: gamma over every sigma, alpha and s over those that its h > 0
 leave, so that what dropping points does to the identity is in the null too. numpy only; the same
-random draws every time. Errors are relative, abs(s - alpha gamma) / abs(s).
+random draws every time. Errors are relative, abs(s - alpha gamma) / s; s >= 0, its h being sorted.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def other_errors(sigma: ArrayLike, others: Sequence[ArrayLike]) -> Array:
     for other in others:
         h = np.asarray(other, dtype=np.float64)
         both = min(len(own), len(h))
-        found.append(abs(fits.triangle(own[:both], h[:both]).relative_error))
+        found.append(fits.triangle(own[:both], h[:both]).relative_error)
     return _finite(np.asarray(found, dtype=np.float64))
 
 

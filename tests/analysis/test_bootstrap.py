@@ -32,6 +32,28 @@ def test_against_scipy(statistic: object, reference: object, level: float) -> No
     assert found.high - centre > 1.1 * (centre - found.low)
 
 
+def by_hand(values: np.ndarray, statistic: object, level: float, draws: int) -> list[float]:
+    """Efron's BCa with Hesterberg's tails, one resample at a time."""
+    n, kept = len(values), np.sort(values)
+    picks = np.random.default_rng(0).integers(0, n, (draws, n))
+    found = [statistic(kept[pick]) for pick in picks]  # type: ignore[operator]
+    below = scipy_stats.percentileofscore(found, statistic(kept), kind="mean") / 100  # type: ignore
+    bias = scipy_stats.norm.ppf(below)
+    without = np.array([statistic(np.delete(kept, i)) for i in range(n)])  # type: ignore[operator]
+    skew = ((without.mean() - without) ** 3).sum()
+    a = skew / 6 / ((without - without.mean()) ** 2).sum() ** 1.5
+    tail = scipy_stats.t(n - 1).ppf((1 + level) / 2) * math.sqrt(n / (n - 1))
+    ends = [scipy_stats.norm.cdf(bias + (bias + z) / (1 - a * (bias + z))) for z in (-tail, tail)]
+    return [float(np.quantile(found, end)) for end in ends]
+
+
+@pytest.mark.parametrize("values", [SKEWED[:10], np.floor(3 * SKEWED[:12])], ids=["reals", "ties"])
+@pytest.mark.parametrize(("ours", "plain"), [(means, stats.mean), (iqms, stats.iqm)])
+def test_against_the_formula(values: np.ndarray, ours: object, plain: object) -> None:
+    found = bca_interval(values, ours, level=0.9, resamples=300)  # type: ignore[arg-type]
+    assert found == pytest.approx(by_hand(values, plain, 0.9, 300), rel=1e-9)
+
+
 def test_the_seed_decides_every_bit_and_the_order_none() -> None:
     first = bca_interval(SKEWED, seed=3)
     assert bca_interval(SKEWED[::-1], seed=3) == first
@@ -58,6 +80,11 @@ def test_an_extreme_statistic_stays_finite() -> None:
     """Nine equal values and an outlier: most resamples lie on one side of the point."""
     found = bca_interval([0.0] * 9 + [1.0])
     assert 0 <= found.low < 0.1 < found.high <= 1
+    trimmed = bca_interval([0.0] * 9 + [1.0], iqms)  # leaving any one out changes nothing
+    assert trimmed.low == 0 <= trimmed.high <= 1
+    for seed in range(5):  # all of the resamples may lie on one side
+        low, high = bca_interval(SKEWED, resamples=1, seed=seed)
+        assert low == high > 0
 
 
 @pytest.mark.slow

@@ -220,8 +220,11 @@ def test_logits_at_every_position(microbatch: Any) -> None:
         curvature(model, token_loss, data, layers, directions, engine="sweep", settings=how)
 
 
-@pytest.mark.parametrize(("classes", "engine"), [(3, "sweep"), (40, "tangent")])
+@pytest.mark.parametrize(
+    ("classes", "engine"), [(3, "sweep"), (5, "sweep"), (6, "tangent"), (40, "tangent")]
+)
 def test_the_rule_counts_classes_against_directions(classes: int, engine: str) -> None:
+    """Eight directions: as many as two for each of four columns."""
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, classes))
     data = torch.randn(6, 4), torch.randint(0, classes, (6,))
     directions = random_directions(model, ["0", "2"])

@@ -83,6 +83,11 @@ def test_other_layers() -> None:
     assert len(nulls.other_errors(sigma, [])) == 0
 
 
+def test_three_points_are_enough() -> None:
+    assert len(nulls.noise_errors([4.0, 2.0, 1.0], [9.0, 5.0, 1.0])) == nulls.DRAWS
+    assert len(nulls.permuted_errors([4.0, 2.0, 1.0], [9.0, 5.0, 1.0])) == nulls.DRAWS
+
+
 def test_layers_without_a_fit_give_nothing() -> None:
     few, flat, negative = ([1.0, 0.5], [1.0, 0.2]), ([1.0] * 5,) * 2, ([1.0] * 4, [-1] * 4)
     for sigma, h in (([], []), few, flat, negative):

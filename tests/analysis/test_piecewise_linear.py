@@ -56,6 +56,9 @@ BENT: dict[str, tuple[Between, str]] = {
 }  # fmt: skip
 
 
+NO_LOGITS = "the network's output is no tensor of logits [B, ..., C]"
+
+
 def data(n: int = 6) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     return torch.randn(n, 5, dtype=torch.float64), torch.randint(0, 5, (n,))
@@ -210,4 +213,39 @@ def test_a_layer_that_is_not_called_is_named() -> None:
 def test_outputs_that_are_no_logits() -> None:
     flat = nn.Sequential(nn.Linear(5, 1), nn.Flatten(0))
     found = examine(flat, lambda out, _: out.mean(), data(), ["0"], Settings())
-    assert found == ("the network's output is no tensor of logits [B, ..., C]", ())
+    assert found == (NO_LOGITS, ())
+
+
+def test_outputs_in_a_tuple_are_measured_by_double_backward() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 5)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer(x), x
+
+    torch.manual_seed(0)
+    model, along = Pair().double(), Directions(torch.ones(1), *(torch.eye(5).double()[:, :1],) * 2)
+    assert examine(model, lambda out, y: F.cross_entropy(out[0], y), data(), ["layer"],
+                   Settings()).obstacle == NO_LOGITS  # fmt: skip
+    exact = Settings(torch.float64)
+    h, expected = (
+        curvature(network, loss, data(), [name], {name: along}, settings=exact)[name]  # type: ignore
+        for network, loss, name in (
+            (model, lambda out, y: F.cross_entropy(out[0], y), "layer"),
+            (nn.Sequential(model.layer), F.cross_entropy, "0"),
+        )
+    )
+    torch.testing.assert_close(h, expected)
+
+
+def test_rows_that_are_not_samples_are_found() -> None:
+    """Positions as rows from the start: independent of each other, but more than samples."""
+    rows = nn.Sequential(nn.Flatten(0, 1), nn.Linear(5, 4))
+    batch = torch.randn(6, 3, 5), torch.randint(0, 4, (6, 3))
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels.flatten())
+
+    assert examine(rows, loss, batch, ["1"], Settings()).obstacle == NO_LOGITS

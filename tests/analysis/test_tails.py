@@ -39,6 +39,32 @@ def test_pure_tails_come_back(seed: int, exponent: float, n: int) -> None:
     assert found.stderr == pytest.approx((found.exponent - 1) / np.sqrt(found.n_tail))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_tail_is_the_best_of_all(seed: int) -> None:
+    """Every distinct value tried as xmin with all values from it on, one by one; many are equal."""
+    values = np.round(sample(seed, 2.4, 25, body=10), 1)
+    best = (np.inf, 0.0, 0.0, 0)
+    for xmin in np.unique(values):
+        tail = np.sort(values[values >= xmin])
+        if len(tail) < 10 or tail[-1] == xmin:
+            continue
+        exponent = 1 + 1 / np.mean(np.log(tail / xmin))
+        below = np.arange(len(tail)) / len(tail)
+        distance = np.abs(1 - (tail / xmin) ** (1 - exponent) - below).max()
+        best = min(best, (distance, xmin, exponent, len(tail)))
+    found = clauset(values)
+    assert (found.xmin, found.n_tail) == (best[1], best[3])
+    assert (found.distance, found.exponent) == pytest.approx((best[0], best[2]), rel=1e-9)
+    assert clauset([*values, np.inf, -1.0]) == found
+
+
+def test_ten_values_are_a_tail() -> None:
+    values = sample(3, 2.5, 10)
+    found = clauset(values)
+    assert (found.n_tail, found.xmin) == (10, values.min())
+    assert found.exponent == pytest.approx(1 + 1 / np.mean(np.log(values / values.min())))
+
+
 def test_the_body_is_left_out() -> None:
     found = clauset(sample(5, 2.5, 400, body=400))
     assert 0.9 < found.xmin < 2
@@ -59,7 +85,7 @@ def test_scale_changes_xmin_alone(scale: float) -> None:
 def test_what_has_no_tail() -> None:
     for values in ([], np.ones(50), np.arange(1.0, 10), [np.nan, -1.0] * 20):
         found = clauset(values)
-        assert np.isnan(found.exponent)
+        assert np.isnan([found.exponent, found.xmin, found.distance, found.stderr]).all()
         assert found.n_tail == 0
     repeated = clauset(np.repeat(sample(2, 3.0, 30), 2))
     assert repeated.n_tail >= 10
