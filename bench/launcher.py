@@ -7,10 +7,10 @@ The launchers are Hydra plugins (``hydra_plugins/`` hands them over); what they 
 from __future__ import annotations
 
 import functools
-import os
+import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bench import experiment
+from bench.config import TrainerConfig
 from bench.errors import RunsFailedError, UserError
 from bench.launch import live, manifest, report, slurm, snapshot
 from bench.launch.execute import execute
 from bench.launch.grid import Composer, Job
 from bench.launch.plan import News, Plan, Retry, look, make_plan, objections
 from bench.launch.pool import Pool, slots, visible_devices
-from bench.lock import machine, started
 
 
 class GridLauncher(Launcher):
@@ -46,6 +46,7 @@ class GridLauncher(Launcher):
         return self.elsewhere
 
     def __init__(self, retry: Retry = "all", fail_fast_after: int | None = None) -> None:
+        _check_positive(fail_fast_after=fail_fast_after)
         self.retry, self.fail_fast_after = retry, fail_fast_after
 
     def setup(
@@ -69,8 +70,10 @@ class GridLauncher(Launcher):
         runs_dir = Path(str(self.config.runs_dir))
         plan = make_plan(composer, job_overrides, self._news(runs_dir))
         to_do = plan.to_do(self.retry)
-        for wrong in (*plan.invalid, *objections(to_do)):
-            raise UserError(f"{wrong.reason} (in: {' '.join(wrong.overrides)})")
+        wrong = [*plan.invalid, *objections(to_do)]
+        if wrong:
+            more = f"; {len(wrong) - 1} more: see python -m bench.sweep plan" if wrong[1:] else ""
+            raise UserError(f"{wrong[0].reason} (in: {' '.join(wrong[0].overrides)}){more}")
         print(plan.line(), flush=True)
         if plan.of("failed"):
             print(f"failed before:\n{self._failures(plan)}", flush=True)
@@ -95,8 +98,14 @@ class GridLauncher(Launcher):
             head = f"{len(failed)} of {len(now.runs)} runs failed:"
             raise RunsFailedError(f"{head}\n{self._failures(now)}")
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        """What a launch's manifest keeps of how it runs."""
+        words = [str(word) for word in self.config.hydra.overrides.hydra]
+        return {"fail_fast_after": self.fail_fast_after, "words": words}
+
     def _failures(self, plan: Plan) -> str:
-        return report.failures(plan, list(self.config.hydra.overrides.hydra))
+        return report.failures(plan, self._options["words"])
 
 
 class LocalLauncher(GridLauncher):
@@ -125,23 +134,34 @@ class LocalLauncher(GridLauncher):
         """Whether several runs are carried out at a time."""
         return len(self._places()) > 1
 
-    def _places(self) -> list[dict[str, str]]:
-        count = torch.cuda.device_count()
+    def _places(self, trainers: Sequence[TrainerConfig] = ()) -> list[dict[str, str]]:
+        """Return a slot for each worker; on CPU where no GPU is here, or wanted by ``trainers``."""
+        on_cpu = bool(trainers) and all(trainer.device == "cpu" for trainer in trainers)
+        count = 0 if on_cpu else torch.cuda.device_count()
+        if not count:
+            return slots([], self.workers or 1)
         names = visible_devices() or [str(number) for number in range(count)]
-        devices = names[:count][: self.workers]
-        return slots(devices, self.pack if devices else (self.workers or 1))
+        places = slots(names[:count], self.pack, _most_devices(trainers))
+        return places[: self.workers * self.pack] if self.workers else places
 
     def _carry_out(self, jobs: Sequence[Job]) -> None:
         if not jobs:
             return
-        if self.pack > 1 and not torch.cuda.device_count():
+        trainers = [job.config.trainer for job in jobs]
+        places = self._places(trainers)
+        together = len(places) > 1 and len(jobs) > 1
+        if self.pack > 1 and "CUDA_VISIBLE_DEVICES" not in places[0]:
             warnings.warn(f"pack={self.pack} is for GPUs; on CPU give workers=N", stacklevel=2)
-        options = {"fail_fast_after": self.fail_fast_after}
+        numbered = next((trainer.device for trainer in trainers if ":" in trainer.device), None)
+        if together and numbered:
+            raise UserError(
+                f"trainer.device={numbered}: each worker has a GPU of its own; write cuda and "
+                "choose GPUs by CUDA_VISIBLE_DEVICES, or give workers=1"
+            )
         ids = [job.identity.id for job in jobs]
-        launch = manifest.create(Path(jobs[0].config.runs_dir), jobs, [ids], options)
-        launch.note_process(os.getpid(), started(os.getpid()), machine())
-        places = self._places()
-        if len(places) == 1 or len(jobs) == 1:
+        launch = manifest.create(Path(jobs[0].config.runs_dir), jobs, [ids], self._options)
+        launch.note_process()
+        if not together:
             self._one_by_one(jobs)
         else:
             self._by_pool(Pool(launch, ids, places, lambda text: print(text, flush=True)))
@@ -196,17 +216,24 @@ class SlurmLauncher(GridLauncher):
         if not jobs:
             return
         runs_dir = Path(jobs[0].config.runs_dir)
-        size = self.runs_per_job * self.pack * max(1, self.resources.get("gpus_per_node") or 1)
+        each = _most_devices([job.config.trainer for job in jobs])
+        at_once = self.pack * max(1, (self.resources.get("gpus_per_node") or 1) // each)
+        size = self.runs_per_job * at_once
         ids = [job.identity.id for job in jobs]
         tasks = [ids[start : start + size] for start in range(0, len(ids), size)]
-        options = {"fail_fast_after": self.fail_fast_after, "pack": self.pack}
+        options = {**self._options, "pack": self.pack, "devices": each}
         components = (job.config.components for job in jobs)
         code = snapshot.freeze(
             runs_dir, {name for one in components for name in snapshot.targets_of(one)}
         )
         launch = manifest.create(runs_dir, jobs, tasks, options)
         (launch.path / "code").symlink_to(code)
-        arrays = slurm.submit(launch, code, self.resources)
+        try:
+            arrays = slurm.submit(launch, code, self.resources)
+        except UserError:
+            if not launch.submitted:  # nobody is to find a launch that never was
+                shutil.rmtree(launch.path)
+            raise
         print(
             f"submitted {len(ids)} runs in {len(tasks)} jobs: "
             f"{len(arrays)} arrays ({', '.join(arrays)})\n"
@@ -223,7 +250,12 @@ class SlurmLauncher(GridLauncher):
             super()._conclude(plan)
 
 
+def _most_devices(trainers: Iterable[TrainerConfig]) -> int:
+    """Return how many GPUs a run needs, of those that need most."""
+    return max((trainer.devices for trainer in trainers), default=1)
+
+
 def _check_positive(**options: int | None) -> None:
     for name, value in options.items():
-        if value is not None and value < 1:
-            raise UserError(f"{name}: {value} is too few; give 1 or more")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f"{name}: {value} is no number of them; give 1 or more")

@@ -27,7 +27,6 @@ from bench.launch import cost, live, manifest, report, slurm
 from bench.launch.grid import Composer, combinations, master_config
 from bench.launch.plan import Plan, Retry, make_plan, objections
 from bench.launch.words import spelled_out
-from bench.lock import machine, started
 from bench.options import Options, OptionsT, parse, show
 
 _SHOWN = 40  # problems listed before the rest is only counted
@@ -45,11 +44,14 @@ def plan(words: Sequence[str]) -> None:
         elsewhere = "slurm" in str(master.hydra.runtime.choices.get("hydra/launcher"))
         news = partial(slurm.news, Path(str(master.runs_dir))) if elsewhere else None
         made = make_plan(Composer(loader, master, elsewhere=elsewhere), combinations(master), news)
-    show_plan(made, launcher.get("retry", "all"))
+    show_plan(made, launcher.get("retry", "all"), list(master.hydra.overrides.hydra))
 
 
-def show_plan(made: Plan, retry: Retry = "all") -> None:
-    """Print a plan with everything that is wrong with it, and its cost."""
+def show_plan(made: Plan, retry: Retry = "all", launch: Sequence[str] = ()) -> None:
+    """Print a plan with everything that is wrong with it, and its cost.
+
+    ``launch`` holds the Hydra overrides of the launch, for the commands that run a failure again.
+    """
     print(made.line())
     to_do = made.to_do(retry)
     refused = objections(to_do)
@@ -58,7 +60,7 @@ def show_plan(made: Plan, retry: Retry = "all") -> None:
         print(line)
     if len(lines) > _SHOWN:
         print(f"... and {len(lines) - _SHOWN} more")
-    _show_failures(made)
+    _show_failures(made, launch)
     if to_do:
         print(f"to do: {len(to_do)}, {cost.estimate(to_do)}")
     wrong = len(made.invalid) + len(refused)
@@ -90,7 +92,7 @@ def status(words: Sequence[str]) -> None:
     launch = manifest.find(given.runs_dir, given.launch)
     made = live.now(launch, given.runs_dir)
     show(live.table(launch, made))
-    _show_failures(made)
+    _show_failures(made, launch.options.get("words", ()))
 
 
 def watch(words: Sequence[str]) -> None:
@@ -100,11 +102,13 @@ def watch(words: Sequence[str]) -> None:
         RunsFailedError: a run of it failed.
     """
     given = _parsed(LaunchOptions, words, "watch", "Show a launch until all is over.")
-    made = live.watch(manifest.find(given.runs_dir, given.launch), given.runs_dir)
+    launch = manifest.find(given.runs_dir, given.launch)
+    made = live.watch(launch, given.runs_dir)
     failed = made.of("failed")
     if failed:
         head = f"{len(failed)} of {len(made.runs)} runs failed:"
-        raise RunsFailedError(f"{head}\n{report.failures(made)}")
+        told = report.failures(made, launch.options.get("words", ()))
+        raise RunsFailedError(f"{head}\n{told}")
     print(made.line())
 
 
@@ -119,7 +123,8 @@ def logs(words: Sequence[str]) -> None:
     if not found:
         known = [path.name for path in given.runs_dir.glob("*") if (path / "log.txt").exists()]
         why = "the runs of a single process print to its terminal" if not known else ""
-        raise UserError(f"run={given.run}: no log; {why or suggestion(given.run, known)}")
+        hint = why or suggestion(given.run, known)
+        raise UserError(f"run={given.run}: no log in {given.runs_dir}; {hint}")
     for path in found:
         print(f"==> {path} <==")
         for line in path.read_text(errors="replace").splitlines()[-given.lines :]:
@@ -127,28 +132,26 @@ def logs(words: Sequence[str]) -> None:
 
 
 def cancel(words: Sequence[str]) -> None:
-    """End a launch: its jobs in the queue and at work, or its process on this machine."""
+    """End a launch: its jobs in the queue and at work, or its process on this machine.
+
+    Raises:
+        UserError: there is neither, or SLURM does not answer.
+    """
     given = _parsed(LaunchOptions, words, "cancel", "End a launch; it can go on later.")
     launch = manifest.find(given.runs_dir, given.launch)
-    jobs = launch.submitted.get("tasks", {}).values()
-    process = launch.submitted.get("process")
-    if jobs:
-        slurm.cancel(jobs)
-        print(f"{launch.name}: cancelled; the same launch command goes on with it")
-    elif (
-        process
-        and process["machine"] == machine()
-        and process["started"] == started(process["pid"])
-    ):
-        os.kill(process["pid"], signal.SIGINT)
-        print(f"{launch.name}: process {process['pid']} was told to stop")
+    jobs, process = launch.submitted.get("tasks", {}).values(), launch.process
+    if jobs and (count := slurm.cancel(jobs)):
+        print(f"{launch.name}: {count} jobs cancelled; the same launch command goes on with it")
+    elif process is not None:
+        os.kill(process, signal.SIGINT)
+        print(f"{launch.name}: process {process} was told to stop")
     else:
-        raise UserError(f"{launch.name}: nothing of it runs here")
+        raise UserError(f"{launch.name}: nothing of it runs here; see bench.sweep status")
 
 
-def _show_failures(made: Plan) -> None:
+def _show_failures(made: Plan, launch: Sequence[str]) -> None:
     if made.of("failed"):
-        print(f"failed:\n{report.failures(made)}")
+        print(f"failed:\n{report.failures(made, launch)}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -16,6 +16,7 @@ import yaml
 from bench import paths
 from bench.errors import UserError
 from bench.files import write_atomically
+from bench.nested import replaced
 
 # Seeds from here on are for tuning; those of a report are below.
 FIRST_TUNING_SEED = 1000
@@ -51,7 +52,10 @@ def settle(
     path = file_of(folder(tuned), choices)
     for key, value in read(path, choices)["settings"].items():
         if key not in given:
-            out = _with(out, key.split("."), value, f"{path}: {key}")
+            try:
+                out = replaced(out, key.split("."), value)
+            except KeyError as error:
+                raise UserError(f"{path}: {key} is not in this config; tune again") from error
     return out
 
 
@@ -94,13 +98,6 @@ def write(path: Path, settings: Mapping[str, Any], provenance: Mapping[str, Any]
     content = {"settings": dict(settings), "provenance": dict(provenance)}
     text = yaml.safe_dump(content, sort_keys=False, width=100)
     write_atomically(path, lambda file: file.write((_HEADER + text).encode()))
-
-
-def _with(values: dict[str, Any], keys: list[str], value: Any, where: str) -> dict[str, Any]:
-    if keys[0] not in values or (len(keys) > 1 and not isinstance(values[keys[0]], dict)):
-        raise UserError(f"{where} is not in this config; tune again")
-    inner = _with(values[keys[0]], keys[1:], value, where) if len(keys) > 1 else value
-    return {**values, keys[0]: inner}
 
 
 def _shown(path: Path) -> Path:

@@ -27,6 +27,7 @@ from bench.components import Known
 from bench.config import RunConfig
 from bench.errors import UserError
 from bench.identity import Identity, identify
+from bench.nested import replaced
 
 _TOP_LEVEL = frozenset({"seed", "sweep", "runs_dir", "data_dir", "exponents"})
 _WORD = re.compile(r"\w+")
@@ -120,7 +121,7 @@ class Composer:
                 del plain[text]
         values = base.values
         for word in plain.values():
-            values = _with(values, word.path or (), word.value)
+            values = replaced(values, word.path or (), word.value)
         return values, base.choices
 
     def _word(self, text: str) -> _Word:
@@ -141,7 +142,9 @@ class Composer:
                 str(key): str(value) for key, value in composed.hydra.runtime.choices.items()
             }
             raw = OmegaConf.to_container(own, resolve=False)
-            spoken_of = frozenset(word for text in _interpolations(raw) for word in _words(text))
+            spoken_of = frozenset(
+                word for text in _interpolations(raw) for word in _WORD.findall(text)
+            )
             values = tuned.settle(config.container(own), choices, config.keys_of(overrides))
             self._bases[overrides] = _Base(values, choices, spoken_of)
         return self._bases[overrides]
@@ -190,12 +193,6 @@ def _is_scalar(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float)
 
 
-def _with(values: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    """Return a copy of ``values`` with one value changed."""
-    inner = _with(values[path[0]], path[1:], value) if len(path) > 1 else value
-    return {**values, path[0]: inner}
-
-
 def _interpolations(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         if "${" in value:
@@ -206,7 +203,3 @@ def _interpolations(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _interpolations(item)
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text)

@@ -27,9 +27,11 @@ def now(launch: Launch, runs_dir: Path) -> Plan:
     return Plan(tuple(look(launch.jobs(), news)))
 
 
-def over(plan: Plan) -> bool:
-    """Whether nobody is at any run any more."""
-    return not plan.of("running", "queued")
+def over(launch: Launch, plan: Plan) -> bool:
+    """Whether nobody is at any run any more, nor about to begin the next one."""
+    if plan.of("running", "queued"):
+        return False
+    return launch.process is None or not plan.of("missing", "interrupted", "untracked")
 
 
 def watch(launch: Launch, runs_dir: Path) -> Plan:
@@ -39,7 +41,7 @@ def watch(launch: Launch, runs_dir: Path) -> Plan:
     if not console.is_terminal:
         return _wait(launch, runs_dir, plan)
     with Live(table(launch, plan), console=console, refresh_per_second=2) as shown:
-        while not over(plan):
+        while not over(launch, plan):
             time.sleep(_INTERVAL)
             plan = now(launch, runs_dir)
             shown.update(table(launch, plan))
@@ -50,7 +52,7 @@ def _wait(launch: Launch, runs_dir: Path, plan: Plan) -> Plan:
     """As a log has it: a line each time that the counts change."""
     before = plan.line()
     print(before, flush=True)
-    while not over(plan):
+    while not over(launch, plan):
         time.sleep(_INTERVAL)
         plan = now(launch, runs_dir)
         if plan.line() != before:
@@ -71,9 +73,9 @@ def table(launch: Launch, plan: Plan) -> Group:
         stands = run.standing
         state = f"{stands.state}: {stands.kind}" if stands.kind else stands.state
         rows.add_row(run.job.identity.id, state, _progress(run), words[run.job.identity.id])
-    parts = [Text(f"{launch.name}: {plan.line()}")]
+    head = Text(f"{launch.name}: {plan.line()}")
     more = Text(f"... and {len(shown) - _ROWS} more") if len(shown) > _ROWS else Text("")
-    return Group(*parts, rows if shown else Text("all done"), more)
+    return Group(head, rows if shown else Text("all done"), more)
 
 
 def _progress(run: Planned) -> str:

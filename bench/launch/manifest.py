@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError
+from bench.errors import UserError, suggestion
 from bench.files import read_json, write_json
+from bench.lock import machine, started
 from bench.run import RunFolder
 
 if TYPE_CHECKING:  # what they import takes seconds, and a job's supervisor does without
@@ -52,7 +54,7 @@ class Launch:
 
     @property
     def options(self) -> dict[str, Any]:
-        """How its jobs are to run: ``pack``, ``fail_fast_after``."""
+        """How it runs: ``pack``, ``fail_fast_after``, and the ``words`` for Hydra it came with."""
         return dict(self.content.get("options", {}))
 
     def config(self, run_id: str, *, elsewhere: bool = False) -> RunConfig:
@@ -89,10 +91,18 @@ class Launch:
         known = self.submitted.get("tasks", {})
         write_json(self.path / "jobs.json", {"tasks": {**known, **tasks}})
 
-    def note_process(self, pid: int, started: str, machine: str) -> None:
-        """Note the process that carries out a launch on this machine."""
-        process = {"pid": pid, "started": started, "machine": machine}
+    def note_process(self) -> None:
+        """Note that this process carries out the launch, on this machine."""
+        process = {"pid": os.getpid(), "started": started(os.getpid()), "machine": machine()}
         write_json(self.path / "jobs.json", {"process": process})
+
+    @property
+    def process(self) -> int | None:
+        """The process of this machine that is at work on the launch; None: there is none."""
+        noted = self.submitted.get("process")
+        if not noted or noted["machine"] != machine() or noted["started"] != started(noted["pid"]):
+            return None
+        return int(noted["pid"])
 
     # -- failing fast ---------------------------------------------------------------------------
 
@@ -102,10 +112,15 @@ class Launch:
         (self.path / "failed" / run_id).touch()
 
     @property
+    def failed(self) -> set[str]:
+        """Ids of the runs that have failed in it; it does not carry them out again."""
+        return {path.name for path in (self.path / "failed").glob("*")}
+
+    @property
     def given_up(self) -> bool:
         """Whether so many runs have failed that no more are started."""
         limit = self.options.get("fail_fast_after")
-        return limit is not None and len(list((self.path / "failed").glob("*"))) >= limit
+        return limit is not None and len(self.failed) >= limit
 
 
 def create(
@@ -142,8 +157,11 @@ def find(runs_dir: Path, name: str | None = None) -> Launch:
     Raises:
         UserError: there is none.
     """
-    for launch in launches(runs_dir):
+    known = list(launches(runs_dir))
+    for launch in known:
         if name is None or launch.name.startswith(name):
             return launch
-    wanted = f"launch {name}" if name else "launch"
-    raise UserError(f"{runs_dir}: no {wanted} here; give runs_dir=, or launch one with -m")
+    if known:
+        there = suggestion(str(name), (launch.name for launch in known))
+        raise UserError(f"launch={name}: there is none in {runs_dir}; {there}")
+    raise UserError(f"{runs_dir}: no launch here; give runs_dir=, or launch one with -m")

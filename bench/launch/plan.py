@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from bench import components, experiment
-from bench.errors import UserError
+from bench.errors import UserError, suggestion
 from bench.identity import tracker_label
 from bench.launch.grid import Composer, Invalid, Job
 from bench.launch.standing import STATES, JobNews, Standing, run_folder, standing
@@ -52,15 +52,19 @@ class Plan:
         Args:
             retry: "all": what is missing, interrupted or failed; "none": all but the failed;
                 "failed", "timeout", "oom": only what failed, or failed by that cause.
+
+        Raises:
+            UserError: ``retry`` is none of these.
         """
+        if retry not in get_args(Retry):
+            raise UserError(f"retry={retry}: not possible; {suggestion(retry, get_args(Retry))}")
         failed = self.of("failed")
         if retry in _KINDS:
             return [run for run in failed if run.standing.kind == _KINDS[retry]]
         if retry == "failed":
             return failed
-        open_ = self.of("missing", "interrupted", "untracked")
-        wanted = {id(run) for run in (*open_, *(failed if retry == "all" else ()))}
-        return [run for run in self.runs if id(run) in wanted]
+        also = ("failed",) if retry == "all" else ()
+        return self.of("missing", "interrupted", "untracked", *also)
 
     def line(self) -> str:
         """Return the counts: ``48 planned: 31 done, 2 running, 9 missing, 6 failed (...)``."""

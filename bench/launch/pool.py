@@ -44,7 +44,7 @@ class Pool:
         for run_id in run_ids:
             self._waiting.put(run_id)
         self._workers: dict[int, subprocess.Popen[str]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may interrupt stop(), and call it
         self._threads: list[threading.Thread] = []
         self.stopped = False
 
@@ -55,12 +55,11 @@ class Pool:
 
     def run(self) -> None:
         """Carry out all runs, or stop on the way."""
-        threads = [
+        self._threads = [
             threading.Thread(target=self._serve, args=(number, slot), daemon=True)
             for number, slot in enumerate(self.slots)
         ]
-        self._threads = threads
-        for thread in threads:
+        for thread in self._threads:
             thread.start()
         self.run_down()
 
@@ -126,15 +125,20 @@ class Pool:
         if answer:
             return str(json.loads(answer)["outcome"])
         status = worker.wait()
-        self._note_death(run_id, status, by_memory=_memory_kills() > before)
-        return "failed"
+        return self._after_death(run_id, status, by_memory=_memory_kills() > before)
 
-    def _note_death(self, run_id: str, status: int, *, by_memory: bool) -> None:
+    def _after_death(self, run_id: str, status: int, *, by_memory: bool) -> str:
+        """Write down that a run's worker died; return what became of the run."""
         name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         kind: Kind = "exception" if status >= 0 else "out of memory" if by_memory else "killed"
         folder = self.launch.folder(run_id)
+        if folder.finished:  # it died after its work
+            return "done"
+        if folder.owner is not None:  # it only waited for the process that has the run
+            return "busy"
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.set_status("failed", f"its process ended by {name}", kind=kind)
+        return "failed"
 
     def _words(self, run_id: str) -> str:
         outcome = self.outcomes[run_id]
@@ -144,12 +148,16 @@ class Pool:
         return str(status.get("state", outcome)) if outcome == "done" else outcome
 
 
-def slots(devices: Sequence[str], pack: int) -> list[dict[str, str]]:
-    """Return one slot for each of ``pack`` workers on each device; no devices: processors."""
+def slots(devices: Sequence[str], pack: int, each: int = 1) -> list[dict[str, str]]:
+    """Return one slot for each of ``pack`` workers on each device; no devices: processors.
+
+    ``each``: the devices of one worker, for runs that take several.
+    """
     if devices:
+        firsts = range(0, max(1, len(devices) - each + 1), each)
         return [
-            {"CUDA_VISIBLE_DEVICES": device, PACKED: str(pack)}
-            for device in devices
+            {"CUDA_VISIBLE_DEVICES": ",".join(devices[first : first + each]), PACKED: str(pack)}
+            for first in firsts
             for _ in range(pack)
         ]
     threads = str(max(1, len(os.sched_getaffinity(0)) // pack))

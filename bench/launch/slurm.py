@@ -28,13 +28,14 @@ _KINDS = {
     "PREEMPTED": "preempted",
     "NODE_FAIL": "killed",
     "BOOT_FAIL": "killed",
+    "KILLED": "killed",  # ours: FAILED, by a signal
     "FAILED": "exception",
 }
 _ALWAYS = {
     "open-mode": "append",  # a requeued job goes on with its log
     "requeue": True,
 }
-
+_QUEUE = ("squeue", "--me", "-h", "-r", "-o", "%i|%T")  # a line each job of an array
 
 # Our names for submitit's parameters, where they differ.
 _RENAMED = {
@@ -116,31 +117,32 @@ def max_array_size() -> int:
 
 def news(runs_dir: Path, run_ids: Sequence[str]) -> dict[str, JobNews]:
     """Return what SLURM knows of the newest job of each run, for those that it had."""
-    wanted = set(run_ids)
-    found: dict[str, tuple[Launch, str, str]] = {}
+    wanted, over = set(run_ids), set[str]()
+    found: dict[str, tuple[str, list[str], Path]] = {}
     for launch in launches(runs_dir):
         jobs = launch.submitted.get("tasks", {})
+        over |= wanted & launch.failed  # their jobs may go on, with other runs
         for number, task in enumerate(launch.tasks):
             job = jobs.get(str(number))
             for run_id in wanted.intersection(task) if job else ():
-                found[run_id] = (launch, str(number), str(job))
+                found[run_id] = (job, task, launch.path / "logs" / f"{job}_0_log.err")
         wanted -= found.keys()
         if not wanted:
             break
-    states = job_states({job for _, _, job in found.values()})
+    states = job_states({job for job, _, _ in found.values()})
     told: dict[str, JobNews] = {}
-    for run_id, (launch, task_number, job) in found.items():
+    for run_id, (job, task, log) in found.items():
         state = states.get(job, "")
-        log = launch.path / "logs" / f"{job}_0_log.err"
-        if state in _QUEUED:
+        if run_id in over:
+            told[run_id] = JobNews("ended", None, None, job)
+        elif state in _QUEUED:
             told[run_id] = JobNews("queued", None, None, job)
         elif state in _RUNNING:
             begun = RunFolder(runs_dir / run_id).status
             told[run_id] = JobNews("running" if begun else "queued", None, None, job)
         else:
-            blamed = _blamed(runs_dir, launch.tasks[int(task_number)])
-            kind = _KINDS.get(state, "killed" if state.startswith("KILLED") else None)
-            told[run_id] = JobNews("ended", kind if run_id == blamed else None, log, job)
+            kind = _KINDS.get(state) if run_id == _blamed(runs_dir, task) else None
+            told[run_id] = JobNews("ended", kind, log, job)
     return told
 
 
@@ -163,7 +165,7 @@ def job_states(jobs: Iterable[str]) -> dict[str, str]:
     if not jobs:
         return {}
     states: dict[str, str] = {}
-    for line in _lines("squeue", "--me", "-h", "-r", "-o", "%i|%T"):
+    for line in _lines(*_QUEUE):
         name, _, state = line.partition("|")
         states[name] = state
     rest = sorted({job.partition("_")[0] for job in jobs - states.keys()})
@@ -206,11 +208,23 @@ def _named(state: str, codes: Sequence[str]) -> str:
     return "KILLED" if word == "FAILED" and by_signal else word
 
 
-def cancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs; those that are over are passed over."""
-    words = sorted(set(jobs))
-    for start in range(0, len(words), 500):  # a command line has an end
-        subprocess.run(["scancel", *words[start : start + 500]], check=False, capture_output=True)
+def cancel(jobs: Iterable[str]) -> int:
+    """Cancel those of ``jobs`` that are in the queue or at work; return how many they were.
+
+    Raises:
+        UserError: SLURM does not answer, so that they may go on.
+    """
+    try:
+        queued = {line.partition("|")[0] for line in _ask(*_QUEUE).splitlines()}
+        words = sorted(queued.intersection(jobs))
+        for start in range(0, len(words), 500):  # a command line has an end
+            _ask("scancel", *words[start : start + 500])
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(
+            f"SLURM does not answer ({_last_line(error)}); jobs may go on: cancel again, "
+            "on a login node"
+        ) from error
+    return len(words)
 
 
 def _lines(*command: str) -> list[str]:

@@ -32,8 +32,10 @@ class Task:
     def __call__(self) -> dict[str, str]:
         """Carry out the task's runs; return how each ended. Leaves by a requeue if stopped."""
         launch = Launch(Path(self.launch))
-        devices = slots(visible_devices(), int(launch.options.get("pack", 1)))
-        runs = launch.tasks[self.number]
+        options = launch.options
+        devices = slots(visible_devices(), options.get("pack", 1), options.get("devices", 1))
+        failed = launch.failed  # before a requeue; to try again is for the user to say
+        runs = [run_id for run_id in launch.tasks[self.number] if run_id not in failed]
         pool = Pool(launch, runs, devices, say)
         heard: list[int] = []
 
@@ -56,9 +58,13 @@ class Task:
 
 
 def say(text: str) -> None:
-    """Write a line into the job's log, with the time and the node."""
+    """Write a line into the job's log, with the time and the node.
+
+    Past ``print``, which fails where a signal handler interrupts another one.
+    """
     clock = time.strftime("%H:%M:%S")
-    print(f"{clock} {os.environ.get('SLURMD_NODENAME', '')} {text}", flush=True)
+    line = f"{clock} {os.environ.get('SLURMD_NODENAME', '')} {text}\n"
+    os.write(sys.stdout.fileno(), line.encode())
 
 
 def requeue() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -33,8 +34,7 @@ def freeze(runs_dir: Path, targets: Iterable[str]) -> Path:
     sources = {name: site / name for name in _PACKAGES} | {name: home / name for name in _CONFIGS}
     sources |= {path.name: path for path in _own_modules(targets)}
     code = runs_dir.resolve() / ".launches" / "code"
-    building = code / f".{os.getpid()}"
-    shutil.rmtree(building, ignore_errors=True)
+    building = code / f".{secrets.token_hex(8)}"  # a pid may be another node's too
     for name, source in sources.items():
         _copy(source, building / name)
     final = code / _digest(building)
@@ -78,11 +78,15 @@ def _own_modules(targets: Iterable[str]) -> Iterator[Path]:
     installed = [Path(sysconfig.get_path(key)) for key in ("purelib", "platlib", "stdlib")]
     for name in sorted({target.split(".")[0] for target in targets} - {*_PACKAGES}):
         spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None or spec.origin in ("built-in", "frozen"):
+        if spec is None:
             continue
-        file = Path(spec.origin).resolve()
+        folders = list(spec.submodule_search_locations or ())  # a package's, with __init__ or not
+        place = folders[0] if folders else spec.origin
+        if place in (None, "built-in", "frozen"):
+            continue
+        file = Path(place).resolve()
         if not any(file.is_relative_to(root.resolve()) for root in installed):
-            yield file.parent if spec.submodule_search_locations else file
+            yield file
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -30,7 +30,8 @@ def main(launch: Launch) -> None:
     preemption.listen()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*preemption.SIGNALS, signal.SIGINT})
     config.register_resolvers()
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what prints between runs must not be taken for an answer
     with experiment.keeping_data():
         for line in iter(sys.stdin.readline, ""):
             outcome = _carry_out(launch, line.strip())
@@ -41,7 +42,7 @@ def main(launch: Launch) -> None:
 
 
 def _carry_out(launch: Launch, run_id: str) -> str:
-    run = launch.config(run_id)
+    run = launch.config(run_id, elsewhere=True)  # no such device here: the run says so, in its log
     with _logging_to(run_folder(run, run_id).path / "log.txt"):
         try:
             return execute(run, patient=True)

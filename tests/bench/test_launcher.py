@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bench import sweep
+from bench.errors import UserError
 from bench.identity import identify
 from bench.launch import manifest
 from bench.launcher import LocalLauncher
@@ -104,6 +105,59 @@ def test_which_gpu_each_worker_has(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     places = LocalLauncher(workers=workers, pack=pack)._places()
     assert [place.get("CUDA_VISIBLE_DEVICES") for place in places] == expected
+
+
+def test_runs_for_cpu_share_it_where_there_are_gpus_too(
+    monkeypatch: pytest.MonkeyPatch, quick: Any
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    launcher, trainer = LocalLauncher(workers=3, pack=2), quick().trainer
+    assert ["CUDA_VISIBLE_DEVICES" in place for place in launcher._places([trainer])] == [False] * 3
+    both = [trainer, trainer.model_copy(update={"device": "auto"})]
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in launcher._places(both)] == list("001122")
+    pairs = [trainer.model_copy(update={"device": "cuda", "devices": 2})]
+    found = [place["CUDA_VISIBLE_DEVICES"] for place in launcher._places(pairs)]
+    assert found == ["0,1", "0,1", "2,3", "2,3"]
+
+
+def test_a_gpu_by_number_is_refused_where_each_worker_has_its_own(
+    monkeypatch: pytest.MonkeyPatch, command: Command, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    words = [word for word in QUICK if not word.startswith("trainer.device")]
+    status, _, err = command(*words, "trainer.device=cuda:1", "seed=0,1")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "trainer.device=cuda:1: each worker has a GPU of its own" in err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fail_fast_after=0"], "fail_fast_after: 0 is no number of them; give 1 or more"),
+        (["workers=two"], "workers: two is no number of them; give 1 or more"),
+        (["pack=-1"], "pack: -1 is no number of them; give 1 or more"),
+        (["retry=ooms"], "retry=ooms: not possible; did you mean oom?"),
+    ],
+)
+def test_impossible_launch_options_are_one_line(
+    command: Command, words: list[str], says: str
+) -> None:
+    status, _, err = command(*QUICK, *words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert says in err
+
+
+def test_a_launch_that_the_cluster_refuses_leaves_none_behind(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without SLURM
+    status, out, err = command(*QUICK, "hydra/launcher=slurm")
+    assert (status, out) == (2, "1 planned: 1 missing\n")
+    assert "SLURM does not answer" in err
+    with pytest.raises(UserError, match="no launch here"):
+        manifest.find(tmp_path / "runs")
 
 
 def test_later_jobs_do_not_reuse_the_first_ones_seed(command: Command, tmp_path: Path) -> None:
@@ -220,6 +274,7 @@ def test_a_failing_grid_ends_its_process_with_status_1(tmp_path: Path) -> None:
     ("words", "says"),
     [
         (["seed=0,1,-1"], "seed: input should be greater than or equal to 0, not -1 (in: "),
+        (["seed=-1,-2,-3"], "seed=-1); 2 more: see python -m bench.sweep plan"),
         (["optimizer=sgd,adamx"], "optimizer=adamx: there is no such optimizer"),
         (["trainer.batch_size=64,5000"], "trainer.batch_size: batch size 5000 does not fit"),
         (["dataset=digits,cifar10", "~model.hidden"], "python -m bench.prepare dataset=cifar10"),

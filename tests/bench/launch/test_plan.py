@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.config import RunConfig
+from bench.errors import UserError
 from bench.identity import identify, tracker_label
 from bench.launch.cost import estimate
 from bench.launch.grid import Invalid, Job
@@ -119,9 +120,9 @@ class Words:
 
 
 def test_duplicates_and_invalid_ones_are_named(job: Callable[..., Job]) -> None:
-    one, two = job("seed=1"), job("seed=2")
+    one, two, same = job("seed=1"), job("seed=2"), job("seed=1", "trainer.threads=1")
     bad = Invalid(("seed=x",), "seed: no number")
-    words = Words({"a": one, "b": two, "c": one, "d": bad})
+    words = Words({"a": one, "b": two, "c": same, "d": bad})
     plan = make_plan(words, [["a"], ["b"], ["c"], ["d"]])  # type: ignore[arg-type]
     assert [run.job for run in plan.runs] == [one, two]
     assert list(problems(plan)) == [
@@ -138,6 +139,32 @@ def test_objections_name_what_cannot_be_built_or_read(job: Callable[..., Job]) -
     assert [one.overrides for one in told] == [huge.overrides, absent.overrides]
     assert "does not fit" in told[0].reason
     assert "python -m bench.prepare dataset=cifar10" in told[1].reason
+
+
+def test_objections_try_each_place_of_data_and_each_schedule(job: Callable[..., Job]) -> None:
+    places = [job("dataset=cifar10", f"data_dir={name}") for name in ("nowhere", "no_place")]
+    fine = job("seed=1")
+    changed = fine.config.model_copy(update={"schedule": {**fine.config.schedule, "warmup": -1.0}})
+    steep = Job(("schedule.warmup=-1",), changed, fine.identity)
+    told = objections([planned(one, "missing") for one in (fine, *places, steep)])
+    assert [one.overrides for one in told] == [one.overrides for one in (*places, steep)]
+    assert "nowhere" in told[0].reason
+    assert "no_place" in told[1].reason
+    assert told[2].reason.startswith("schedule")
+
+
+def test_what_is_carried_out_is_in_the_order_of_the_grid(job: Callable[..., Job]) -> None:
+    states = ["failed", "missing", "done", "untracked", "running", "failed", "interrupted"]
+    kinds = {0: "out of memory", 5: "timeout"}
+    runs = [
+        planned(job(f"seed={seed}"), state, kinds.get(seed)) for seed, state in enumerate(states)
+    ]
+    plan = Plan(tuple(runs))
+    chosen = {"all": [0, 1, 3, 5, 6], "none": [1, 3, 6], "failed": [0, 5], "oom": [0]}
+    for retry, seeds in {**chosen, "timeout": [5]}.items():
+        assert [run.job.config.seed for run in plan.to_do(retry)] == seeds  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"retry=tiemout: .*did you mean timeout"):
+        plan.to_do("tiemout")  # type: ignore[arg-type]
 
 
 def test_words_that_all_share_are_left_out(job: Callable[..., Job]) -> None:
@@ -175,6 +202,7 @@ def test_the_cost_is_that_of_the_most_alike(job: Callable[..., Job]) -> None:
     finish(job("seed=1"), 36.0)  # the same optimizer too: 18 s an epoch
     finish(job("seed=2"), 108.0)
     finish(job("seed=3"), 1e9, state="diverged")
+    finish(job("seed=4"), 1e9, epochs=0)
     assert estimate(to_do).hours == pytest.approx(1.0)
     unlike = planned(job("dataset=fashion_mnist"), "missing")
     cost = estimate([*to_do, unlike])

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from bench.config import RunConfig
 from bench.identity import identify
 from bench.launch import manifest
-from bench.launch.execute import execute
 from bench.launch.grid import Job
 from bench.launch.manifest import Launch
 from bench.launch.pool import Pool, slots, visible_devices
@@ -27,10 +25,18 @@ from bench.train import train
 
 Make = Callable[..., RunConfig]
 
+# From its first step on, its process prints, between the runs too.
 MODULE = """
-import os, signal, time, torch
+import os, signal, threading, time, torch
+def chatter():
+    while True:
+        print("chatter", flush=True)
+        time.sleep(0.01)
+thread = threading.Thread(target=chatter, daemon=True)
 class Odd(torch.optim.SGD):
     def step(self, closure=None):
+        if not thread.is_alive():
+            thread.start()
         lr = self.param_groups[0]["initial_lr"]
         if lr == 0.5:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -155,35 +161,41 @@ def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("devices", "each", "expected"),
+    [("0123", 2, ["0,1", "2,3"]), ("012", 2, ["0,1"]), ("0", 2, ["0"]), ("01", 1, ["0", "1"])],
+)
+def test_a_worker_has_all_the_devices_of_its_runs(
+    devices: str, each: int, expected: list[str]
+) -> None:
+    made = slots(list(devices), 1, each)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in made] == expected
+
+
+def test_a_death_is_the_runs_failure_only_where_it_was_at_work(launch: Launch) -> None:
+    pool = Pool(launch, [], [], lambda text: None)
+    first, second, third, _ = launch.jobs()
+    done, other, alone = (launch.folder(job.identity.id) for job in (first, second, third))
+    for folder in (done, other):
+        folder.path.mkdir(parents=True)
+    done.set_status("done")
+    other.acquire()
+    assert pool._after_death(done.path.name, -9, by_memory=False) == "done"
+    assert pool._after_death(other.path.name, -9, by_memory=False) == "busy"
+    assert other.status == {}
+    other.release()
+    causes = [(-9, False, "killed"), (-9, True, "out of memory"), (3, True, "exception")]
+    for status, by_memory, kind in causes:
+        assert pool._after_death(alone.path.name, status, by_memory=by_memory) == "failed"
+        assert (alone.status["state"], alone.status["kind"]) == ("failed", kind)
+    assert alone.status["cause"] == "its process ended by exit status 3"
+
+
+@pytest.mark.parametrize(
     ("given", "found"), [("", []), ("0,1", ["0", "1"]), ("NoDevFiles", []), ("GPU-ab", ["GPU-ab"])]
 )
 def test_visible_devices(monkeypatch: pytest.MonkeyPatch, given: str, found: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     assert visible_devices() == found
-
-
-def test_a_failure_before_the_run_begins_is_written_down(
-    quick: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = quick()
-    folder = RunFolder(Path(one.runs_dir) / identify(one).id)
-    monkeypatch.setattr("bench.train.make_loop", lambda *_, **__: torch.empty(2**60))
-    assert execute(one) == "failed"
-    assert (folder.status["state"], folder.status["kind"]) == ("failed", "out of memory")
-    assert folder.config["id"] == folder.path.name
-    assert "Traceback" in (folder.path / "log.txt").read_text()
-
-
-def test_a_busy_run_is_left_alone(quick: Make) -> None:
-    one = quick()
-    folder = RunFolder(Path(one.runs_dir) / identify(one).id)
-    folder.acquire()
-    assert execute(one, patient=True) == "busy"
-    assert folder.status == {}
-    folder.release()
-    assert execute(one) == "done"
-    assert execute(one) == "done"
-    assert len(folder.provenance["attempts"]) == 1
 
 
 def test_once_packed_always_packed(quick: Make, monkeypatch: pytest.MonkeyPatch) -> None:

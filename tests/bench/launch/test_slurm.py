@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.config import RunConfig
+from bench import sweep
 from bench.errors import UserError
 from bench.identity import identify
 from bench.launch import manifest, slurm
-from bench.launch.grid import Job
 from bench.launch.manifest import Launch
+from bench.launch.snapshot import environment
 from bench.run import RunFolder
 
 Fake = Callable[..., None]
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """``fake(squeue="...", sacct=None)``: commands that print a text, or fail."""
-    bin_ = tmp_path / "bin"
-    bin_.mkdir()
-    monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
-
-    def make(**commands: str | None) -> None:
-        for name, text in commands.items():
-            body = "exit 1" if text is None else f"cat <<'END'\n{text}\nEND"
-            (bin_ / name).write_text(f"#!/bin/sh\n{body}\n")
-            (bin_ / name).chmod(0o755)
-
-    return make
 
 
 def test_the_queue_goes_before_the_books(fake: Fake) -> None:
@@ -88,20 +71,6 @@ def test_our_options_become_submitits() -> None:
     }
 
 
-@pytest.fixture
-def launch(tmp_path: Path, quick: Callable[..., RunConfig]) -> Launch:
-    """Three runs in one task, one in another; jobs 7_0 and 7_1."""
-    jobs = []
-    for seed in range(4):
-        run = quick(f"seed={seed}")
-        jobs.append(Job((f"seed={seed}",), run, identify(run)))
-    ids = [job.identity.id for job in jobs]
-    made = manifest.create(tmp_path / "runs", jobs, [ids[:3], ids[3:]], {"pack": 1})
-    made.note_jobs({"0": "7_0"})
-    made.note_jobs({"1": "7_1"})
-    return made
-
-
 def kinds(launch: Launch, tmp_path: Path) -> list[Any]:
     ids = [name for task in launch.tasks for name in task]
     told = slurm.news(tmp_path / "runs", ids)
@@ -136,6 +105,62 @@ def test_news_of_the_newest_launch_only(fake: Fake, launch: Launch, tmp_path: Pa
     assert {name: news.job for name, news in told.items()} == {job.identity.id: "8"}
 
 
+def test_a_run_that_failed_is_not_waited_for_with_the_rest_of_its_job(
+    fake: Fake, launch: Launch, tmp_path: Path
+) -> None:
+    first = launch.folder(launch.tasks[0][0])
+    first.path.mkdir(parents=True)
+    first.set_status("failed", "ValueError: x", kind="exception")
+    fake(squeue="7_0|RUNNING\n7_1|RUNNING", sacct=None, scontrol=None)
+    assert kinds(launch, tmp_path)[0] == "running"  # it failed in an earlier launch
+    launch.note_failure(launch.tasks[0][0])
+    assert kinds(launch, tmp_path) == [None, "queued", "queued", "queued"]
+
+
+def test_cancelling_what_is_in_the_queue(
+    fake: Fake, launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["cancel", f"runs_dir={tmp_path / 'runs'}"]
+    fake(squeue="7_1|PENDING\n8|RUNNING", scancel="")
+    told = tmp_path / "told"
+    (tmp_path / "bin" / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {told}\n')
+    sweep.main(words)
+    assert f"{launch.name}: 1 jobs cancelled" in capsys.readouterr().out
+    assert told.read_text() == "7_1\n"
+    fake(squeue="8|RUNNING")
+    with pytest.raises(UserError, match="nothing of it runs here"):
+        sweep.main(words)
+    fake(squeue="7_1|PENDING", scancel=None)
+    with pytest.raises(UserError, match=r"SLURM does not answer .*cancel again"):
+        sweep.main(words)
+
+
+def test_arrays_are_as_long_as_the_site_allows(fake: Fake, launch: Launch, tmp_path: Path) -> None:
+    jobs = launch.jobs()
+    made = manifest.create(tmp_path / "runs", jobs, [[job.identity.id] for job in jobs], {})
+    fake(scontrol="MaxArraySize = 3", srun="", sbatch="")
+    (tmp_path / "bin" / "sbatch").write_text(
+        f'#!/bin/sh\ncd {tmp_path}\ncat "$1" >> scripts\necho x >> count\n'
+        "[ $(wc -l < count) = 4 ] && echo 'error: QOS limit' >&2 && exit 1\n"
+        "echo Submitted batch job 4$(wc -l < count)\n"
+    )
+    code = tmp_path / "code"
+    resources = slurm.parameters({"time": 7, "setup": ["module load x"], "more": {"hold": True}})
+    assert slurm.submit(made, code, resources) == ["41", "42"]
+    assert made.submitted == {"tasks": {"0": "41_0", "1": "41_1", "2": "42_0", "3": "42_1"}}
+    lines = (tmp_path / "scripts").read_text().splitlines()
+    asked = {"--time=7", "--hold", "--requeue", "--open-mode=append"}
+    assert {f"#SBATCH {option}" for option in asked} <= set(lines)
+    exports = [f"export {key}={value}" for key, value in environment(code).items()]
+    setup = [line for line in lines if line.startswith(("export PYTHON", "module"))]
+    assert setup == [*exports, "module load x"] * 2
+    with pytest.raises(UserError, match=r"QOS limit; 2 of 4 jobs were submitted before$"):
+        slurm.submit(made, code, resources)
+    assert made.submitted["tasks"]["0"] == "43_0"
+    with pytest.raises(UserError, match=r"^hydra\.launcher: .*no_such"):
+        slurm.submit(made, code, {"no_such": 1})
+
+
 def test_a_manifest_gives_back_what_it_was_given(launch: Launch, tmp_path: Path) -> None:
     read = manifest.find(tmp_path / "runs", launch.name[:10])
     assert read == launch
@@ -147,26 +172,7 @@ def test_a_manifest_gives_back_what_it_was_given(launch: Launch, tmp_path: Path)
         read.folder(jobs[0].identity.id).path
         == RunFolder(tmp_path / "runs" / jobs[0].identity.id).path
     )
-    with pytest.raises(UserError, match="no launch nothing"):
+    with pytest.raises(UserError, match=f"launch=nothing: .* choices: {launch.name}"):
         manifest.find(tmp_path / "runs", "nothing")
     with pytest.raises(UserError, match="launch one with -m"):
         manifest.find(tmp_path / "empty")
-
-
-def test_requeue_minds_the_state_of_the_job(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from bench.launch import slurm_job
-
-    monkeypatch.setenv("SLURM_JOB_ID", "5")
-    said: list[str] = []
-    monkeypatch.setattr(slurm_job, "say", said.append)
-    fake(scontrol="JobId=5 JobState=RUNNING")
-    slurm_job.requeue()
-    fake(scontrol="JobId=5 JobState=CANCELLED")
-    slurm_job.requeue()
-    monkeypatch.setattr(slurm_job, "_PATIENCE", 0.5)
-    fake(scontrol=None)
-    slurm_job.requeue()
-    assert said[:2] == ["requeued", "not requeued: the job is CANCELLED"]
-    assert "the same launch command continues" in said[2]

@@ -43,6 +43,9 @@ def test_a_snapshot_is_what_runs_even_in_the_tree_itself(tmp_path: Path, own: Pa
     assert "my_own_module.py" in names
     assert "torch" not in names
     assert git_state(code) == json.loads((code / "snapshot.json").read_text())
+    (tmp_path / "my_folder").mkdir()  # a package without __init__.py
+    (tmp_path / "my_folder" / "part.py").write_text("")
+    assert (freeze(runs, ["my_folder.part.Thing"]) / "my_folder" / "part.py").exists()
     own.write_text("VALUE = 2\n")
     probe = "import my_own_module, bench.paths; print(my_own_module.VALUE, bench.paths.conf_dir())"
     done = subprocess.run(
