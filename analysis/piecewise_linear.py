@@ -190,10 +190,11 @@ def _bent(slopes: _Slopes, zeros: dict[str, Tensor], moves: list[Tensor]) -> str
     """Whether the logits have a second derivative in the layers' outputs, all moved at once."""
     errors = list(slopes.errors.values())
     along = torch.stack([(e * d).sum() for e, d in zip(errors, moves, strict=True)]).sum()
-    scale = max(float(error.detach().abs().max()) for error in errors)
-    bend = max(float(b.detach().abs().max()) for b in _derivatives(along, list(zeros.values())))
-    if bend > _TOLERANCE * scale:
-        return f"the network bends above a weight (second derivative {bend / scale:.1e} of first)"
+    for name, again in zip(slopes.errors, _derivatives(along, list(zeros.values())), strict=True):
+        slope, bend = (float(d.detach().abs().max()) for d in (slopes.errors[name], again))
+        if bend > _TOLERANCE * slope:  # of the layer's own: another's may be larger by far
+            found = f"first derivative {slope:.1e}, second derivative {bend:.1e}"
+            return f"the network bends above a weight ({found} in the output of layer '{name}')"
     return None
 
 

@@ -14,9 +14,11 @@ from hypothesis import settings as tries
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from analysis import memory
 from analysis.directions import Directions, gradient_directions
 from analysis.engines import ENGINES, Engine, choose, curvature
-from analysis.objective import Settings
+from analysis.objective import Objective, Settings
+from analysis.sweep import class_sweep
 from optimizers.partition import weight_layers
 
 DOUBLE = Settings(dtype=torch.float64)
@@ -294,6 +296,104 @@ def test_a_layer_that_the_loss_does_not_see_is_flat() -> None:
         )  # fmt: skip
         assert h["unused"].tolist() == [0.0] * 4
         assert (h["used"] > 0).all()
+
+
+@pytest.mark.parametrize("engine", ["sweep", "tangent"])
+def test_certain_samples_do_not_underflow_in_float32(engine: Engine) -> None:
+    """Logits 90 apart: p = e^-90 is no float32 number, the factor's root of it is."""
+    model = nn.Sequential(nn.Linear(2, 3, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[90.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
+    data = torch.tensor([[1.0, 0.2], [1.01, -0.1]]).double(), torch.tensor([0, 0])
+    along = {"0": random_directions(model, ["0"])["0"]}
+    single, double = (
+        curvature(model, F.cross_entropy, data, ["0"], along, engine=engine, settings=how)["0"]
+        for how in (Settings(), DOUBLE)
+    )
+    assert (double > 1e-45).all() and (double < 1e-37).all()
+    torch.testing.assert_close(single, double, atol=0, rtol=1e-4)
+    p, (u, v) = model(data[0]).detach().softmax(1), (along["0"].left, along["0"].right)
+    variance = (p.unsqueeze(2) * (u - (p @ u).unsqueeze(1)) ** 2).sum(1)
+    by_hand = ((data[0] @ v) ** 2 * variance).mean(0)
+    torch.testing.assert_close(double, by_hand, atol=0, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("engine", "copies"),
+    [("sweep", 6), ("tangent", 6), ("double_backward", 6 + 2 * 5), ("forward_over_reverse", 6 * 4)],
+)
+def test_automatic_passes_count_what_the_engine_holds(
+    engine: Engine, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = network("mlp_relu"), batch("mlp_relu")
+    held = memory.saved_bytes(model, data[0][:1].clone())
+    monkeypatch.setattr(memory, "_CPU_BUDGET", 2.5 * copies * held)
+    seen: list[int] = []
+    along = {"0": random_directions(model, ["0"])["0"]}
+    curvature(
+        model, F.cross_entropy, data, ["0"], along, engine=engine,
+        settings=Settings(torch.float64, "auto"), progress=lambda _, total: seen.append(total),
+    )  # fmt: skip
+    assert seen == [4] * 4  # seven samples, two a pass
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_network_may_be_the_layer(engine: Engine) -> None:
+    torch.manual_seed(6)
+    model, data = nn.Linear(4, 3).double(), batch("mlp_relu")
+    along = {"": Directions(torch.ones(2), *(F.normalize(torch.randn(s, 2).double(), dim=0)
+                                             for s in (3, 4)))}  # fmt: skip
+    h = curvature(model, F.cross_entropy, data, [""], along, engine=engine, settings=DOUBLE)
+    expected = dense(nn.Sequential(model), "0", data, along[""])
+    torch.testing.assert_close(h[""], expected, atol=1e-13, rtol=1e-10)
+
+
+class Tied(nn.Module):
+    """The output layer has the weight of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.down.weight = self.up.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.relu(self.up(x)))
+
+
+def test_a_shared_weight_moves_wherever_it_is_used() -> None:
+    """Its Hessian has the block of each use and those between them."""
+    torch.manual_seed(7)
+    model, data = Tied().double(), batch("mlp_relu")
+    weight, biases = model.up.weight.detach(), (model.up.bias, model.down.bias)
+    along = random_directions(model, ["up"])
+
+    def loss(flat: Tensor) -> Tensor:
+        shared = flat.view_as(weight)
+        hidden = torch.relu(F.linear(data[0], shared, biases[0]))
+        return F.cross_entropy(F.linear(hidden, shared, biases[1]), data[1])
+
+    hessian = torch.autograd.functional.hessian(loss, weight.flatten())
+    d = torch.einsum("mk,nk->kmn", along["up"].left, along["up"].right).flatten(1)
+    expected = torch.einsum("ki,ij,kj->k", d, hessian, d)
+    for engine in ("auto", "double_backward", "forward_over_reverse"):
+        for name in ("up", "down"):
+            h = curvature(
+                model, F.cross_entropy, data, [name], {name: along["up"]},
+                engine=engine, settings=DOUBLE,  # type: ignore[arg-type]
+            )[name]  # fmt: skip
+            torch.testing.assert_close(h, expected, atol=1e-13, rtol=1e-10)
+    for engine in ("sweep", "tangent"):
+        with pytest.raises(ValueError, match="weight of layer 'up' is used elsewhere too"):
+            curvature(model, F.cross_entropy, data, ["up"], along, engine=engine)  # type: ignore
+
+
+def test_the_sweep_takes_no_logits_at_positions() -> None:
+    torch.manual_seed(4)
+    model, layers = Tokens().double(), ["head"]
+    data = torch.randint(0, 6, (5, 4)), torch.randint(0, 6, (5, 4))
+    objective = Objective(model, token_loss, data, layers, DOUBLE)
+    with pytest.raises(ValueError, match=r"needs logits \[B, C\], not \(5, 4, 6\)"):
+        class_sweep(objective, random_directions(model, layers), lambda: None)
 
 
 def test_unknown_engine() -> None:

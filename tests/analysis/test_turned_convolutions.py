@@ -58,6 +58,16 @@ def test_same_outputs_and_derivatives(name: str) -> None:
     assert ("_Convolution" in node.name()) == (name in TURNED)
 
 
+def test_a_second_derivative_is_refused() -> None:
+    module = nn.Conv2d(2, 3, 3).double()
+    turn_convolutions(module)
+    leaf = torch.randn(1, 2, 5, 5).double().requires_grad_()
+    errors = torch.ones(1, 3, 3, 3).double().requires_grad_()
+    (slope,) = torch.autograd.grad(module(leaf), leaf, errors, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|not have been used in the graph"):
+        torch.autograd.grad(slope.sum(), errors)
+
+
 def test_the_sweep_is_as_exact_with_them() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
