@@ -204,7 +204,11 @@ def predicted_effective_rank(s: float, n: int) -> float:
 
 
 def zeta_bound(s: float) -> float:
-    """Return zeta(s)^2 / zeta(2s), which bounds PR_h for s > 1; infinite (no bound) for s <= 1."""
+    """Return zeta(s)^2 / zeta(2s) for s > 1; infinite (no bound) for s <= 1.
+
+    It is the participation ratio of k^-s over all k, and bounds that of its first n terms. The
+    preprint says it of PR_h: true of curvatures that are a power law, and to be seen of others.
+    """
     if np.isnan(s):
         return _NAN
     return float(zeta(s) ** 2 / zeta(2 * s)) if s > 1 else float("inf")
@@ -315,8 +319,7 @@ def _rank_fit(y: Array, columns: dict[str, Array]) -> RankFit:
     if n <= p:
         return RankFit(dict.fromkeys(columns, _NAN), _NAN, _NAN, _NAN)
     design = np.stack(list(columns.values()), axis=1)
-    scale = np.linalg.norm(design, axis=0)  # columns of equal length: better conditioned
-    solution = np.linalg.lstsq(design / scale, y, rcond=None)[0] / scale
+    solution = np.linalg.lstsq(design, y, rcond=None)[0]
     residual = y - design @ solution
     rss = float(residual @ residual)
     rounding = n * (16 * _EPS * max(1.0, float(np.max(np.abs(y))))) ** 2

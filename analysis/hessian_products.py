@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from analysis.objective import Loss, Objective, Settings
+from analysis.objective import Loss, Objective, Settings, check_twice_differentiable
 
 CHUNK = 64  # rows of the dense Hessian a pass over the batch
 
@@ -26,7 +26,8 @@ class HessianProducts:
         settings: dtype, microbatch, mode and device.
 
     Raises:
-        ValueError: as `analysis.objective.Objective`; or the loss or a gradient is not finite.
+        ValueError: as `analysis.objective.Objective`; or the loss or a gradient is not finite,
+            or a function of the network has no second derivative.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class HessianProducts:
         return self._objective.microbatches
 
     def _gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
+        one = torch.ones_like(loss).requires_grad_()
         gradients = torch.autograd.grad(
-            loss, self._parameters, create_graph=True, materialize_grads=True
+            loss, self._parameters, one, create_graph=True, materialize_grads=True
         )
+        check_twice_differentiable(gradients)
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):
             raise ValueError("the gradient is not finite (a diverged network has no curvature)")
         return gradients
@@ -80,8 +83,6 @@ class HessianProducts:
             )
         ]
         pairs = [(g, v) for g, v in zip(gradients, parts, strict=True) if g.requires_grad]
-        if not pairs:  # the gradient is a constant: no curvature
-            return torch.zeros_like(vector)
         products = torch.autograd.grad(
             [gradient for gradient, _ in pairs],
             self._parameters,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.directions import Directions
-from analysis.objective import Objective
+from analysis.objective import Objective, check_twice_differentiable
 
 CHUNK = 5  # directions at a time: fewer, larger kernels; memory grows with it
 
@@ -23,6 +23,9 @@ def double_backward(
 
     Each microbatch builds one graph of all gradients; the directions pass back through it, some at
     a time, restricted to one layer: each costs 2 to 4 forward passes from that layer up.
+
+    Raises:
+        ValueError: a function of the network that has no second derivative.
     """
     totals = {
         name: torch.zeros(len(directions[name]), dtype=torch.float64) for name in objective.weights
@@ -43,9 +46,11 @@ def _microbatch(
     weights = objective.weights
     shares = {}
     with objective.loss(index) as loss:
+        one = torch.ones_like(loss).requires_grad_()
         gradients = torch.autograd.grad(
-            loss, list(weights.values()), create_graph=True, materialize_grads=True
+            loss, list(weights.values()), one, create_graph=True, materialize_grads=True
         )
+        check_twice_differentiable(gradients)
         for layer, gradient in zip(weights, gradients, strict=True):
             shares[layer] = _along(gradient, weights[layer], directions[layer])
             report()

@@ -203,6 +203,33 @@ def matrix_shape(model: nn.Module, layer: str) -> tuple[int, int]:
     return len(weight), weight[0].numel()
 
 
+def graph_nodes(tensors: Iterable[Tensor]) -> Iterator[Any]:
+    """Give every function of autograd that these tensors were computed by, once."""
+    stack: list[Any] = [tensor.grad_fn for tensor in tensors]
+    seen: set[Any] = set()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            stack += [following for following, _ in node.next_functions]
+
+
+def check_twice_differentiable(gradients: Iterable[Tensor]) -> None:
+    """Raise ValueError where a function beneath these gradients has no second derivative.
+
+    autograd would take that derivative to be zero: where a backward is marked
+    ``once_differentiable``, as those of compiled kernels are, it leaves a node that raises only if
+    it is passed, and nothing leads through it. The gradients must start from a tensor that itself
+    requires a gradient, or there is no such node.
+    """
+    if any(node.name() == "torch::autograd::Error" for node in graph_nodes(gradients)):
+        raise ValueError(
+            "a function of the network has no second derivative (its backward is marked "
+            "once_differentiable): put torch's own functions in its place"
+        )
+
+
 @contextmanager
 def exact_arithmetic(device: torch.device, seed: int, autotune: bool = False) -> Iterator[None]:
     """Compute in full float32: no TF32, no autocast, attention that has a second derivative.

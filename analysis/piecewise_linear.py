@@ -19,7 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from analysis.layer_maps import LayerMap, first_input, layer_maps
-from analysis.objective import Batch, Loss, Objective, Settings, couples_samples
+from analysis.objective import (
+    Batch,
+    Loss,
+    Objective,
+    Settings,
+    check_twice_differentiable,
+    couples_samples,
+    graph_nodes,
+)
 from analysis.softmax_loss import is_cross_entropy
 
 _SAMPLES = 4
@@ -130,7 +138,9 @@ def _examine(
         return Finding(smooth, tuple(logits.shape[1:]))
     weights = noise(*logits.shape)
     weights[_SILENT : _SILENT + 1] = 0
-    slopes = _slopes((logits * weights).sum(), probe.zeros, objective.weights)
+    total = (logits * weights.requires_grad_()).sum()
+    slopes = _slopes(total, probe.zeros, objective.weights)
+    check_twice_differentiable(slopes.errors.values())
     reason = (
         _coupled(slopes, len(logits))
         or _bent(slopes, probe.zeros, [noise(*zero.shape) for zero in probe.zeros.values()])
@@ -141,18 +151,8 @@ def _examine(
 
 def _smooth(logits: Tensor) -> str | None:
     """Name the smooth nonlinear functions between the weights and the logits."""
-    seen: set[Any] = set()
-    names: set[str] = set()
-    stack = [logits.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        name = node.name().rstrip("0123456789").removesuffix("Backward")
-        if _SMOOTH.fullmatch(name):
-            names.add(name)
-        stack += [following for following, _ in node.next_functions]
+    called = (n.name().rstrip("0123456789").removesuffix("Backward") for n in graph_nodes([logits]))
+    names = set(filter(_SMOOTH.fullmatch, called))
     return f"the network bends above a weight ({', '.join(sorted(names))})" if names else None
 
 

@@ -12,6 +12,7 @@ from half_used import Half
 from hypothesis import given
 from hypothesis import settings as tries
 from hypothesis import strategies as st
+from once_differentiable import OnceDifferentiable
 from torch import Tensor, nn
 
 from analysis import memory
@@ -394,6 +395,21 @@ def test_the_sweep_takes_no_logits_at_positions() -> None:
     objective = Objective(model, token_loss, data, layers, DOUBLE)
     with pytest.raises(ValueError, match=r"needs logits \[B, C\], not \(5, 4, 6\)"):
         class_sweep(objective, random_directions(model, layers), lambda: None)
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, lambda out, _: out.mean()])
+def test_a_function_without_a_second_derivative_is_refused(loss: Any) -> None:
+    """autograd would take it to be zero in silence: of a linear loss too."""
+    torch.manual_seed(0)
+    model, data = OnceDifferentiable().double(), batch("mlp_relu")
+    along = random_directions(model, ["up"])
+    for engine in ("auto", "double_backward"):
+        with pytest.raises(ValueError, match=r"no second derivative .* once_differentiable"):
+            curvature(model, loss, data, ["up"], along, engine=engine)  # type: ignore[arg-type]
+    if loss is F.cross_entropy:
+        for engine in ("sweep", "tangent"):
+            with pytest.raises(ValueError, match="does not apply: a function of the network has"):
+                curvature(model, loss, data, ["up"], along, engine=engine)  # type: ignore[arg-type]
 
 
 def test_unknown_engine() -> None:

@@ -223,6 +223,7 @@ def test_predicted_effective_rank_is_bounded_by_zeta() -> None:
         (49 / 36) ** 2 / (1 + 1 / 16 + 1 / 81)
     )
     assert fits.predicted_effective_rank(400.0, 50) == pytest.approx(1)
+    assert fits.predicted_effective_rank(-400.0, 50) == pytest.approx(1, rel=1e-3)  # alpha < 0
     for s in (1.1, 2.0, 5.0):
         assert fits.predicted_effective_rank(s, 200) < fits.zeta_bound(s)
     assert fits.predicted_effective_rank(3.0, 100_000) == pytest.approx(
@@ -246,12 +247,15 @@ def test_entropy_rank() -> None:
     p = np.array([0.5, 0.25, 0.25])
     assert fits.entropy_rank(8 * p) == pytest.approx(2 ** (1.5))
     assert math.isnan(fits.entropy_rank([-1.0, 0.0]))
+    assert fits.entropy_rank([1e300, 1e-300]) == pytest.approx(1)
+    assert fits.entropy_rank(np.full(6, 1e308)) == pytest.approx(6)  # whose sum is no number
 
 
 def test_quantile_rank() -> None:
     h = [1.0, 6.0, -9.0, 3.0]  # shares 0.6, 0.9, 1.0
     assert [fits.quantile_rank(h, q) for q in (0.5, 0.61, 0.9, 0.95, 1.0)] == [1, 2, 2, 3, 3]
     assert fits.quantile_rank([-1.0], 0.95) == 0
+    assert fits.quantile_rank(np.full(4, 1e308), 0.5) == 2
     for q in (0.0, 1.5):
         with pytest.raises(ValueError, match="q must be in"):
             fits.quantile_rank(h, q)

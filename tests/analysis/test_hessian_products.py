@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from half_used import Half
+from once_differentiable import OnceDifferentiable
 from tiny_transformers import images, tiny_gpt, tiny_vit, tokens
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
@@ -143,6 +145,35 @@ def test_a_linear_loss_has_no_curvature_and_a_broken_network_is_refused() -> Non
     broken = HessianProducts(model, lambda out, y: out.square().mean(), (x, x), DOUBLE)
     with pytest.raises(ValueError, match="the gradient is not finite"):
         broken(torch.ones(1, 8))
+
+
+def test_parameters_that_the_loss_does_not_see_have_rows_of_zeros() -> None:
+    torch.manual_seed(0)
+    model, x = Half(), torch.randn(5, 4)
+    labels = torch.tensor([0, 2, 1, 1, 0])
+    whole = dense_hessian(HessianProducts(model, F.cross_entropy, (x, labels), DOUBLE))
+    used = nn.Sequential(model.used)
+    expected = dense_hessian(HessianProducts(used, F.cross_entropy, (x, labels), DOUBLE))
+    torch.testing.assert_close(whole[:15, :15], expected)
+    assert not whole[15:].any() and not whole[:, 15:].any()
+
+
+def test_vectors_of_another_precision_are_taken() -> None:
+    model, (x, labels) = nn.Linear(3, 3), points()
+    products = HessianProducts(model, F.cross_entropy, (x, labels), Settings())
+    vectors = torch.randn(2, products.size, dtype=torch.float64)
+    found = products(vectors)
+    assert found.dtype == torch.float32
+    exact = HessianProducts(model, F.cross_entropy, (x, labels), DOUBLE)(vectors)
+    torch.testing.assert_close(found.double(), exact, atol=1e-6, rtol=1e-5)
+
+
+def test_a_function_without_a_second_derivative_is_refused() -> None:
+    torch.manual_seed(0)
+    model, x = OnceDifferentiable().double(), torch.randn(5, 4).double()
+    products = HessianProducts(model, lambda out, y: out.mean(), (x, x), DOUBLE)
+    with pytest.raises(ValueError, match="has no second derivative"):
+        products(torch.ones(1, products.size))
 
 
 def points() -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def test_convolutions_are_matrices_and_order_is_kept() -> None:
     assert table["layer"].tolist() == ["2", "0"]
     matrix = model[0].weight.detach().double().flatten(1).numpy()
     squared = np.linalg.svd(matrix, compute_uv=False) ** 2
-    assert table["weight_gamma"][1] == pytest.approx(fits.fit_gamma(squared).exponent)
+    assert table["weight_gamma"][1] == pytest.approx(fits.fit_gamma(squared).exponent, rel=1e-10)
     assert np.isnan(table["weight_tail"][1])  # eight values are no tail
     assert table["weight_tail_n"][1] == 0
 
@@ -50,6 +50,14 @@ def test_zero_directions_do_not_decide() -> None:
     model.weight.data = with_spectrum(values, 20, 30)  # rank 10: the rest is rounding
     row = weights_table(model, [""]).iloc[0]
     assert row["weight_gamma"] == pytest.approx(2.0, rel=1e-6)
+
+
+def test_small_but_real_values_count() -> None:
+    model = nn.Linear(12, 8, dtype=torch.float64)
+    model.weight.data = torch.diag(10.0 ** -torch.arange(12.0).double())[:8]
+    squared = 10.0 ** (-2 * np.arange(8))
+    row = weights_table(model, [""]).iloc[0]
+    assert row["weight_gamma"] == pytest.approx(fits.fit_gamma(squared).exponent, rel=1e-6)
 
 
 def test_a_dead_layer_stays() -> None:

@@ -258,6 +258,8 @@ def test_half_precision_is_summed_in_float32() -> None:
     assert found.input_sum.dtype == found.output_sum.dtype == torch.float32
     torch.testing.assert_close(found.input.double(), expected.input, rtol=0.05, atol=0.01)
     torch.testing.assert_close(found.output.double(), expected.output, rtol=0.1, atol=0.01)
+    narrow = gather(net.bfloat16(), inputs.bfloat16(), labels).pop_all()["inner"]
+    assert narrow.input_sum.dtype == narrow.output_sum.dtype == torch.float32
     wide = gather(net.float(), inputs.float(), labels, dtype=torch.float64).pop_all()["inner"]
     assert wide.output_sum.dtype == torch.float64
 
