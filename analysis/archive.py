@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from analysis import run_archive
-from analysis.run_archive import Files
-from analysis.user_messages import user_messages
+from analysis.command.messages import user_messages
+from analysis.run import archive as run_archive
+from analysis.run.archive import Files
 from bench import options as cli
 from bench.errors import UserError, suggestion
 

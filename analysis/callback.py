@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from analysis import measured_files
 from analysis.engines import Engine
-from analysis.measurement import Measurement, measure
+from analysis.measure import files
+from analysis.measure.network import Measurement, measure
 from analysis.objective import Mode, Settings
 
 
@@ -69,7 +69,7 @@ class CurvatureCallback:
                 epoch=epoch,
             )
             options = dataclasses.asdict(self)
-            measured_files.add(folder, found, {**options, "device": batch[0].device.type})
+            files.add(folder, found, {**options, "device": batch[0].device.type})
         except (ValueError, OSError, torch.OutOfMemoryError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             print(f"{folder.name}: no curvature at epoch {epoch:g}: {reason}", flush=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from analysis import measured
-from analysis.claim_check import check
-from analysis.claim_model import FILE, load_claims
-from analysis.claim_render import Form, render, summary
-from analysis.run_frame import nearest
-from analysis.user_messages import user_messages
+from analysis.claim.check import check
+from analysis.claim.model import FILE, load_claims
+from analysis.claim.render import Form, render, summary
+from analysis.command.messages import user_messages
+from analysis.run import measured
+from analysis.run.frame import nearest
 from bench import options as cli
 from bench.errors import UserError
 

@@ -3,7 +3,7 @@
     python -m analysis.curvature run=<run folder> [directions=20] [batch=2048] ...
 
 writes ``curvature.parquet`` (one row a direction) and ``exponents.parquet`` (one row a layer) in
-the run folder. `analysis.measurement.measure` does the same for any network and batch.
+the run folder. `analysis.measure.network.measure` does the same for any network and batch.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field
 
-from analysis import kronecker_view, measured_files
-from analysis.exponent_view import LEGEND, render
-from analysis.find_run import find_run, require_done
-from analysis.kronecker_measurement import measure_kronecker
-from analysis.measurement import Measurement, measure
-from analysis.measurement_options import (
+from analysis.command import kronecker_view
+from analysis.command.exponent_view import LEGEND, render
+from analysis.command.find_run import find_run, require_done
+from analysis.command.options import (
     MeasurementOptions,
     explained,
     progress,
     stored_or_measured,
     tell_stored,
 )
+from analysis.measure import files
+from analysis.measure.kronecker import measure_kronecker
+from analysis.measure.network import Measurement, measure
 from bench import options as cli
 from bench.experiment import Restored, restore
 
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
     wanted = options.model_dump(include=set(DECISIVE))
     options.use_threads(restored.config)
     (curvature, exponents), was_stored = stored_or_measured(
-        folder, measured_files.NAMES, restored.step, wanted,
+        folder, files.NAMES, restored.step, wanted,
         lambda: _measure(restored, options), force=options.force,
     )  # fmt: skip
     _show(exponents)

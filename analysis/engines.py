@@ -11,9 +11,9 @@ numbers; none takes a finite difference.
 | double_backward | always | 2 to 4 a direction, from the layer up |
 | forward_over_reverse | all but BatchNorm in train mode | 3 to 6 a direction, whole network |
 
-The rule of engine="auto": where `analysis.piecewise_linear` finds no obstacle, sweep if C - 1 is at
-most half the number of all directions, else tangent; where it finds one, double_backward. An engine
-that is named is refused, with the reason, where it would be wrong.
+The rule of engine="auto": where `analysis.hessian.piecewise_linear` finds no obstacle, sweep if
+C - 1 is at most half the number of all directions, else tangent; where it finds one,
+double_backward. An engine that is named is refused, with the reason, where it would be wrong.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
-from analysis import forward_over_reverse as forward
 from analysis import hvp
 from analysis.directions import Directions
+from analysis.hessian import forward_over_reverse as forward
+from analysis.hessian.piecewise_linear import examine
+from analysis.hessian.sweep import class_sweep, tangent
 from analysis.objective import Batch, Loss, Objective, Settings, matrix_shape
-from analysis.piecewise_linear import examine
-from analysis.sweep import class_sweep, tangent
 
 Engine: TypeAlias = Literal["sweep", "tangent", "double_backward", "forward_over_reverse"]
 Report: TypeAlias = Callable[[], None]

@@ -15,14 +15,15 @@ from pathlib import Path
 import pandas as pd
 from pydantic import Field
 
-from analysis import measured, run_archive
-from analysis.claim_check import check
-from analysis.claim_model import load_claims
-from analysis.claim_render import render as render_claims
-from analysis.exponent_plots import alpha_training
-from analysis.figure_style import save, styled
-from analysis.measured import Measured, last_epochs
-from analysis.user_messages import user_messages
+from analysis.claim.check import check
+from analysis.claim.model import load_claims
+from analysis.claim.render import render as render_claims
+from analysis.command.messages import user_messages
+from analysis.figure.exponents import alpha_training
+from analysis.figure.style import save, styled
+from analysis.run import archive as run_archive
+from analysis.run import measured
+from analysis.run.measured import Measured, last_epochs
 from bench import options as cli
 from bench.errors import UserError
 from bench.files import write_atomically

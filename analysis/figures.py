@@ -14,10 +14,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from analysis import curvature_figures, figure_plots
-from analysis.figure_style import save, styled
+from analysis.command.messages import user_messages
+from analysis.figure import curvature, seeds
+from analysis.figure.style import save, styled
 from analysis.runs import load_runs
-from analysis.user_messages import user_messages
 from bench import options as cli
 from bench.errors import UserError
 
@@ -83,7 +83,7 @@ def _draw_curvature(options: FigureOptions) -> None:
         raise UserError(f"out={out}: kind=curvature draws several figures; name a folder")
     with user_messages():
         try:
-            lines = list(curvature_figures.draw(options.source.split(","), out))
+            lines = list(curvature.draw(options.source.split(","), out))
         except OSError as error:
             raise UserError(f"out={out}: {error.strerror}; name another folder") from error
     print("\n".join(lines))  # not above: a reader that has gone is no error of the folder
@@ -113,12 +113,12 @@ def _chosen(options: FigureOptions) -> pd.DataFrame:
 
 def _drawn(runs: pd.DataFrame, options: FigureOptions) -> Figure:
     if options.kind == "curves":
-        return figure_plots.curves(runs, options.source, options.metric, options.x)
+        return seeds.curves(runs, options.source, options.metric, options.x)
     if options.kind == "sensitivity":
-        return figure_plots.sensitivity(runs, options.metric)
+        return seeds.sensitivity(runs, options.metric)
     if options.kind == "cost":
-        return figure_plots.cost(runs, options.metric)
-    return figure_plots.profile(runs, options.profile)
+        return seeds.cost(runs, options.metric)
+    return seeds.profile(runs, options.profile)
 
 
 if __name__ == "__main__":

@@ -15,19 +15,19 @@ import pandas as pd
 from pydantic import Field
 from torch import nn
 
-from analysis.find_run import find_run, require_done
-from analysis.hessian_estimates import Blocks, estimated_norms
-from analysis.hessian_groups import Group, by_parameter, by_role
-from analysis.hessian_norms import asymmetry, exact_norms
-from analysis.hessian_products import HessianProducts, dense_hessian
-from analysis.hessian_view import LEGEND, order, render
-from analysis.measurement_options import (
+from analysis.command.find_run import find_run, require_done
+from analysis.command.hessian_view import LEGEND, order, render
+from analysis.command.options import (
     MeasurementOptions,
     explained,
     progress,
     stored_or_measured,
     tell_stored,
 )
+from analysis.hessian.estimates import Blocks, estimated_norms
+from analysis.hessian.groups import Group, by_parameter, by_role
+from analysis.hessian.norms import asymmetry, exact_norms
+from analysis.hessian.products import HessianProducts, dense_hessian
 from analysis.objective import cross_entropy
 from bench import options as cli
 from bench.errors import UserError

@@ -32,11 +32,11 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from analysis import softmax_loss
 from analysis.directions import Directions
-from analysis.layer_maps import LayerMap, layer_maps
+from analysis.hessian import softmax_loss
+from analysis.hessian.layer_maps import LayerMap, layer_maps
+from analysis.hessian.piecewise_linear import Probe
 from analysis.objective import Batch, Loss, Objective, Settings
-from analysis.piecewise_linear import Probe
 from optimizers.kronecker import KroneckerFactors, supports
 
 Errors: TypeAlias = Literal["class", "label"]

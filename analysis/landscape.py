@@ -17,16 +17,16 @@ import pandas as pd
 from pydantic import Field
 from rich.table import Table
 
-from analysis import landscape_losses
-from analysis.find_run import find_run, require_done
-from analysis.landscape_measurement import Line, Point, measure_line
-from analysis.measurement_options import (
+from analysis.command.find_run import find_run, require_done
+from analysis.command.options import (
     MeasurementOptions,
     explained,
     progress,
     stored_or_measured,
     tell_stored,
 )
+from analysis.measure import landscape_losses
+from analysis.measure.line import Line, Point, measure_line
 from bench import options as cli
 from bench.experiment import Restored, restore
 

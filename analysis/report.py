@@ -12,13 +12,13 @@ import jinja2
 import pandas as pd
 from pydantic import Field
 
-from analysis import report_data
-from analysis.report_charts import COLOURS, curves
-from analysis.run_archive import local
+from analysis.command.messages import user_messages
+from analysis.page import report as report_data
+from analysis.page.charts import COLOURS, curves
+from analysis.run.archive import local
 from analysis.runs import load_runs
-from analysis.table_build import build_table
-from analysis.table_model import in_percent
-from analysis.user_messages import user_messages
+from analysis.table.build import build_table
+from analysis.table.model import in_percent
 from bench import options as cli
 from bench.errors import UserError
 
@@ -57,7 +57,7 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
     """Return the page of ``runs``; the same runs and options give the same bytes.
 
     Raises:
-        ValueError: as `analysis.table_build.build_table`.
+        ValueError: as `analysis.table.build.build_table`.
     """
     table = build_table(
         runs, metric=options.metric, sweep=options.sweep, baseline=options.baseline,
@@ -68,7 +68,7 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
     source = local(options.source)
     rows = report_data.rows(table, runs, source)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"), autoescape=True, trim_blocks=True,
+        loader=jinja2.PackageLoader("analysis.page"), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     return environment.get_template("report.html").render(

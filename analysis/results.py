@@ -15,9 +15,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from analysis.results_page import FRONT, SENTENCE, pages
-from analysis.results_study import studies
-from analysis.run_frame import RunWarning
+from analysis.page.results import FRONT, SENTENCE, pages
+from analysis.page.study import studies
+from analysis.run.frame import RunWarning
 from bench import options as cli
 from bench import paths
 from bench.errors import UserError
@@ -74,7 +74,7 @@ def _files(options: ResultsOptions) -> dict[Path, str]:
     """Return the text of each file that is to be there.
 
     Raises:
-        ValueError: as `analysis.results_page.pages`.
+        ValueError: as `analysis.page.results.pages`.
         UserError: there is no folder of sweeps.
     """
     if not options.sweeps.is_dir():

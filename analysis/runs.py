@@ -1,12 +1,12 @@
 """Load runs, whatever holds them: run folders, archives, offline W&B files, or a W&B server.
 
     load_runs("runs")                        the run folders in runs/
-    load_runs("results/a.parquet")           an archive (see `analysis.run_archive`); also "a,b"
+    load_runs("results/a.parquet")           an archive (see `analysis.run.archive`); also "a,b"
     load_runs("results")                     every archive in results/
     load_runs("offline:runs")                the .wandb files anywhere under runs/
     load_runs("wandb:<entity>/<project>")    a project on the W&B server
 
-The same runs give the same DataFrame from each (see `analysis.run_frame.frame`).
+The same runs give the same DataFrame from each (see `analysis.run.frame.frame`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import frame_cache, run_archive, run_folders, wandb_runs, wandb_server
-from analysis.run_cache import RunCache
-from analysis.run_filters import Filters
-from analysis.run_frame import RunRecord, RunWarning, canonical, column, frame
+from analysis.run import archive, folders, frame_cache, wandb_runs, wandb_server
+from analysis.run.cache import RunCache
+from analysis.run.filters import Filters
+from analysis.run.frame import RunRecord, RunWarning, canonical, column, frame
 
 __all__ = ["RunWarning", "load_history", "load_runs"]
 
@@ -42,13 +42,13 @@ def load_runs(
 
     A run whose files cannot be read gives a `RunWarning` and a row of state "unreadable"; a run
     without a final state is "running", also if its process was killed. The frame of many runs is
-    kept (see `analysis.frame_cache`), and used again while none of them has changed.
+    kept (see `analysis.run.frame_cache`), and used again while none of them has changed.
 
     Args:
         source: a folder of run folders, archives, "offline:<folder>" or "wandb:<entity>/<project>".
         sweep: only the runs of this sweep, W&B's group; a server is asked for no others.
         tags: only runs with one of these tags (``tracker.tags``); likewise.
-        states: only runs in one of these states (`analysis.run_frame.STATES`); likewise.
+        states: only runs in one of these states (`analysis.run.frame.STATES`); likewise.
         refresh: whether a server is asked for changes; else its cache alone is read.
 
     Raises:
@@ -77,8 +77,8 @@ def _found(text: str, filters: Filters, refresh: bool) -> Found:
         return f"{_OFFLINE}{folder.resolve()}", stamps, lambda: wandb_runs.offline_records(folder)
     folder = _folder(text)
     unpacked = folder != Path(text)  # an archive, in a folder that is new each time
-    stamps = [] if unpacked else run_folders.stamps(folder)
-    return str(folder.resolve()), stamps, lambda: run_folders.records(folder)
+    stamps = [] if unpacked else folders.stamps(folder)
+    return str(folder.resolve()), stamps, lambda: folders.records(folder)
 
 
 def load_history(source: str | Path, run_id: str) -> pd.DataFrame:
@@ -100,11 +100,11 @@ def load_history(source: str | Path, run_id: str) -> pd.DataFrame:
     if text.startswith(_OFFLINE):
         folder = _folder(text.removeprefix(_OFFLINE))
         return _history_frame(wandb_runs.offline_history(folder, run_id))
-    return _history_frame(run_folders.history(_folder(text), run_id))
+    return _history_frame(folders.history(_folder(text), run_id))
 
 
 def _folder(text: str) -> Path:
-    folder = Path(run_archive.local(text))
+    folder = Path(archive.local(text))
     if folder.is_file():
         raise ValueError(f"{text}: no archive of runs; python -m analysis.archive makes one")
     if not folder.is_dir():

@@ -1,6 +1,7 @@
 """Statistics over seeds: finite numbers only, the same to the last bit in any order.
 
-Resampled intervals are in `analysis.bootstrap`, tests and verdicts in `analysis.comparisons`.
+Resampled intervals are in `analysis.table.bootstrap`, tests and verdicts in
+`analysis.table.comparisons`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python -m analysis.tables source=runs baseline=adamw spread=interval
     python -m analysis.tables source=offline:runs sweep=digits format=markdown out=table.md
 
-The table itself is made by `build_table`, its form by `analysis.table_render.render`.
+The table itself is made by `build_table`, its form by `analysis.table.render.render`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field
 
-from analysis.comparisons import Test
-from analysis.publish import publish
-from analysis.run_differences import differences
+from analysis.command.messages import user_messages
+from analysis.run.differences import differences
 from analysis.runs import load_runs
-from analysis.table_build import Cell, Table, build_table
-from analysis.table_model import Spread, Statistic
-from analysis.table_render import Form, render
-from analysis.user_messages import user_messages
+from analysis.table.build import Cell, Table, build_table
+from analysis.table.comparisons import Test
+from analysis.table.model import Spread, Statistic
+from analysis.table.publish import publish
+from analysis.table.render import Form, render
 from bench import options as cli
 from bench.errors import UserError
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import Field
 
-from analysis.run_cache import RunCache, Told
+from analysis.run.cache import RunCache, Told
 from bench import options as cli
 
 _PROJECT = "lab/speed"

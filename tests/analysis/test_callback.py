@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.callback import CurvatureCallback, logged
-from analysis.measurement import measure
+from analysis.measure.network import measure
 from analysis.objective import Settings
 
 

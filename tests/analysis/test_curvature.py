@@ -11,8 +11,8 @@ import pytest
 import torch
 from trained_run import train
 
-from analysis import storage
 from analysis.curvature import main
+from analysis.measure import storage
 from bench.errors import UserError
 from optimizers.exponents import read_exponents
 

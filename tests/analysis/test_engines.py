@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from analysis import memory
 from analysis.directions import Directions, gradient_directions
 from analysis.engines import ENGINES, Engine, choose, curvature
+from analysis.hessian.sweep import class_sweep
 from analysis.objective import Objective, Settings
-from analysis.sweep import class_sweep
 from optimizers.partition import weight_layers
 
 DOUBLE = Settings(dtype=torch.float64)

@@ -6,7 +6,7 @@ import pytest
 from measured_tables import directions, write_run
 
 from analysis.exponents_page import main
-from analysis.measured import load
+from analysis.run.measured import load
 from bench.errors import UserError
 
 LAYERS = {"conv1": 2.0, "conv2": 1.5, "fc": 1.0}

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import figure_plots, figures
-from analysis.figure_style import COLOURS, look, save, styled
-from analysis.run_frame import RunRecord, frame
+from analysis import figures
+from analysis.figure import seeds
+from analysis.figure.style import COLOURS, look, save, styled
+from analysis.run.frame import RunRecord, frame
 from analysis.runs import load_runs
 from bench.errors import UserError
 
@@ -38,7 +39,7 @@ def source(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
      ("flops", [1e9, 2e9, 3e9])],
 )  # fmt: skip
 def test_curves_are_means_against_what_was_asked(source: Path, x: str, ends: list[float]) -> None:
-    figure = figure_plots.curves(load_runs(source), str(source), "test/accuracy", x)
+    figure = seeds.curves(load_runs(source), str(source), "test/accuracy", x)
     (axes,) = figure.axes
     by_label = {str(line.get_label()): line for line in axes.lines}
     assert list(by_label) == ["adamw lr=0.01", "adamw lr=0.1", "muon lr=0.01", "muon lr=0.1"]
@@ -51,7 +52,7 @@ def test_curves_are_means_against_what_was_asked(source: Path, x: str, ends: lis
 
 
 def test_sensitivity_marks_where_a_seed_diverged(source: Path) -> None:
-    (axes,) = figure_plots.sensitivity(load_runs(source), "test/accuracy").axes
+    (axes,) = seeds.sensitivity(load_runs(source), "test/accuracy").axes
     adamw, muon = axes.lines
     assert adamw.get_xdata() == pytest.approx([0.01, 0.1])
     assert adamw.get_ydata() == pytest.approx([82.0, 91.0])
@@ -62,7 +63,7 @@ def test_sensitivity_marks_where_a_seed_diverged(source: Path) -> None:
 
 
 def test_cost_against_accuracy(source: Path) -> None:
-    (axes,) = figure_plots.cost(load_runs(source), "test/accuracy").axes
+    (axes,) = seeds.cost(load_runs(source), "test/accuracy").axes
     points = [container.lines[0] for container in axes.containers]
     assert [point.get_xdata()[0] for point in points] == [2.0, 2.0, 3.0, 3.0]
     assert points[0].get_ydata()[0] == pytest.approx(82.0)
@@ -77,16 +78,16 @@ def test_no_band_goes_beyond_what_an_accuracy_can_be(runs: Any, tmp_path: Path) 
             runs.folder(tmp_path, config, summary, history=history)
     loaded = load_runs(tmp_path)
     for figure in (
-        figure_plots.curves(loaded, str(tmp_path), "test/accuracy", "epoch"),
-        figure_plots.sensitivity(loaded, "test/accuracy"),
-        figure_plots.cost(loaded, "test/accuracy"),
+        seeds.curves(loaded, str(tmp_path), "test/accuracy", "epoch"),
+        seeds.sensitivity(loaded, "test/accuracy"),
+        seeds.cost(loaded, "test/accuracy"),
     ):
         limits = figure.axes[0].dataLim
         assert (limits.y0, limits.y1) == pytest.approx((0, 100))
 
 
 def test_a_profile_counts_misses_as_misses(source: Path) -> None:
-    (axes,) = figure_plots.profile(load_runs(source), "seconds").axes
+    (axes,) = seeds.profile(load_runs(source), "seconds").axes
     shares = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.lines}
     assert (shares["adamw lr=0.01"] == 1).all()
     assert (shares["muon lr=0.01"] == 0).all()  # it never reached the target
@@ -98,7 +99,7 @@ def test_times_of_two_machines_are_not_drawn_together(runs: Any) -> None:
         for k in (0, 1)
     ]
     with pytest.raises(ValueError, match="2 device models"):
-        figure_plots.cost(frame(records), "test/accuracy")
+        seeds.cost(frame(records), "test/accuracy")
 
 
 @pytest.mark.parametrize("kind", ["curves", "sensitivity", "cost", "profile"])
@@ -138,7 +139,7 @@ def test_more_series_than_colours_differ_in_their_dash(tmp_path: Path) -> None:
     looks = [tuple(look(k).values()) for k in range(3 * len(COLOURS))]
     assert len(set(looks)) == len(looks)
     with styled():
-        from analysis.figure_style import new_axes
+        from analysis.figure.style import new_axes
 
         figure, axes = new_axes()
         axes.plot([0, 1], [0, 1])

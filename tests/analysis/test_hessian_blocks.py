@@ -8,11 +8,11 @@ import pytest
 import torch
 from trained_run import train
 
-from analysis import storage
+from analysis.hessian.groups import by_parameter, by_role
+from analysis.hessian.norms import exact_norms
+from analysis.hessian.products import HessianProducts, dense_hessian
 from analysis.hessian_blocks import main
-from analysis.hessian_groups import by_parameter, by_role
-from analysis.hessian_norms import exact_norms
-from analysis.hessian_products import HessianProducts, dense_hessian
+from analysis.measure import storage
 from analysis.objective import Settings, cross_entropy
 from bench.errors import UserError
 from bench.experiment import restore

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from half_used import Half
 from torch import Tensor, nn
 
-from analysis import softmax_loss
 from analysis.directions import Directions, gradient_directions
 from analysis.engines import curvature
+from analysis.hessian import softmax_loss
 from analysis.kronecker import KroneckerSide, check_scale, kronecker_sides
 from analysis.objective import Settings
 from optimizers.kronecker import KroneckerFactors

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from trained_run import train
 
-from analysis import landscape_losses
 from analysis.landscape import main, tables
-from analysis.landscape_measurement import Line, Point
+from analysis.measure import landscape_losses
+from analysis.measure.line import Line, Point
 from bench.errors import UserError
 
 

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from browser import CHROMIUM, Page, browsing
 
-from analysis import report, report_data
+from analysis import report
+from analysis.measure.storage import write_table
+from analysis.page import report as report_data
 from analysis.runs import load_runs
-from analysis.storage import write_table
-from analysis.table_build import build_table
+from analysis.table.build import build_table
 from bench.errors import UserError
 
 

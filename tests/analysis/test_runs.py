@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import tables, wandb_files
+from analysis import tables
+from analysis.run import wandb_files
 from analysis.runs import RunWarning, load_history, load_runs
 
 Sources = tuple[str, str]

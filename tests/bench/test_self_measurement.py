@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from analysis.run.wandb_files import find_files, read_file
 from analysis.runs import load_runs
-from analysis.wandb_files import find_files, read_file
 from bench import train
 from bench.config import RunConfig
 from bench.errors import UserError

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.wandb_files import find_files, fold, read_file
+from analysis.run.wandb_files import find_files, fold, read_file
 from bench.tracking import (
     Guarded,
     NullTracker,

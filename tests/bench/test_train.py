@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.wandb_files import find_files, read_file
+from analysis.run.wandb_files import find_files, read_file
 from bench import experiment, train
 from bench.config import RunConfig
 from bench.identity import identify

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.hessian_groups import Group
-from analysis.hessian_norms import exact_norms
+from analysis.hessian.groups import Group
+from analysis.hessian.norms import exact_norms
 from analysis.landscape import tables
-from analysis.landscape_measurement import Line, Point
-from analysis.storage import write_table
+from analysis.measure.line import Line, Point
+from analysis.measure.storage import write_table
 
 ROLES = ("query", "key", "value", "output", "mlp_up", "mlp_down", "head")
 

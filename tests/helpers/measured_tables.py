@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.exponents import exponents_table
-from analysis.storage import write_table
+from analysis.measure.exponents import exponents_table
+from analysis.measure.storage import write_table
 
 K = 20
 _FITTED: dict[bytes, pd.DataFrame] = {}  # many tests write the same tables

@@ -1,0 +1,297 @@
+"""The verdict on a claim, from what was measured; no measurement, no verdict."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from analysis.claim.columns import column
+from analysis.claim.model import Claim, Quantity, Rule
+from analysis.run.measured import Measured, last_epochs
+from analysis.stats import NO_INTERVAL, Interval
+
+Array = NDArray[np.float64]
+Verdict = Literal["holds", "fails", "not measured"]
+DRAWS = 1000
+_STATISTICS: dict[str, Callable[[Array], float]] = {
+    "mean": lambda v: float(np.mean(v)),
+    "median": lambda v: float(np.median(v)),
+    "sd": lambda v: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan"),
+    "min": lambda v: float(np.min(v)),
+    "max": lambda v: float(np.max(v)),
+    "share": lambda v: float(np.mean(v)),
+}
+
+_MISSING = {
+    "layers": "no exponents were measured",
+    "blocks": "no blocks of the Hessian were measured (python -m analysis.hessian_blocks)",
+    "points": "no landscape was measured (python -m analysis.landscape)",
+}
+
+# The same along rows, without NaN.
+_RESAMPLED: dict[str, Callable[[Array], Array]] = {
+    "mean": lambda v: np.nanmean(v, axis=1),
+    "median": lambda v: np.nanmedian(v, axis=1),
+    "sd": lambda v: np.nanstd(v, axis=1, ddof=1),
+    "min": lambda v: np.nanmin(v, axis=1),
+    "max": lambda v: np.nanmax(v, axis=1),
+    "share": lambda v: np.nanmean(v, axis=1),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic of ``n`` values (of layers at epochs, or of runs), with its 95 % interval.
+
+    ``reliable``: the same over the layers whose exponents are marked reliable, NaN where the table
+    has no such mark; ``unreliable`` counts the others.
+    """
+
+    value: float
+    interval: Interval
+    n: int
+    runs: tuple[str, ...]
+    data: tuple[str, ...]
+    unreliable: int
+    reliable: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The verdict on one claim. ``decided`` is false where the interval allows the other one."""
+
+    claim: Claim
+    verdict: Verdict
+    estimate: Estimate | None = None
+    versus: Estimate | None = None  # both sides of a comparison: ours = first against second
+    ours: float = float("nan")
+    interval: Interval = NO_INTERVAL
+    decided: bool = True
+    nulls: dict[str, tuple[float, Interval]] = field(default_factory=dict)
+    reason: str = ""
+
+
+class _NotMeasuredError(Exception):
+    """What is missing, for the user."""
+
+
+def check(claim: Claim, measured: Measured, *, other_data: bool = False) -> Result:
+    """Judge ``claim``.
+
+    It holds where the estimate lies in the accepted values of its rule, fails where it does not,
+    and is not measured where columns, layers or runs are missing, or fewer than it asks for.
+
+    Args:
+        claim: what to judge.
+        measured: what there is.
+        other_data: whether to test it on all datasets that are there, not on the stated one.
+    """
+    quantity = claim.quantity
+    if quantity is None or claim.rule is None:
+        return Result(claim, "not measured", reason=claim.reason or "")
+    try:
+        if quantity.versus is None:
+            first, _ = _estimate(quantity, quantity.where, quantity.when, measured, other_data)
+            ours, interval, second = first.value, first.interval, None
+        else:
+            first, second, ours, interval = _compared(quantity, measured, other_data)
+        if not np.isfinite(ours):
+            raise _NotMeasuredError(f"the {quantity.statistic} of {first.n} values is not a number")
+        nulls = {name: _null(quantity, name, measured, other_data) for name in claim.nulls}
+    except _NotMeasuredError as missing:
+        return Result(claim, "not measured", reason=str(missing))
+    low, high = claim.rule.ends
+    verdict: Verdict = "holds" if low <= ours <= high else "fails"
+    decided = _decided(claim.rule, interval)
+    return Result(claim, verdict, first, second, ours, interval, decided, nulls)
+
+
+def _compared(
+    quantity: Quantity, measured: Measured, other_data: bool
+) -> tuple[Estimate, Estimate, float, Interval]:
+    """Return both sides of a comparison, how they are related, and the interval of that."""
+    assert quantity.versus is not None
+    where = {**quantity.where, **quantity.versus}
+    when = str(where.pop("when", quantity.when))
+    other_data = other_data and "dataset" not in quantity.versus  # else both sides are the same
+    seed = 1
+    if set(quantity.versus) == {"when"} and quantity.table != "runs":
+        table: pd.DataFrame = getattr(measured, quantity.table)
+        both = [set(_at(table, time, quantity.table)["run"]) for time in (quantity.when, when)]
+        kept = table[table["run"].isin(both[0] & both[1])]
+        measured = replace(measured, **{quantity.table: kept})
+        seed = 0  # the same runs on both sides are drawn together
+    first, draws = _estimate(quantity, quantity.where, quantity.when, measured, other_data)
+    second, others = _estimate(quantity, where, when, measured, other_data, seed=seed)
+    ours = float(_related(quantity, first.value, second.value))
+    return first, second, ours, _percentiles(_related(quantity, draws, others))
+
+
+def select(
+    quantity: Quantity, where: dict[str, Any], when: str, measured: Measured, other_data: bool
+) -> pd.DataFrame:
+    """Return the rows that a quantity is taken over, those of unknown origin left out.
+
+    Raises:
+        _NotMeasuredError: a condition on a column that is not there.
+    """
+    if quantity.table == "runs":
+        table = measured.runs.rename(columns={"id": "run"})
+        table = table[table["state"] == "done"]
+    else:
+        table = _at(getattr(measured, quantity.table), when, quantity.table)
+    for name, wanted in where.items():
+        if other_data and name == "dataset":
+            continue
+        if name not in table.columns:
+            raise _NotMeasuredError(f"no column {name!r} in what was measured")
+        options = wanted if isinstance(wanted, list) else [wanted]
+        table = table[[any(_fits(value, option) for option in options) for value in table[name]]]
+    return table
+
+
+def _at(table: pd.DataFrame, when: str, name: str) -> pd.DataFrame:
+    if table.empty:
+        raise _NotMeasuredError(_MISSING[name])
+    if when == "start":
+        return table[table["epoch"] == 0]
+    if when == "any":
+        return table
+    last = last_epochs(table)
+    return last[last["epoch"] > 0] if when == "trained" else last
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, str):
+        return isinstance(value, str) and fnmatchcase(value, wanted)
+    return bool(pd.notna(value)) and bool(value == wanted)
+
+
+def _estimate(
+    quantity: Quantity,
+    where: dict[str, Any],
+    when: str,
+    measured: Measured,
+    other_data: bool,
+    *,
+    seed: int = 0,
+) -> tuple[Estimate, Array]:
+    """Return the estimate, and its values on resampled runs and layers [draws]."""
+    rows = select(quantity, where, when, measured, other_data)
+    told = ", ".join(
+        f"{k}={_words(v)}" for k, v in where.items() if not other_data or k != "dataset"
+    )
+    wanted = f"{quantity.table}{f' of {told}' if told else ''}"
+    if rows.empty:
+        at = {"trained": " after training", "start": " at epoch 0"}.get(when, "")
+        raise _NotMeasuredError(f"no {wanted}{at if quantity.table != 'runs' else ''}")
+    try:
+        values = column(rows, quantity.column).dropna()
+    except KeyError as error:
+        raise _NotMeasuredError(f"no column {error.args[0]!r} in what was measured") from None
+    if len(values) < quantity.at_least:
+        raise _NotMeasuredError(
+            f"{len(values)} usable values of {quantity.column} in {wanted}; "
+            f"needs {quantity.at_least}"
+        )
+    used, given = rows.loc[values.index], np.asarray(values, dtype=np.float64)
+    groups = [
+        np.asarray(group, dtype=np.float64) for _, group in values.groupby(used["run"], sort=True)
+    ]
+    statistic = _STATISTICS[quantity.statistic]
+    draws = _resampled(groups, quantity.statistic, seed)
+    interval = _interval(quantity.statistic, given, draws)
+    good = _reliable(used)
+    kept = given[good]
+    estimate = Estimate(
+        value=statistic(given),
+        interval=interval,
+        n=len(values),
+        runs=tuple(sorted(set(used["run"]))),
+        data=tuple(sorted({f"{m or '?'}/{d or '?'}" for m, d in
+                           zip(used["model"], used["dataset"], strict=True)})),
+        unreliable=int((~good).sum()),
+        reliable=statistic(kept) if len(kept) else float("nan"),
+    )  # fmt: skip
+    return estimate, draws
+
+
+def _reliable(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    if "reliable" not in rows.columns:
+        return np.ones(len(rows), dtype=bool)
+    return rows["reliable"].to_numpy(dtype=bool)
+
+
+def _resampled(groups: list[Array], statistic: str, seed: int) -> Array:
+    """Return the statistic of runs drawn with replacement, and of layers drawn within each."""
+    rng, runs = np.random.default_rng(seed), len(groups)
+    sizes = np.array([len(group) for group in groups])
+    padded = np.zeros((runs, sizes.max()))
+    for row, group in zip(padded, groups, strict=True):
+        row[: len(group)] = group
+    drawn = rng.integers(runs, size=(DRAWS, runs))
+    size = sizes[drawn][..., None]
+    picks = (rng.random((DRAWS, runs, sizes.max())) * size).astype(np.int64)
+    values = padded[drawn[..., None], picks]
+    values[np.arange(sizes.max()) >= size] = np.nan  # beyond what the drawn run has
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # sd of a single value is NaN
+        found: Array = _RESAMPLED[statistic](values.reshape(DRAWS, -1))
+    return found
+
+
+def _interval(statistic: str, values: Array, draws: Array) -> Interval:
+    if statistic in ("min", "max") or len(values) < 2:  # the bootstrap knows nothing of extremes
+        return NO_INTERVAL
+    if statistic == "share" and set(values) <= {0.0, 1.0}:  # also where all say the same
+        exact = binomtest(int(values.sum()), len(values)).proportion_ci(0.95)
+        return Interval(float(exact.low), float(exact.high))
+    return _percentiles(draws)
+
+
+def _percentiles(draws: Array) -> Interval:
+    usable = draws[np.isfinite(draws)]
+    if len(usable) < DRAWS / 2 or np.ptp(usable) == 0:
+        return NO_INTERVAL
+    low, high = np.quantile(usable, [0.025, 0.975])
+    return Interval(float(low), float(high))
+
+
+def _related(quantity: Quantity, left: Any, right: Any) -> Any:
+    if quantity.relation == "difference":
+        return np.subtract(left, right)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(left, right)
+
+
+def _decided(rule: Rule, interval: Interval) -> bool:
+    """Return whether the whole interval lies inside the accepted values, or outside on one side."""
+    low, high = rule.ends
+    if np.isnan(interval.low):
+        return True
+    inside = low <= interval.low and interval.high <= high
+    return inside or interval.high < low or interval.low > high
+
+
+def _null(
+    quantity: Quantity, name: str, measured: Measured, other_data: bool
+) -> tuple[float, Interval]:
+    """Return the same statistic of a null model's column."""
+    of_null = quantity.model_copy(update={"column": name, "at_least": 1})
+    try:
+        found, _ = _estimate(of_null, quantity.where, quantity.when, measured, other_data)
+    except _NotMeasuredError:
+        return float("nan"), NO_INTERVAL
+    return found.value, found.interval
+
+
+def _words(value: Any) -> str:
+    return "|".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,125 @@
+"""What a claim is: a statement, the value it states, and the quantity of ours that tests it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FILE = Path(__file__).parent / "claims.yaml"
+
+When = Literal["trained", "start", "last", "any"]
+Statistic = Literal["mean", "median", "sd", "min", "max", "share"]
+Scalar = bool | int | float | str
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rule(_Strict):
+    """Which values agree with the claim: exactly one of the forms ``about`` + ``within``,
+    ``at_least``, ``at_most``, ``between``; ends included.
+    """
+
+    about: float | None = None
+    within: float | None = Field(None, gt=0)
+    at_least: float | None = None
+    at_most: float | None = None
+    between: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Rule:
+        forms = (self.about, self.at_least, self.at_most, self.between)
+        if sum(form is not None for form in forms) != 1:
+            raise ValueError("give exactly one of about, at_least, at_most, between")
+        if (self.about is None) != (self.within is None):
+            raise ValueError("about and within belong together")
+        if self.between is not None and self.between[0] >= self.between[1]:
+            raise ValueError("between needs its lower end first")
+        return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The accepted values, from and to; infinite where open."""
+        if self.about is not None and self.within is not None:
+            return self.about - self.within, self.about + self.within
+        if self.between is not None:
+            return self.between
+        low, high = self.at_least, self.at_most
+        return float("-inf") if low is None else low, float("inf") if high is None else high
+
+
+class Quantity(_Strict):
+    """A statistic of one column over the layers (or another table's rows) that fit ``where``.
+
+    ``column`` is one of the exponents table's, of the runs' summaries (``table: runs``), of the
+    Hessian's blocks (``blocks``), of the landscape's points of weights (``points``), or of
+    `analysis.claim.columns`. ``when``: each run's last epoch if it has trained (trained), its epoch
+    0 (start), its last measured epoch (last), or every epoch (any). Values in ``where`` are wanted
+    values or fnmatch patterns, one or a list. With ``versus``, the same statistic where these
+    conditions replace the first (the key ``when`` included) is subtracted, or divided by.
+    """
+
+    column: str
+    statistic: Statistic = "median"
+    table: Literal["layers", "runs", "blocks", "points"] = "layers"
+    when: When = "trained"
+    where: dict[str, Scalar | list[Scalar]] = {}
+    versus: dict[str, Scalar | list[Scalar]] | None = None
+    relation: Literal["difference", "ratio"] = "difference"
+    at_least: int = Field(3, ge=1, description="fewer values (on either side) are no measurement")
+
+
+class Claim(_Strict):
+    """One claim. Without a quantity it can't be measured, and ``reason`` says why."""
+
+    id: str
+    source: str  # number in the paper's list of claims, and where it is made
+    statement: str
+    stated: str
+    rule: Rule | None = None
+    quantity: Quantity | None = None
+    nulls: list[str] = []  # columns of the same identity without its cause
+    unit: Literal["", "%"] = ""
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> Claim:
+        if (self.quantity is None) != (self.rule is None):
+            raise ValueError(f"{self.id}: quantity and rule belong together")
+        if (self.quantity is None) == (self.reason is None):
+            raise ValueError(f"{self.id}: give a quantity, or the reason why there is none")
+        return self
+
+
+def load_claims(path: Path = FILE) -> list[Claim]:
+    """Return the claims in ``path``.
+
+    Raises:
+        ValueError: not YAML, a wrong or missing field, or an id given twice; one line.
+        OSError: the file cannot be read.
+    """
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(raw, list) or not raw:
+        raise ValueError(f"{path}: expected a list of claims")
+    claims = []
+    for number, entry in enumerate(raw, 1):
+        name = entry.get("id", number) if isinstance(entry, dict) else number
+        try:
+            claims.append(Claim.model_validate(entry))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            told = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{path}: claim {name}: {where}: {told}") from error
+    ids = [claim.id for claim in claims]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: claim {twice[0]} is there twice")
+    return claims

@@ -1,0 +1,1 @@
+"""What several commands share: options, finding a run, messages, tables for the terminal."""

@@ -1,0 +1,1 @@
+"""The measuring core's results: tables of a network's exponents, curvature and landscape."""

@@ -1,0 +1,111 @@
+"""What tuning has cost each optimizer, counted from the tuning runs themselves."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.page.study import span
+from analysis.table.rows import NOT_SCIENTIFIC_TRAINER, Run, text
+from analysis.table.select import records
+from analysis.table.timing import SECONDS
+
+Place = tuple[str, str, str]  # dataset, model, optimizer
+RED = "🔴"
+_SEARCHED = ("config.optimizer.", "config.schedule.", "config.trainer.")
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``trials`` settings were tried with ``runs`` finished runs of ``epochs`` epochs in all.
+
+    ``keys`` are the config columns in which the trials differ, ``tried`` their values.
+    """
+
+    trials: int = 0
+    runs: int = 0
+    epochs: float = 0.0
+    keys: tuple[str, ...] = ()
+    tried: frozenset[tuple[Any, ...]] = frozenset()
+
+    @property
+    def cost(self) -> tuple[int, int, float]:
+        """What must be equal for a fair comparison."""
+        return self.trials, self.runs, self.epochs
+
+    def __str__(self) -> str:
+        return f"{self.trials} trials ({self.runs} runs, {self.epochs:g} epochs)"
+
+    def settings(self, run: Run) -> str:
+        """Return the tuned settings of a reported run; red where no trial had them."""
+        keys = self.keys or ("config.optimizer.lr",)
+        found = [(key, run.get(key)) for key in keys if key in run]
+        words = ", ".join(f"{_short(key)}={_number(value)}" for key, value in found)
+        if self.keys and tuple(value for _, value in found) not in self.tried:
+            words += f" {RED} not among its trials"
+        return words or NOTHING
+
+
+def budgets(tuning: pd.DataFrame) -> dict[Place, Budget]:
+    """Return the budget of each optimizer on each dataset and model, of finished runs."""
+    if tuning.empty:
+        return {}
+    spent = tuning[tuning["state"].isin(["done", "diverged"])]
+    found = {}
+    for place, runs in spent.groupby(["dataset", "model", "optimizer"], sort=True):
+        keys = tuple(key for key in runs.columns if _searched(str(key), runs))
+        trials = records(runs, SECONDS)
+        found[tuple(map(str, place))] = Budget(
+            trials=runs["variant"].nunique(),
+            runs=len(runs),
+            epochs=math.fsum(runs["config.trainer.epochs"]),
+            keys=keys,
+            tried=frozenset(tuple(run[key] for key in keys) for run in trials),
+        )
+    return found  # type: ignore[return-value]
+
+
+def _searched(key: str, runs: pd.DataFrame) -> bool:
+    own = key.startswith(_SEARCHED) and key.split(".")[2] not in NOT_SCIENTIFIC_TRAINER
+    return own and runs[key].nunique(dropna=False) > 1
+
+
+def usual(found: Sequence[Budget]) -> tuple[int, int, float]:
+    """Return the cost that most of ``found`` have, the larger one of equals."""
+    counts = Counter(one.cost for one in found)
+    return max(counts, key=lambda cost: (counts[cost], cost))
+
+
+def line(found: Mapping[str, Budget], tuning: pd.DataFrame, *, tuned: bool = False) -> str:
+    """Say whether the budgets of one table's optimizers are equal.
+
+    Args:
+        found: the budget of each optimizer of the table.
+        tuning: the tuning runs.
+        tuned: whether the reported runs say that they are tuned.
+    """
+    costs = {one.cost for one in found.values()}
+    if costs == {Budget().cost}:
+        if tuned:
+            return f"{RED} **Tuned, but by runs that are in no archive**: budgets are unknown."
+        return f"{RED} **Untuned**: settings are those of the sweep and of the optimizers' files."
+    seeds = span([int(seed) for seed in tuning["seed"].dropna()])
+    if len(costs) == 1:
+        one = next(iter(found.values()))
+        return f"Tuning budgets are equal: {one} each, on the validation split, seeds {seeds}."
+    told = "; ".join(f"{name} {one}" for name, one in sorted(found.items()))
+    return f"{RED} **Tuning budgets are unequal**: {told}. Tuning seeds {seeds}."
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("config.").removeprefix("optimizer.")
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else text(value)

@@ -1,0 +1,201 @@
+"""What the report shows, gathered from the runs: rows, curves, exponents, failures, provenance."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.measure.storage import read_table
+from analysis.page.charts import Line, bar
+from analysis.page.commands import command
+from analysis.runs import load_history
+from analysis.table.model import Cell, Table, in_percent
+from analysis.table.shown import comparison_text, value
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the leaderboard: an optimizer variant on one dataset and model."""
+
+    label: str
+    optimizer: str
+    dataset: str
+    model: str
+    colour: int
+    cell: Cell
+    value: str
+    bar: str
+    comparison: str
+    verdict: str
+    command: str
+
+
+def rows(table: Table, runs: pd.DataFrame, source: str) -> list[Row]:
+    """Return the leaderboard, best first within each dataset and model; rows without runs left out.
+
+    Args:
+        table: of rows optimizer and columns dataset and model, with intervals.
+        runs: the frame that the table was built from.
+        source: what was loaded, where configs lie if it is a folder.
+    """
+    by_id: dict[str, dict[str, Any]] = {
+        str(run["id"]): {str(name): told for name, told in run.items()}
+        for run in runs.to_dict("records")
+    }
+    found = []
+    for j, column in enumerate(table.columns):
+        dataset, _, model = column.partition("/")
+        cells = [row[j] for row in table.cells]
+        span = _span(cells)
+        for i, cell in enumerate(cells):
+            if not cell.n and not cell.diverged:
+                continue
+            used = [by_id[run_id] for run_id in cell.run_ids]
+            verdict = cell.comparison.verdict if cell.comparison else ""
+            found.append(
+                Row(
+                    label=table.rows[i],
+                    optimizer=table.rows[i].split(" ")[0],
+                    dataset=dataset,
+                    model=model,
+                    colour=i,
+                    cell=cell,
+                    value=value(cell, table),
+                    bar=bar(cell.interval.low, cell.mean, cell.interval.high, span),
+                    comparison=comparison_text(cell, table.metric),
+                    verdict=verdict if cell.comparison and cell.comparison.n > 1 else "",
+                    command=_command(source, used),
+                )
+            )
+    worst = -math.inf
+    return sorted(
+        found,
+        key=lambda row: (row.dataset, row.model, -(row.cell.mean if row.cell.n else worst)),
+    )
+
+
+def lines(of: Sequence[Row], source: str, metric: str, x: str = "epoch") -> list[Line]:
+    """Return one curve a row: the mean over its runs, and their smallest and largest as a band."""
+    drawn = []
+    for row in of:
+        series = []
+        for run_id in row.cell.run_ids:
+            try:
+                history = load_history(source, run_id)
+            except ValueError:  # a run without a history still has its place in the table
+                continue
+            if metric in history and x in history:
+                series.append(history.set_index(x)[metric].dropna())
+        if not series:
+            continue
+        whole = pd.concat(series, axis=1, join="inner").sort_index()
+        scale = 100.0 if in_percent(metric) else 1.0
+        values = scale * whole.to_numpy(dtype=np.float64)
+        drawn.append(
+            Line(row.label, row.colour, whole.index.to_numpy(dtype=np.float64),
+                 values.mean(axis=1), values.min(axis=1), values.max(axis=1))
+        )  # fmt: skip
+    return drawn
+
+
+def exponents(of: Iterable[Row], source: str) -> list[dict[str, Any]]:
+    """Return one entry a layer and row with measured exponents, beside the row's result.
+
+    Of each run its last measurement counts: a run may have measured itself from its first weights
+    on.
+    """
+    found = []
+    for row in of:
+        tables = [read_table(Path(source) / run_id / "exponents.parquet")
+                  for run_id in row.cell.run_ids]  # fmt: skip
+        measured = [_latest(table[0]) for table in tables if table is not None]
+        if not measured:
+            continue
+        whole = pd.concat(measured)
+        for layer, group in whole.groupby("layer", sort=False):
+            entry: dict[str, Any] = {
+                "label": row.label, "dataset": row.dataset, "model": row.model,
+                "value": row.value, "layer": layer, "runs": len(group),
+                "reliable": bool(group["reliable"].all()),
+            }  # fmt: skip
+            for name in ("alpha", "gamma", "s"):
+                entry[name] = float(group[name].mean())
+            found.append(entry)
+    return found
+
+
+def _latest(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["step"] == table["step"].max()] if "step" in table else table
+
+
+def failures(runs: pd.DataFrame, source: str) -> list[dict[str, str]]:
+    """Return the runs that are not done: their id, state and, where it is known, the cause."""
+    rest = runs[runs["state"] != "done"]
+    return [
+        {"id": str(run_id), "state": str(state), "cause": _cause(source, str(run_id))}
+        for run_id, state in zip(rest["id"], rest["state"], strict=True)
+    ]
+
+
+def provenance(runs: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """Return (what, value, number of runs) for the code, versions and devices behind the page."""
+    found = []
+    for name in sorted(str(column) for column in runs.columns if column.startswith("provenance.")):
+        counts = Counter("not recorded" if pd.isna(v) else str(v) for v in runs[name])
+        what = name.removeprefix("provenance.")
+        found += [(what, text, count) for text, count in sorted(counts.items())]
+    return found
+
+
+def _span(cells: Sequence[Cell]) -> tuple[float, float]:
+    ends = [v for cell in cells for v in (cell.mean, *cell.interval) if math.isfinite(v)]
+    return (min(ends), max(ends)) if ends else (0.0, 1.0)
+
+
+def _command(source: str, used: Sequence[dict[str, Any]]) -> str:
+    configs = [_config(source, run) for run in used]
+    whole = [config for config in configs if config]
+    return command(whole) if whole else ""
+
+
+def _config(source: str, run: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's config: its file, or what the frame's columns tell of it."""
+    path = Path(source) / str(run["id"]) / "config.json"
+    try:
+        loaded = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        loaded = _unflattened(run)
+    return loaded if isinstance(loaded, dict) and "names" in loaded else {}
+
+
+def _unflattened(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the config as far as a row of the frame tells it; nulls are not told."""
+    config: dict[str, Any] = {"seed": run["seed"], "names": {}}
+    for name, told in run.items():
+        if name in ("model", "dataset", "optimizer", "schedule", "trainer"):
+            config["names"][name] = told
+        elif name.startswith("config.") and not (isinstance(told, float) and math.isnan(told)):
+            branch = config
+            *above, last = name.split(".")[1:]
+            for key in above:
+                branch = branch.setdefault(key, {})
+            whole = isinstance(told, float) and told.is_integer()
+            text = isinstance(told, str) and told[:1] in "[{"
+            branch[last] = int(told) if whole else json.loads(told) if text else told
+    return config if all(config["names"].values()) else {}
+
+
+def _cause(source: str, run_id: str) -> str:
+    try:
+        status = json.loads((Path(source) / run_id / "status.json").read_bytes())
+    except (OSError, ValueError):
+        return ""
+    return str(status.get("cause") or "") if isinstance(status, dict) else ""

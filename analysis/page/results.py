@@ -1,0 +1,210 @@
+"""docs/RESULTS.md and its figures, as text: a pure function of the archives and the sweep files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.page import budget, exponents
+from analysis.page import figures as results_figures
+from analysis.page import verdict as results_verdict
+from analysis.page.report import provenance
+from analysis.page.study import Study, span, tuner, values
+from analysis.page.table import Results, markdown, metric_of, results
+from analysis.table.model import in_percent
+
+FRONT = "front.svg"
+SENTENCE = "front.md"  # what README.md says beside it
+_INTRO = """# Results
+
+Made by `python -m analysis.results` from the archives in `results/` and the headers of `sweeps/`;
+nothing here is typed by hand, and CI fails when it no longer matches them
+(`python -m analysis.results --check`). Every run behind a number is in the study's archive:
+`python -m analysis.tables source=results/<study>.parquet ids=true` names them.
+How intervals, tests and verdicts are made is in [tables.md](tables.md). {red} marks what makes a
+comparison unfair.
+"""
+
+
+# What is said of all runs together: column and words.
+_PROVENANCE = {
+    "device": "device", "packed": "runs at once on a device", "precision": "precision",
+    "versions.torch": "torch", "git.commit": "commit", "git.dirty": "uncommitted changes",
+}  # fmt: skip
+_HASH = 40
+
+
+def pages(studies: Sequence[Study], figures: str) -> dict[str, str]:
+    """Return the page ("RESULTS.md") and its figures by name: each the text of a file.
+
+    `FRONT` and `SENTENCE` are of the first study that has seconds and Spectral Newton.
+
+    Args:
+        studies: all of them, run or not.
+        figures: the figures' folder, as links on the page name it.
+
+    Raises:
+        ValueError: an archive that cannot be read, is of another study, or breaks the rules.
+    """
+    drawn: dict[str, str] = {}
+    parts = [_INTRO.format(red=budget.RED), _overview(studies)]
+    for study in studies:
+        if study.archive is not None:
+            parts.append(_section(study, tuner(study, studies), drawn, figures))
+    idle = [study for study in studies if study.archive is None]
+    if idle:
+        parts.append("## Not run yet\n")
+        parts += [_idle(study) for study in idle]
+    return {"RESULTS.md": "\n".join(part.rstrip("\n") + "\n" for part in parts), **drawn}
+
+
+def _overview(studies: Sequence[Study]) -> str:
+    if not studies:
+        return "No study yet: there is no sweeps/study_*.yaml and no archive.\n"
+    lines = ["| study | question | runs |", "| --- | --- | --- |"]
+    for study in studies:
+        told = "not run yet"
+        if study.archive is not None:
+            states = Counter(study.runs["state"])
+            parts = [f"{count} {state}" for state, count in sorted(states.items())]
+            parts += [f"{len(study.tuning)} of tuning"] if len(study.tuning) else []
+            told = ", ".join(parts) or "none"
+        where = f"#{study.name}" if study.archive is not None else "#not-run-yet"
+        question = study.header.question.replace("|", r"\|")
+        lines.append(f"| [{study.name}]({where}) | {question} | {told} |")
+    return "\n".join(lines)
+
+
+def _idle(study: Study) -> str:
+    commands = "\n".join(study.header.commands)
+    return f"### {study.name}\n\n{study.header.question}\n\n```console\n{commands}\n```\n"
+
+
+def _section(study: Study, tuned_by: Study, drawn: dict[str, str], figures: str) -> str:
+    parts = [f"## {study.name}\n"]
+    if study.header.text:
+        parts.append(f"{study.header.text}\n")
+    parts.append(_protocol(study))
+    if len(study.runs):
+        if tuned_by is not study:
+            parts.append(f"Settings are those that the tuning runs of {tuned_by.name} chose.\n")
+        spent = budget.budgets(tuned_by.tuning)
+        for found in results(study.runs, spent):
+            parts.append(_place(found, study, tuned_by.tuning, drawn, figures))
+    else:
+        parts.append("No report runs yet, only tuning.\n")
+    parts.append(_sensitivity(study, drawn, figures))
+    parts.append(exponents.section(study))
+    return "\n".join(part for part in parts if part)
+
+
+def _protocol(study: Study) -> str:
+    """Return how it was done: settings that all runs share or not, seeds, devices, code."""
+    lines = ["Protocol:\n"]
+    for what, runs in (("report", study.runs), ("tuning", study.tuning)):
+        if runs.empty:
+            continue
+        seeds = span([int(seed) for seed in runs["seed"].dropna()])
+        told = [f"{len(runs)} runs", f"seeds {seeds}"]
+        for name in ("trainer.epochs", "trainer.batch_size", "schedule", "model", "dataset"):
+            column = name if name in runs else f"config.{name}"
+            found = values(runs, column)
+            told += [f"{name.rpartition('.')[2]} {', '.join(found)}"] if found else []
+        lines.append(f"- {what} runs: {'; '.join(told)}")
+    both = pd.concat([one for one in (study.runs, study.tuning) if len(one)])
+    lines.append("- report and tuning seeds are disjoint (asserted)")
+    if len(study.preparation):
+        seeds = span([int(seed) for seed in study.preparation["seed"]])
+        lines.append(
+            f"- {len(study.preparation)} runs of seed {seeds} prepared the others (measured"
+            " exponents) and are in no table"
+        )
+    known = provenance(both)
+    for name, words in _PROVENANCE.items():
+        counts = [(_short(name, text), count) for what, text, count in known if what == name]
+        found = [f"{text} ({count} runs)" for text, count in counts]
+        lines += [f"- {words}: {', '.join(found)}"] if found else []
+    return "\n".join(lines) + "\n"
+
+
+def _short(name: str, text: str) -> str:
+    """Return a commit as far as git shows it, and a count without its point."""
+    if name == "git.commit" and len(text) == _HASH:
+        return text[:12]
+    return text.removesuffix(".0") if name == "packed" else text
+
+
+def _place(
+    found: Results, study: Study, tuning: pd.DataFrame, drawn: dict[str, str], figures: str
+) -> str:
+    """Return the results of one dataset and model."""
+    parts = [f"### {found.model} / {found.dataset}\n"]
+    verdict = results_verdict.sentences(found, study)
+    parts += [f"{verdict}\n"] if verdict else []
+    budgets = {row.optimizer: row.budget for row in found.rows}
+    parts += [
+        f"{budget.line(budgets, tuning, tuned=study.tuned)}\n",
+        f"{markdown(found)}\n",
+    ]
+    parts += ["\n".join(f"- {note}" for note in found.notes) + "\n"]
+    for x in results_figures.axes(found):
+        against = results_figures.AXES[x]
+        title = f"{found.model} / {found.dataset}: {found.table.metric} against {against}"
+        svg = results_figures.training(found, study.runs, str(study.archive), x, title=title)
+        if svg:
+            name = f"{study.name}-{found.model}-{found.dataset}-{x}.svg"
+            drawn[name] = svg
+            if x == "seconds" and verdict and FRONT not in drawn:
+                drawn |= {FRONT: svg, SENTENCE: verdict}
+            parts.append(f"![{title}]({figures}/{name})\n")
+    if any(row.cell.n for row in found.rows):
+        parts.append("Lines are means over seeds, bands their 95 % intervals (Student's t).\n")
+    return "\n".join(parts)
+
+
+def _sensitivity(study: Study, drawn: dict[str, str], figures: str) -> str:
+    """Return how much the learning rate matters, from the tuning runs."""
+    parts = []
+    tuning = study.tuning
+    if tuning.empty:
+        return ""
+    for (dataset, model), runs in tuning.groupby(["dataset", "model"], sort=True):
+        title = f"{model} / {dataset}: learning-rate sensitivity of the tuning runs"
+        svg = results_figures.sensitivity(runs, title=title)
+        if svg:
+            name = f"{study.name}-{model}-{dataset}-sensitivity.svg"
+            drawn[name] = svg
+            parts.append(f"![{title}]({figures}/{name})\n")
+        parts.append(_rates(runs))
+    return "\n".join(["### Learning rates\n", *parts]) if parts else ""
+
+
+def _rates(tuning: pd.DataFrame) -> str:
+    """Return which learning rates were tried, the best, and those nearly as good."""
+    metric = metric_of(tuning, "val")
+    percent = in_percent(metric)
+    slack, words = (0.01, "1 point") if percent else (0.05, "0.05")
+    lines = [
+        f"| optimizer | tried | best | within {words} of its best {metric} | diverged runs |",
+        "| --- | --- | ---: | --- | ---: |",
+    ]
+    trials = results_figures.best_trials(tuning)
+    for name, points in trials.groupby("optimizer", sort=True):
+        good = points.dropna(subset=["value"])
+        lost = int((tuning[tuning["optimizer"] == name]["state"] == "diverged").sum())
+        if good.empty:
+            lines.append(f"| {name} | {_range(points['lr'])} | – | – | {lost} |")
+            continue
+        value = good["value"] if percent else -good["value"]
+        near = good["lr"][value >= value.max() - slack]
+        best = good["lr"].iloc[int(value.argmax())]
+        told = f"| {name} | {_range(points['lr'])} | {best:.3g} | {_range(near)} | {lost} |"
+        lines.append(told)
+    return "\n".join([*lines, "", "At each rate the best of the other settings tried with it.\n"])
+
+
+def _range(rates: pd.Series[float]) -> str:
+    low, high = rates.min(), rates.max()
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g} (x{high / low:.3g})"

@@ -1,0 +1,202 @@
+"""A study: the question in its sweep file, its report runs, and the tuning runs before them.
+
+The study of sweeps/<name>.yaml has its runs in results/<name>.parquet: those of the sweep <name>
+are reported, those of <name>_tune chose the settings. Report seeds are below 1000; a run of the
+sweep <name> with a seed from there on prepared the others (it measured their exponents).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.run.archive import is_archive
+from analysis.runs import load_runs
+
+_TUNING = "_tune"
+_FIRST_OTHER_SEED = 1000  # report seeds are below
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first comment of a sweep file: its words, and the commands in it."""
+
+    text: str
+    commands: tuple[str, ...]
+
+    @property
+    def question(self) -> str:
+        """The first question asked, else the first sentence."""
+        found = re.match(r".*?\?", self.text) or re.match(r".*?\.(?=\s|$)", self.text)
+        return found[0] if found else self.text
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study; ``archive`` is None where it has not been run."""
+
+    name: str
+    header: Header
+    archive: Path | None
+
+    @cached_property
+    def _runs(self) -> pd.DataFrame:
+        if self.archive is None:
+            return load_nothing()
+        runs = load_runs(self.archive)
+        sweeps = set(runs["sweep"])
+        if not sweeps & {self.name, self.name + _TUNING}:
+            told = ", ".join(sorted(map(str, sweeps)))
+            raise ValueError(f"{self.archive}: no run of the sweep {self.name}; there are {told}")
+        return runs
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """The report runs.
+
+        Raises:
+            ValueError: a seed of theirs was used for tuning, or the archive is of another study.
+        """
+        whole, tuning = self._of(self.name), self.tuning
+        report = whole[~(whole["seed"] >= _FIRST_OTHER_SEED).fillna(False)].reset_index(drop=True)
+        check_disjoint(report, tuning, f"{self.archive}")
+        return report
+
+    @cached_property
+    def tuned(self) -> bool:
+        """Whether report runs say that their settings are tuned (``tuned=true``, or a folder)."""
+        told = self.runs.get("config.tuned", ())
+        return any(isinstance(value, str) or value is True for value in told)
+
+    @cached_property
+    def preparation(self) -> pd.DataFrame:
+        """The runs of the study that no number is from."""
+        whole = self._of(self.name)
+        return whole[(whole["seed"] >= _FIRST_OTHER_SEED).fillna(False)].reset_index(drop=True)
+
+    @cached_property
+    def tuning(self) -> pd.DataFrame:
+        """The runs that chose the settings."""
+        return self._of(self.name + _TUNING)
+
+    def _of(self, sweep: str) -> pd.DataFrame:
+        return self._runs[self._runs["sweep"] == sweep].reset_index(drop=True)
+
+
+def check_disjoint(report: pd.DataFrame, tuning: pd.DataFrame, where: str) -> None:
+    """Raise ValueError where a seed of ``report`` is among those of ``tuning``."""
+    both = set(report["seed"].dropna()) & set(tuning["seed"].dropna())
+    if both:
+        seeds = ", ".join(str(seed) for seed in sorted(both))
+        raise ValueError(
+            f"{where}: seed {seeds} is among the tuning runs and among the reported "
+            "ones; a reported number must not have chosen its settings"
+        )
+
+
+def tuner(study: Study, everyone: Sequence[Study]) -> Study:
+    """Return the study whose tuning runs chose the settings of ``study``.
+
+    Itself where it has any, or says that it is not tuned; else the one that tuned most of its
+    optimizers, on the same datasets and models, of equals the first; itself where there is none.
+
+    Raises:
+        ValueError: a seed is among those tuning runs and among the reported ones.
+    """
+    if len(study.tuning) or not study.tuned:
+        return study
+    ours = _places(study.runs)
+    others = [one for one in everyone if one.archive is not None]
+    best = max(others, key=lambda one: len(ours & _places(one.tuning)), default=study)
+    if not ours & _places(best.tuning):
+        return study
+    check_disjoint(study.runs, best.tuning, f"{study.archive} and {best.archive}")
+    return best
+
+
+def _places(runs: pd.DataFrame) -> set[tuple[str, str, str]]:
+    if runs.empty:
+        return set()
+    return set(zip(runs["dataset"], runs["model"], runs["optimizer"], strict=True))
+
+
+def load_nothing() -> pd.DataFrame:
+    """Return a frame of runs without runs."""
+    return pd.DataFrame({"sweep": [], "seed": [], "state": []})
+
+
+def studies(results: Path, sweeps: Path) -> list[Study]:
+    """Return the studies by name: those with an archive, and those that only have a sweep file."""
+    archives = {path.stem: path for path in results.glob("*.parquet") if is_archive(path)}
+    files = {path.stem: path for path in sweeps.glob("study_*.yaml")}
+    return [
+        Study(name, header(files.get(name)), archives.get(name))
+        for name in sorted(archives.keys() | files.keys(), key=_natural)
+    ]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a key by which study_a_8 comes before study_a_30."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def header(path: Path | None) -> Header:
+    """Return the words of a sweep file's first comment; empty where there is no file."""
+    words: list[str] = []
+    commands: list[str] = []
+    for line in _comment(path):
+        if line.startswith("   "):  # "#   python -m ...", and what is said of it to the right
+            command = re.split(r"\s{2,}", line.strip())[0]
+            words = _without_announcement(words)
+            if commands and commands[-1].endswith("\\"):
+                commands[-1] = f"{commands[-1][:-1].rstrip()} {command}"
+            else:
+                commands.append(command)
+        else:
+            words.append(line.strip())
+    return Header(" ".join(words), tuple(commands))
+
+
+def _without_announcement(words: Sequence[str]) -> list[str]:
+    """Return ``words`` without a last clause that only announces commands: "as follows:"."""
+    text = " ".join(words)
+    if not text.endswith(":"):
+        return [text] if text else []
+    kept = re.match(r".*[.?!](?=\s)", text)
+    return [kept[0]] if kept else []
+
+
+def _comment(path: Path | None) -> Iterator[str]:
+    for line in path.read_text(encoding="utf-8").splitlines() if path else ():
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("#"):
+            return
+        yield line[1:]
+
+
+def values(runs: pd.DataFrame, column: str) -> list[str]:
+    """Return the values in a column as they would be typed, sorted, each once."""
+    if column not in runs:
+        return []
+    found = set(runs[column].dropna())
+    numbers = sorted(v for v in found if not isinstance(v, str))
+    return [f"{v:g}" if isinstance(v, float) else str(v) for v in numbers] + sorted(
+        v for v in found if isinstance(v, str)
+    )
+
+
+def span(seeds: Sequence[int]) -> str:
+    """Return whole numbers shortly: 0-4, 7."""
+    parts: list[list[int]] = []
+    for seed in sorted(set(seeds)):
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

@@ -1,0 +1,218 @@
+"""The main table of a study: everything that is said of each optimizer, and where it is from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.page.budget import NOTHING, RED, Budget, Place, usual
+from analysis.table.build import build_table
+from analysis.table.model import Cell, Table
+from analysis.table.rows import Run
+from analysis.table.select import records
+from analysis.table.shown import comparison_text, value
+from analysis.table.target import REACHED
+from analysis.table.timing import SECONDS
+
+BASELINES = ("adamw", "muon")
+TARGET = "target/seconds"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One optimizer; ``against`` holds its cell of the table with each baseline there is."""
+
+    label: str
+    optimizer: str
+    cell: Cell
+    against: dict[str, Cell]
+    seconds: Cell | None
+    target: Cell | None
+    budget: Budget
+    run: Run | None  # one of its runs, which its settings are read from
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of one dataset and model. ``notes`` say how numbers were made and what is left out.
+
+    ``table`` is the study's; ``seconds`` and ``target`` are of this dataset and model, None where
+    times cannot be compared or no run has a target.
+    """
+
+    dataset: str
+    model: str
+    rows: tuple[Row, ...]
+    table: Table
+    seconds: Table | None
+    target: Table | None
+    baselines: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def metric_of(runs: pd.DataFrame, split: str = "test") -> str:
+    """Return what a study is judged by: the loss of language models, else the accuracy."""
+    language = "tokens_per_second" in runs and runs["tokens_per_second"].notna().any()
+    return f"{split}/loss" if language else f"{split}/accuracy"
+
+
+def results(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
+    """Return the results of each dataset and model.
+
+    Verdicts are corrected over all that are judged by the same metric.
+
+    Args:
+        runs: the report runs.
+        budgets: what tuning has cost.
+    """
+    place = runs.groupby(["dataset", "model"], dropna=False)
+    metrics = place["id"].transform(lambda ids: metric_of(runs.loc[ids.index]))
+    judged = [runs[metrics == metric] for metric in sorted(set(metrics))]
+    return [one for alike in judged for one in _judged(alike, budgets)]
+
+
+def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
+    metric = metric_of(runs)
+    table = build_table(runs, metric=metric, spread="interval")
+    baselines = {name: found for name in BASELINES if (found := _row(table, name)) is not None}
+    if len(table.rows) == 1:
+        baselines = {}  # nothing to compare it with
+    compared = {
+        name: build_table(runs, metric=metric, spread="interval", baseline=label)
+        for name, label in baselines.items()
+    }
+    by_id = {str(run["id"]): run for run in records(runs, SECONDS)}
+    all_found = []
+    for j, column in enumerate(table.columns):
+        dataset, _, model = column.partition("/")
+        here = runs[(runs["dataset"] == dataset) & (runs["model"] == model)]
+        seconds, why = _timed(here, SECONDS)
+        target, _ = _timed(here, TARGET) if REACHED in here else (None, "")
+        rows = []
+        for i, label in enumerate(table.rows):
+            cell, optimizer = table.cells[i][j], label.split(" ")[0]
+            if not cell.n and not cell.diverged:
+                continue
+            of_row = [by_id[run_id] for run_id in cell.run_ids]
+            rows.append(
+                Row(
+                    label, optimizer, cell,
+                    {name: other.cells[i][j] for name, other in compared.items()},
+                    _cell(seconds, cell), _cell(target, cell),
+                    budgets.get((dataset, model, optimizer), Budget()),
+                    of_row[0] if of_row else None,
+                    tuple(sorted({_device(run) for run in of_row})),
+                )
+            )  # fmt: skip
+        every = [note for one in (table, *compared.values()) for note in one.notes]
+        notes = [note for note in every if not note.startswith("s/epoch")]
+        missing = [name for name in BASELINES if _row(table, name) is None]
+        notes += [f"No row {name} in this study." for name in missing]
+        notes += [f"Seconds withheld: {why}."] if why else []
+        notes += [_target(here), *target.notes[:1]] if target else []
+        all_found.append(
+            Results(dataset, model, tuple(rows), table, seconds, target, tuple(compared),
+                    tuple(dict.fromkeys(notes)))
+        )  # fmt: skip
+    return all_found
+
+
+def _row(table: Table, name: str) -> str | None:
+    """Return the label of the row of an optimizer; None where there is none, or several."""
+    alike = [label for label in table.rows if label.split(" ")[0] == name]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _timed(runs: pd.DataFrame, metric: str) -> tuple[Table | None, str]:
+    try:
+        return build_table(runs, metric=metric, spread="interval"), ""
+    except ValueError as error:  # times that cannot be compared
+        return None, str(error).partition(";")[0]
+
+
+def _target(runs: pd.DataFrame) -> str:
+    """Return which targets runs had: "Target: val/accuracy 0.93."."""
+    known = runs.dropna(subset=["target/value"])
+    found = sorted(set(zip(known["target/metric"], known["target/value"], strict=True)))
+    return f"Target: {', '.join(f'{metric} {value:g}' for metric, value in found)}."
+
+
+def _cell(table: Table | None, like: Cell) -> Cell | None:
+    """Return the cell of ``table`` that is of the runs of ``like``."""
+    ids = set(like.run_ids)
+    cells = [cell for row in table.cells for cell in row] if table else []
+    return next((cell for cell in cells if ids & set(cell.run_ids)), None)
+
+
+def _device(run: Run) -> str:
+    packed = run.get("provenance.packed")
+    shared = f", {packed:g} runs at once" if isinstance(packed, float) and packed > 1 else ""
+    return f"{run.get('provenance.device') or 'not recorded'}{shared}"
+
+
+def markdown(found: Results) -> str:
+    """Return the table as Markdown."""
+    header = ["optimizer", f"{found.table.metric} [95 %]", "trials", "settings",
+              "s/epoch [95 %]", "device"]  # fmt: skip
+    header += [f"vs {name} [95 %], corrected p" for name in found.baselines]
+    header += ["s to target"] if found.target else []
+    common = usual([row.budget for row in found.rows])
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines += [_line(row, found, common) for row in found.rows]
+    drawn = [" | ".join(cell.replace("|", r"\|") for cell in line) for line in lines]
+    return "\n".join(f"| {line} |" for line in drawn)
+
+
+def _line(row: Row, found: Results, common: tuple[int, int, float]) -> list[str]:
+    mark = "" if row.budget.cost == common else f" {RED}"
+    words = f"{_bold(value(row.cell, found.table), row.cell.best)} {_seeds(row.cell)}"
+    line = [row.label, words, f"{row.budget.trials}{mark}"]
+    line.append(row.budget.settings(row.run) if row.run else NOTHING)
+    line += [_shown(row.seconds, found.seconds), ", ".join(row.devices) or NOTHING]
+    line += [comparison(row.against[name], found.table.metric) for name in found.baselines]
+    if found.target:
+        count = f" ({row.target.reached} of {row.target.n})" if row.target else ""
+        line.append(_shown(row.target, found.target) + count)
+    return line
+
+
+def comparison(cell: Cell, metric: str) -> str:
+    """Return "+0.31 [+0.02, +0.60] **better**, p = 0.012", or a dash."""
+    found = cell.comparison
+    words = comparison_text(cell, metric)
+    if found is None or found.n < 2:
+        return words
+    words = words.removesuffix(found.verdict) + _bold(found.verdict, found.verdict != "not shown")
+    return f"{words}, {p_words(found.adjusted_p)}"
+
+
+def p_words(p: float) -> str:
+    """Return "p = 0.012" or "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _shown(cell: Cell | None, table: Table | None) -> str:
+    if cell is None or table is None or math.isnan(cell.mean):
+        return NOTHING
+    if math.isinf(cell.mean):
+        return "missed"
+    ends = [_digits(end) for end in cell.interval if not math.isnan(end)]
+    return _digits(cell.mean) + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def _digits(number: float) -> str:
+    return f"{number:.3f}" if abs(number) < 10 else f"{number:.1f}"
+
+
+def _seeds(cell: Cell) -> str:
+    parts = [f"{cell.n}/{cell.expected}"]
+    parts += ["partial"] if cell.n < cell.expected else []
+    parts += [f"{cell.diverged} diverged"] if cell.diverged else []
+    return f"({', '.join(parts)})"
+
+
+def _bold(text: str, bold: bool) -> str:
+    return f"**{text}**" if bold else text

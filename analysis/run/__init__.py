@@ -1,0 +1,1 @@
+"""Runs, and what was measured of them, read from folders, archives and W&B into frames."""

@@ -1,0 +1,166 @@
+"""Runs from run folders: ``<folder>/<run id>/`` with config, status, summary and history."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from analysis.run.frame import STATES, RunRecord, nearest, warn
+
+_PARTS = ("status.json", "summary.json", "history.jsonl", "checkpoint.pt")
+_READ = ("config.json", "status.json", "summary.json", "provenance.json")
+
+
+def records(root: Path) -> list[RunRecord]:
+    """Return the runs in ``root`` (or ``root`` itself, if it is a run folder), one of each id.
+
+    Other folders, hidden ones and those beginning with "_" are skipped. What cannot be read is
+    told by a `RunWarning`.
+    """
+    return [record for _, record in folders(root)]
+
+
+def folders(root: Path) -> list[tuple[Path, RunRecord]]:
+    """Return the runs that `records` returns, each with its folder."""
+    return _unique(_found(root))
+
+
+def stamps(root: Path) -> list[str]:
+    """Return a text for each folder that `records` looks at, another whenever a file it reads is.
+
+    The folder itself counts, too: it changes with its name, and with every file that comes, goes
+    or is replaced.
+    """
+    if (root / "config.json").is_file():
+        return [_stamp(str(root))]
+    return [_stamp(f"{root}/{name}") for name in _folders(root)]
+
+
+def history(root: Path, run_id: str) -> list[dict[str, Any]]:
+    """Return the rows of one run's history.jsonl; a torn last line is dropped.
+
+    Raises:
+        ValueError: no such run, or a line before the last that is not JSON.
+    """
+    folder = root if (root / "config.json").is_file() and root.name == run_id else root / run_id
+    if not folder.is_dir():
+        names = [path.name for path in root.iterdir() if (path / "config.json").is_file()]
+        raise ValueError(f"{root}: no run {run_id!r}{nearest(run_id, names)}")
+    path = folder / "history.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if not line.endswith(b"\n"):
+                break  # the torn tail of a killed run
+            raise ValueError(f"{path}, line {number}: not whole JSON") from error
+    return rows
+
+
+def _found(root: Path) -> Iterator[tuple[Path, RunRecord]]:
+    """Yield (folder, run) for each run folder in ``root``, or for ``root`` itself if it is one."""
+    if (root / "config.json").is_file():
+        yield root, _read_folder(root)
+        return
+    for name in _folders(root):
+        folder = root / name
+        try:
+            yield folder, _read_folder(folder)
+        except FileNotFoundError:  # without a config: another folder, or a run that lost it
+            if any((folder / part).exists() for part in _PARTS):
+                warn(f"{folder / 'config.json'}: missing; the run is shown as unreadable")
+                yield folder, RunRecord(name, "unreadable")
+
+
+def _folders(root: Path) -> list[str]:
+    with os.scandir(root) as entries:
+        return sorted(e.name for e in entries if e.name[0] not in "._" and e.is_dir())
+
+
+def _stamp(folder: str) -> str:
+    return " ".join([file_stamp(folder), *(file_stamp(f"{folder}/{part}") for part in _READ)])
+
+
+def file_stamp(path: str) -> str:
+    """Return what changes whenever a file does: inode, size and time of its last change."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  (pathlib takes twice the time, for 50,000 files)
+    except OSError:
+        return "-"
+    return f"{found.st_ino}:{found.st_size}:{found.st_ctime_ns}"
+
+
+def _read_folder(folder: Path) -> RunRecord:
+    """Read config, status and summary of one run folder.
+
+    Raises:
+        FileNotFoundError: there is no config.json.
+    """
+    config: dict[str, Any] | None = None
+    run_id = folder.name
+    try:
+        config = _read_json(folder / "config.json")
+        run_id = str(config.get("id", run_id))
+        state = _state(folder)
+        # A diverged or failed run may have ended before it had anything to sum up.
+        needed = state == "done" or (folder / "summary.json").exists()
+        summary = _read_json(folder / "summary.json") if needed and state != "running" else {}
+        return RunRecord(run_id, state, config, summary, _provenance(folder))
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and config is None:
+            raise
+        reason = error.strerror or "missing" if isinstance(error, OSError) else str(error)
+        where = f"{error.filename}: " if isinstance(error, OSError) else ""
+        warn(f"{where}{reason}; the run is shown as unreadable")
+        return RunRecord(run_id, "unreadable", config or {})
+
+
+def _state(folder: Path) -> str:
+    """Return the state in status.json; a run killed before it wrote one was running."""
+    path = folder / "status.json"
+    try:
+        state = _read_json(path).get("state")
+    except FileNotFoundError:
+        return "running"
+    if state not in STATES[:-1]:
+        raise ValueError(f"{path}: unknown state {state!r}")
+    return str(state)
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    """Return the latest attempt's provenance, empty where none was written."""
+    try:
+        attempts = _read_json(folder / "provenance.json").get("attempts")
+    except FileNotFoundError:
+        return {}
+    latest = attempts[-1] if isinstance(attempts, list) and attempts else {}
+    return latest if isinstance(latest, dict) else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:  # cut short, or not UTF-8
+        raise ValueError(f"{path}: not whole JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return value
+
+
+def _unique(found: Iterable[tuple[Path, RunRecord]]) -> list[tuple[Path, RunRecord]]:
+    """Return the runs, one of each id: a copied folder must not count as another run."""
+    kept: dict[str, tuple[Path, RunRecord]] = {}
+    for folder, record in found:
+        if record.id not in kept:
+            kept[record.id] = (folder, record)
+            continue
+        first, second = sorted((kept[record.id][0], folder), key=lambda f: f.name != record.id)
+        warn(f"{second}: a second folder of run {record.id}; only {first} counts")
+        if first == folder:
+            kept[record.id] = (folder, record)
+    return list(kept.values())

@@ -1,0 +1,154 @@
+"""Everything that was measured, of many runs, as a few tables.
+
+Reads the Parquet files that docs/curvature.md lists, of run folders or by themselves; needs no GPU
+and rebuilds no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.measure.exponents import exponents_table
+from analysis.measure.storage import read_table
+from analysis.run import folders
+from analysis.run.archive import local
+from analysis.run.block_order import with_order
+from analysis.run.frame import RunRecord, frame, warn
+
+_NEEDED = {
+    "exponents": ("layer", "layer_type", "alpha", "gamma", "s", "reliable", "step", "epoch"),
+    "curvature": ("layer", "layer_type", "rows", "cols", "k", "sigma", "h", "step", "epoch"),
+    "hessian_blocks": ("level", "row", "col", "method", "frobenius_per_entry", "step", "epoch"),
+    "landscape": ("place", "distance", "k", "change", "null_low", "null_high", "step", "epoch"),
+    "landscape_fits": ("place", "distance", "exponent", "constant", "loss", "step", "epoch"),
+}
+_OF_RUN = ("dataset", "model", "optimizer", "seed")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found.
+
+    ``layers``: one row a run, layer and epoch: ``run``, dataset, model, optimizer, seed, what the
+    exponents file holds, and ``depth``, the layer's place in its network from 0 (first) to 1.
+    Where kronecker_layers.parquet is there, ``layers`` has its columns too, of class-wise
+    errors. ``directions``: one row a direction, with the same first columns. ``runs``: the
+    finished runs, as `analysis.runs.load_runs` gives them. ``blocks``: one row a block of the
+    Hessian, with the columns of `analysis.run.block_order`. ``points``: one row a point of weights
+    in the landscape; ``windows``: one row a window of k there. Each may be empty.
+    """
+
+    layers: pd.DataFrame
+    directions: pd.DataFrame
+    runs: pd.DataFrame
+    blocks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    points: pd.DataFrame = field(default_factory=pd.DataFrame)
+    windows: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+def load(sources: Sequence[str]) -> Measured:
+    """Return all that is in ``sources``: folders of runs, run folders, archives, single tables.
+
+    Where a run has directions without exponents, these are fitted anew. Runs that are not done are
+    left out with a `RunWarning`; so is a second copy of a run.
+
+    Raises:
+        ValueError: a source that is not there, a file that is none of these, or nothing found.
+    """
+    opened = [Path(local(source)).expanduser() for source in sources]
+    files = [found for source in opened for found in _files(source)]
+    records: dict[str, RunRecord] = {}
+    tables: dict[str, dict[str, pd.DataFrame]] = {kind: {} for kind in _NEEDED}
+    for folder, paths in files:
+        record = _record(folder)
+        if record.state != "done":
+            warn(f"{folder}: the run is {record.state}; left out")
+            continue
+        records.setdefault(record.id, record)
+        for path in paths:
+            kind, table = _read(path)
+            if record.id in tables[kind]:
+                warn(f"{path}: a second file of run {record.id}; left out")
+                continue
+            tables[kind][record.id] = (
+                _with_kronecker(table, folder) if kind == "exponents" else table
+            )
+    if not records:
+        raise ValueError("nothing is measured there; python -m analysis.curvature run=... measures")
+    runs = frame(records.values())
+    for run, table in tables["curvature"].items():
+        if run not in tables["exponents"]:
+            steps = [exponents_table(group) for _, group in table.groupby("step")]
+            tables["exponents"][run] = pd.concat(steps, ignore_index=True)
+    layers = _joined(tables["exponents"], runs)
+    if len(layers):
+        layers["depth"] = layers.groupby(["run", "step"], sort=False)["layer"].transform(
+            lambda names: [i / max(len(names) - 1, 1) for i in range(len(names))]
+        )
+    others = (_joined(tables[kind], runs) for kind in ("landscape_fits", "landscape"))
+    blocks = with_order(_joined(tables["hessian_blocks"], runs))
+    return Measured(layers, _joined(tables["curvature"], runs), runs, blocks, *others)
+
+
+def last_epochs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of each run's last measured step."""
+    return table[table["step"] == table.groupby("run")["step"].transform("max")]
+
+
+def _files(source: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield (run folder, its tables) for every run in ``source``."""
+    if source.is_file():
+        yield source.parent, [source]
+        return
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such file or folder")
+    inside = sorted(p for p in source.iterdir() if p.is_dir() and p.name[0] not in "._")
+    for folder in [source, *inside]:
+        paths = [p for name in _NEEDED if (p := folder / f"{name}.parquet").is_file()]
+        if paths or (folder / "config.json").is_file():
+            yield folder, paths
+
+
+def _record(folder: Path) -> RunRecord:
+    """Return the run of ``folder``; tables that lie by themselves are a run without a config."""
+    if (folder / "config.json").is_file():
+        return folders.records(folder)[0]
+    return RunRecord(folder.resolve().name, "done")
+
+
+def _read(path: Path) -> tuple[str, pd.DataFrame]:
+    """Return which of the tables ``path`` holds, and the table."""
+    found = read_table(path)
+    columns = set() if found is None else set(found[0].columns)
+    for kind, needed in _NEEDED.items():
+        if found is not None and columns.issuperset(needed):
+            return kind, found[0]
+    raise ValueError(f"{path}: none of {', '.join(_NEEDED)}; measure the run again")
+
+
+def _with_kronecker(exponents: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Add the Kronecker columns of the Gauss-Newton block's errors ("class"), where measured."""
+    found = read_table(folder / "kronecker_layers.parquet")
+    if found is None:
+        return exponents
+    of_class = found[0][found[0]["errors"] == "class"]
+    new = [name for name in of_class.columns if name not in exponents.columns]
+    keys = ["layer", "step"]
+    return exponents.merge(of_class[keys + new].drop(columns="errors"), on=keys, how="left")
+
+
+def _joined(tables: dict[str, pd.DataFrame], runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the tables of all runs as one, each row with what names its run."""
+    known = runs.set_index("id")
+    whole = []
+    for run in sorted(tables):
+        row = known.loc[run]
+        names = {"run": run, **{name: row[name] for name in _OF_RUN}}
+        config = {name: row[name] for name in runs.columns if name.startswith("config.model.")}
+        fixed = pd.DataFrame({**names, **config}, index=tables[run].index)
+        whole.append(pd.concat([fixed, tables[run]], axis=1))
+    return pd.concat(whole, ignore_index=True) if whole else pd.DataFrame()

@@ -1,0 +1,1 @@
+"""Runs' numbers in rows and columns over seeds: statistics, comparisons, forms."""

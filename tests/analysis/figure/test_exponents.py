@@ -1,0 +1,87 @@
+"""What is drawn is what was measured: the numbers are read back from the figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from measured_tables import directions, write_run
+
+from analysis import nulls
+from analysis.figure import exponents
+from analysis.run.measured import Measured, load
+
+LAYERS = {"conv1": 2.0, "conv2": 1.5, "fc": 1.0}
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Measured:
+    write_run(tmp_path, "r0", [directions(LAYERS, epoch=epoch) for epoch in (0.0, 5.0)])
+    return load([str(tmp_path)])
+
+
+def _scattered(axes: object) -> np.ndarray:
+    offsets = [c.get_offsets() for c in axes.collections if hasattr(c, "get_sizes")]  # type: ignore[attr-defined]
+    found = np.concatenate([np.asarray(points) for points in offsets if len(points)])
+    return found[np.argsort(found[:, 0])]
+
+
+def test_alpha_is_drawn_against_depth_at_the_last_epoch(measured: Measured) -> None:
+    figure = exponents.alpha_depth(measured)
+    last = measured.layers[measured.layers["epoch"] == 5]
+    np.testing.assert_allclose(_scattered(figure.axes[0]), last[["depth", "alpha"]])
+
+
+def test_unreliable_layers_are_hollow(measured: Measured) -> None:
+    layers = measured.layers.assign(reliable=measured.layers["layer"] != "fc")
+    axes = exponents.alpha_depth(Measured(layers, *_rest(measured))).axes[0]
+    hollow = [c for c in axes.collections if hasattr(c, "get_sizes") and len(c.get_offsets()) == 1]
+    assert [tuple(c.get_facecolor()[0]) for c in hollow] == [(1, 1, 1, 1)]
+    np.testing.assert_allclose(hollow[0].get_offsets()[0][0], 1)
+
+
+def test_the_triangle_stands_beside_its_nulls(measured: Measured) -> None:
+    axes = exponents.triangle(measured).axes[0]
+    last = measured.layers[measured.layers["epoch"] == 5].sort_values("predicted_s")
+    np.testing.assert_allclose(_scattered(axes), last[["predicted_s", "s"]])
+    bars = next(c for c in axes.collections if hasattr(c, "get_segments"))
+    fc = measured.directions.query("layer == 'fc' and epoch == 5")
+    error = np.quantile(nulls.noise_errors(fc["sigma"], fc["h"]), 0.95)
+    p = last.set_index("layer")["predicted_s"]["fc"]
+    wanted = [[p, p / (1 + error)], [p, p / (1 - error)]]
+    assert any(np.allclose(segment, wanted) for segment in bars.get_segments())
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert any("another layer's h" in label for label in labels)
+
+
+def test_winners_are_shares_of_layers_by_epoch(measured: Measured) -> None:
+    won = ["power_law", "lognormal", "lognormal"] + ["exponential"] * 3
+    axes = exponents.winners(
+        Measured(measured.layers.assign(rank_model=won), *_rest(measured))
+    ).axes[0]
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert drawn["power law"] == pytest.approx([100 / 3, 0])
+    assert drawn["log-normal"] == pytest.approx([200 / 3, 0])
+    assert drawn["exponential"] == pytest.approx([0, 100])
+
+
+def test_alpha_over_training_is_a_line_a_layer_and_their_median(measured: Measured) -> None:
+    axes = exponents.alpha_training(measured).axes[0]
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 2][1:]  # after the 2-line
+    by_layer = measured.layers.pivot(index="layer", columns="epoch", values="alpha")
+    np.testing.assert_allclose([line.get_ydata() for line in lines[:3]], by_layer.to_numpy())
+    np.testing.assert_allclose(lines[3].get_ydata(), by_layer.median())
+
+
+def test_kronecker_quality_needs_its_columns(measured: Measured) -> None:
+    with pytest.raises(ValueError, match="no column of Kronecker quality"):
+        exponents.kronecker(measured)
+    layers = measured.layers.assign(chi_slope=np.arange(6.0))
+    axes = exponents.kronecker(Measured(layers, *_rest(measured))).axes[0]
+    distance = (measured.layers["alpha"][3:] - 2).abs()
+    np.testing.assert_allclose(_scattered(axes), np.stack([[3, 4, 5], distance], axis=1))
+
+
+def _rest(measured: Measured) -> tuple[object, object]:
+    return measured.directions, measured.runs  # type: ignore[return-value]

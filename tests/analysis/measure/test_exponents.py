@@ -1,0 +1,163 @@
+"""Rows of exponents: every column against the fits, marks instead of drops, a readable table."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import fits, nulls
+from analysis.measure import slopes
+from analysis.measure.exponents import exponents_table
+
+RANK = np.arange(1, 21, dtype=np.float64)
+
+
+def directions(name: str, sigma: np.ndarray, h: np.ndarray, kind: str = "conv") -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "layer": name,
+            "layer_type": kind,
+            "rows": 64,
+            "cols": 576,
+            "k": np.arange(1, len(sigma) + 1),
+            "sigma": sigma,
+            "h": h,
+            "step": 120,
+            "epoch": 4.5,
+        }
+    )
+
+
+def noisy(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    sigma = np.sort(np.exp(rng.normal(-3, 1, 20)))[::-1]
+    return sigma, sigma**1.8 * np.exp(rng.normal(0, 0.3, 20))
+
+
+def test_columns_are_the_fits() -> None:
+    sigma, h = noisy(0)
+    h[4] = -1.0
+    table = exponents_table(directions("layer1.0.conv1", sigma, h))
+    assert list(table.columns) == [
+        *("layer", "layer_type", "rows", "cols", "step", "epoch"),
+        *("alpha", "alpha_stderr", "alpha_r2", "gamma", "gamma_stderr", "gamma_r2"),
+        *("s", "s_stderr", "s_r2", "n_valid", "reliable"),
+        *("predicted_s", "triangle_error", "triangle_relative_error"),
+        *("n_directions", "n_negative", "alpha_low", "alpha_high", "gamma_low", "gamma_high"),
+        *("s_low", "s_high", "alpha_without_first"),
+        *(f"alpha_quarter{i}" for i in (1, 2, 3, 4)),
+        *("rank_model", "bic_power_law", "bic_exponential", "bic_lognormal"),
+        *("pr_h", "pr_sigma", "pr_sigma2", "pr_predicted", "zeta_bound", "zeta_met"),
+        *("entropy_rank", "rank95", "rank99"),
+        *("null_noise_error", "null_permuted_error", "null_other_error"),
+    ]
+    row = table.iloc[0]
+    for name, fit in (
+        ("alpha", fits.fit_alpha(sigma, h)),
+        ("gamma", fits.fit_gamma(sigma)),
+        ("s", fits.fit_s(h)),
+    ):
+        assert row[name] == fit.exponent
+        assert row[f"{name}_stderr"] == fit.stderr
+        assert row[f"{name}_r2"] == fit.r2
+    assert (row["n_valid"], row["n_directions"]) == (19, 20)
+    assert row["predicted_s"] == row["alpha"] * row["gamma"]
+    assert row["triangle_error"] == abs(row["s"] - row["predicted_s"])
+    assert row["triangle_relative_error"] == row["triangle_error"] / row["s"]
+    assert row["alpha_without_first"] == fits.fit_alpha(sigma[1:], h[1:]).exponent
+    assert row["rank_model"] == fits.best_rank_model(sigma)
+    assert (row["layer"], row["rows"], row["cols"]) == ("layer1.0.conv1", 64, 576)
+    assert (row["step"], row["epoch"]) == (120, 4.5)
+
+
+def test_layers_keep_their_order_and_do_not_mix() -> None:
+    parts = [directions(name, *noisy(seed)) for seed, name in enumerate(("z", "a", "m"))]
+    table = exponents_table(pd.concat(parts, ignore_index=True))
+    assert list(table["layer"]) == ["z", "a", "m"]
+    for seed in range(3):
+        assert table["alpha"][seed] == fits.fit_alpha(*noisy(seed)).exponent
+
+
+@pytest.mark.parametrize(
+    ("points", "noise", "reliable"),
+    [(20, 0.1, True), (8, 0.1, True), (7, 0.1, False), (20, 3, False), (20, 1.3, False)],
+)
+def test_unreliable_layers_are_marked_and_kept(points: int, noise: float, reliable: bool) -> None:
+    sigma = RANK**-1.0
+    h = sigma**2 * np.exp(noise * np.random.default_rng(0).normal(size=20))
+    h[points:] = -1.0
+    table = exponents_table(directions("conv", sigma, h))
+    assert len(table) == 1
+    assert bool(table["reliable"][0]) is reliable
+    assert table["n_valid"][0] == points
+    assert (table["alpha_r2"][0] >= 0.8) == (noise == 0.1)
+    assert table["alpha_r2"][0] > 0.74 or noise == 3
+
+
+def test_directions_beyond_the_numerical_rank_enter_no_fit() -> None:
+    sigma, h = RANK[:10] ** -1.0, RANK[:10] ** -2.0
+    sigma[9], h[9] = 0.0, 1e-18  # the null direction of a softmax head, h at the rounding level
+    row = exponents_table(directions("head", sigma, h, "head")).iloc[0]
+    assert row["gamma"] == pytest.approx(1, rel=1e-12)
+    assert row["s"] == pytest.approx(2, rel=1e-12)
+    assert (row["n_valid"], row["n_directions"]) == (9, 10)
+
+
+def test_a_layer_without_any_fit_stays_in_the_table() -> None:
+    table = exponents_table(directions("dead", np.zeros(3), np.zeros(3)))
+    row = table.iloc[0]
+    assert math.isnan(row["alpha"])
+    assert not row["reliable"]
+    assert row["rank_model"] is None or pd.isna(row["rank_model"])
+    assert row["n_valid"] == 0
+
+
+def test_ranks_and_certainty_are_the_functions() -> None:
+    sigma, h = noisy(1)
+    h[[2, 7]] = [-0.5, 0.0]
+    table = exponents_table(directions("conv", sigma, h))
+    row, positive = table.iloc[0], h[h > 0]
+    s, predicted = fits.fit_s(h).exponent, fits.triangle(sigma, h).predicted_s
+    assert row["n_negative"] == 1
+    assert row["pr_h"] == fits.participation_ratio(positive)
+    assert row["pr_sigma"] == fits.participation_ratio(sigma)
+    assert row["pr_sigma2"] == fits.participation_ratio(sigma**2)
+    assert row["pr_predicted"] == fits.predicted_effective_rank(predicted, 20)
+    assert row["zeta_bound"] == fits.zeta_bound(s)
+    assert row["zeta_met"] == (row["pr_h"] <= row["zeta_bound"])
+    assert row["entropy_rank"] == fits.entropy_rank(h)
+    assert [row["rank95"], row["rank99"]] == [fits.quantile_rank(h, q) for q in (0.95, 0.99)]
+    for name, fit in fits.rank_models(sigma).items():
+        assert row[f"bic_{name}"] == fit.bic
+    assert (row["alpha_low"], row["alpha_high"]) == slopes.alpha_interval(sigma, h)
+    assert (row["gamma_low"], row["gamma_high"]) == slopes.gamma_interval(sigma)
+    assert (row["s_low"], row["s_high"]) == slopes.s_interval(h)
+    quarters = slopes.alpha_by_quartile(sigma, h)
+    assert tuple(row[f"alpha_quarter{i}"] for i in (1, 2, 3, 4)) == quarters
+
+
+@pytest.mark.parametrize(("decay", "met"), [(0.5, None), (3.0, True)])
+def test_the_zeta_bound_is_met_or_does_not_apply(decay: float, met: bool | None) -> None:
+    row = exponents_table(directions("conv", RANK**-1.0, RANK**-decay)).iloc[0]
+    assert row["zeta_met"] is pd.NA if met is None else bool(row["zeta_met"]) is met
+
+
+def test_a_flat_curvature_breaks_the_zeta_bound() -> None:
+    """Half of h equal, then a steep fall: s > 1, and more of h counts than zeta allows."""
+    h = np.where(RANK <= 12, 1.0, (RANK / 12) ** -14.0)
+    row = exponents_table(directions("conv", RANK**-1.0, h)).iloc[0]
+    assert row["s"] > 1
+    assert not row["zeta_met"]
+
+
+def test_nulls_take_the_other_layers() -> None:
+    parts = [directions(name, *noisy(seed)) for seed, name in enumerate(("a", "b", "c"))]
+    table = exponents_table(pd.concat(parts, ignore_index=True))
+    sigma, h = noisy(1)
+    errors = nulls.other_errors(sigma, [noisy(0)[1], noisy(2)[1]])
+    assert table["null_other_error"][1] == np.median(errors)
+    assert table["null_noise_error"][1] == np.median(nulls.noise_errors(sigma, h))
+    assert table["null_permuted_error"][1] == np.median(nulls.permuted_errors(sigma, h))
+    alone = exponents_table(parts[0])
+    assert math.isnan(alone["null_other_error"][0])

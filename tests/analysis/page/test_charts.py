@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.page.charts import Line, bar, curves, ticks
+
+
+def line(label: str = "adamw", colour: int = 0, n: int = 5, gap: bool = False) -> Line:
+    middle = np.linspace(90, 99, n)
+    if gap:
+        middle[1] = math.nan
+    return Line(label, colour, np.arange(1.0, n + 1), middle, middle - 1, middle + 1)
+
+
+def test_a_chart_is_xml_with_a_line_and_a_band_each() -> None:
+    svg = curves([line(), line("a<b>&", 9)], x_label="epoch", y_label="accuracy (%)")
+    root = ElementTree.fromstring(svg)
+    classes = [e.get("class") for e in root.iter() if e.get("class", "").startswith("line")]
+    assert classes == ["line c0", "line c1 dashed"]
+    assert [e.text for e in root.iter() if e.tag == "title"] == ["adamw", "a<b>&"]
+    texts = [e.text for e in root.iter() if e.tag == "text"]
+    assert "epoch" in texts
+    assert {"1", "5"} <= set(texts)
+    assert root.get("aria-label") == "accuracy (%) against epoch"
+
+
+def test_higher_values_are_drawn_higher_and_later_ones_further_right() -> None:
+    (path,) = re.findall(
+        r'class="line c0" d="M([^"]*)"', curves([line()], x_label="x", y_label="y")
+    )
+    points = [tuple(map(float, point.split())) for point in path.split("L")]
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    assert [y for _, y in points] == sorted((y for _, y in points), reverse=True)
+
+
+def test_what_cannot_be_drawn_is_left_out() -> None:
+    alone = Line("x", 0, np.array([1.0]), *(np.array([1.0]),) * 3)
+    nowhere = Line("y", 1, np.array([1.0, 2.0]), *(np.array([math.nan, math.nan]),) * 3)
+    assert curves([alone, nowhere], x_label="x", y_label="y") == ""
+    svg = curves([line(gap=True)], x_label="x", y_label="y")
+    assert "nan" not in svg
+    flat = Line("z", 0, np.array([1.0, 2.0]), *(np.array([3.0, 3.0]),) * 3)
+    ElementTree.fromstring(curves([flat], x_label="x", y_label="y"))
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+@settings(max_examples=60, deadline=None)
+def test_ticks_are_few_round_and_inside(low: float, width: float) -> None:
+    found = ticks(low, low + width)
+    assert 1 <= len(found) <= 7
+    slack = 1e-6 * width + 1e-9 * abs(low)
+    assert all(low - slack <= tick <= low + width + slack for tick in found)
+    assert found == sorted(found)
+
+
+def test_ticks_of_nothing() -> None:
+    assert ticks(2.0, 2.0) == [2.0]
+    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+
+
+def test_bars_share_a_scale() -> None:
+    svg = bar(0.0, 0.5, 1.0, (0.0, 2.0))
+    assert 'd="M4.0 8H64.0"' in svg
+    assert 'cx="34.0"' in svg
+    lone = bar(math.nan, 2.0, math.nan, (0.0, 2.0))
+    assert "whisker" not in lone
+    assert 'cx="124.0"' in lone
+    assert bar(math.nan, math.nan, math.nan, (0.0, 1.0)) == ""
+    assert "nan" not in bar(1.0, 1.0, 1.0, (1.0, 1.0))
+
+
+def test_the_worst_tenth_is_cut_off_whichever_way_is_better() -> None:
+    x = np.arange(1.0, 101.0)
+    falling = Line("loss", 0, x, *(101 - x,) * 3)
+    for better_is_lower in (True, False):
+        svg = curves([falling], x_label="x", y_label="y", falling=better_is_lower)
+        (path,) = re.findall(r'class="line c0" d="M([^"]*)"', svg)
+        heights = [float(point.split()[1]) for point in path.split("L")]
+        # Higher on the page is a smaller number; the chart goes from 12 to 260.
+        assert (heights[0] < 12) == better_is_lower
+        assert (heights[-1] > 260) == (not better_is_lower)
+
+
+def test_ticks_can_be_written_as_powers() -> None:
+    svg = curves(
+        [Line("a", 0, np.array([-3.0, -1.0]), *(np.array([1.0, 2.0]),) * 3)],
+        x_label="x", y_label="y", x_text=lambda power: f"{10**power:.2g}",
+    )  # fmt: skip
+    texts = {e.text for e in ElementTree.fromstring(svg).iter() if e.tag == "text"}
+    assert {"0.001", "0.01", "0.1"} <= texts
+    assert "-3" not in texts

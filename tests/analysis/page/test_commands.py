@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+import pytest
+
+from analysis.page.commands import command
+from bench.config import load
+from bench.identity import identify
+from bench.train import stored_config
+
+
+def stored(*overrides: str) -> dict[str, Any]:
+    """What config.json of the run that ``overrides`` ask for holds."""
+    config = load(overrides)
+    whole: dict[str, Any] = json.loads(json.dumps(stored_config(config, identify(config))))
+    return whole
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["optimizer=muon", "optimizer.lr=0.0123", "trainer=debug", "trainer.grad_clip=1.5"],
+        ["optimizer=adamw", "optimizer.betas=[0.8,0.95]", "+optimizer.amsgrad=true"],
+        ["model=mlp", "schedule=wsd", "trainer.channels_last=false", "+sweeps=digits"],
+    ],
+)
+def test_the_command_asks_for_the_very_same_run(overrides: list[str]) -> None:
+    """Composed again, it has the identity of the run, which covers its whole config."""
+    config = stored(*overrides, "seed=3")
+    words = shlex.split(command([config]))
+    assert words[:3] == ["python", "-m", "bench.train"]
+    assert identify(load(words[3:])).id == config["id"]
+
+
+def test_seeds_are_swept_and_nothing_else_is_said() -> None:
+    first, second = stored("seed=0"), stored("seed=1")
+    assert command([second, first]) == (
+        "python -m bench.train -m model=convnet dataset=digits optimizer=adamw schedule=cosine"
+        " trainer=default seed=0,1"
+    )
+
+
+def test_a_choice_that_is_no_more_is_still_named() -> None:
+    config = stored("seed=0")
+    config["names"]["optimizer"] = "gone"
+    assert "optimizer=gone" in command([config])

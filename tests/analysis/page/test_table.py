@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import study_runs
+from scipy import stats
+
+from analysis.page.budget import RED, budgets
+from analysis.page.table import Results, comparison, markdown, metric_of, p_words, results
+from analysis.runs import load_runs
+
+ACCURACIES = {
+    "adamw": [0.901, 0.903, 0.902, 0.905, 0.900],
+    "muon": [0.921, 0.922, 0.925, 0.926, 0.919],
+    "sgd": [0.900, 0.904, 0.901, 0.906, 0.899],
+    "spectral_newton": [0.93, 0.931, 0.934, 0.936, 0.928],
+}
+
+
+def built(root: Path) -> list[Results]:
+    runs = load_runs(root)
+    return results(runs[runs["sweep"] == "study_x"], budgets(runs[runs["sweep"] == "study_x_tune"]))
+
+
+def cells(found: Results) -> dict[str, list[str]]:
+    lines = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in markdown(found).splitlines()
+    ]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_every_number_of_the_table(runs: Any, tmp_path: Path) -> None:
+    accuracies = {**ACCURACIES, "lion": [0.921, 0.912, 0.917, 0.916, 0.922]}
+    (found,) = built(study_runs.study(runs, tmp_path, accuracies))
+    assert (found.dataset, found.model) == ("digits", "convnet")
+    table = cells(found)
+    assert table["optimizer"] == [
+        "test/accuracy [95 %]", "trials", "settings", "s/epoch [95 %]", "device",
+        "vs adamw [95 %], corrected p", "vs muon [95 %], corrected p", "s to target",
+    ]  # fmt: skip
+    ours = 100 * np.array(ACCURACIES["spectral_newton"])
+    low, high = stats.t.interval(0.95, 4, ours.mean(), stats.sem(ours))
+    newton = table["spectral_newton"]
+    assert newton[0] == f"**{ours.mean():.2f} [{low:.2f}, {high:.2f}]** (5/5)"
+    assert newton[1:3] == ["2", "lr=0.01"]
+    assert newton[3:5] == ["1.500 [1.500, 1.500]", "Accelerator 9000"]
+    assert newton[7] == "9.000 (5 of 5)"
+    others = [name for name in accuracies if name != "adamw"]
+    p_values = [stats.ttest_rel(accuracies[name], accuracies["adamw"]).pvalue for name in others]
+    holm = np.maximum.accumulate(np.sort(p_values) * [4, 3, 2, 1])
+    expected = dict(zip(np.array(others)[np.argsort(p_values)], np.minimum(holm, 1), strict=True))
+    difference = ours - 100 * np.array(ACCURACIES["adamw"])
+    low, high = stats.t.interval(0.95, 4, difference.mean(), stats.sem(difference))
+    assert newton[5] == (
+        f"{difference.mean():+.2f} [{low:+.2f}, {high:+.2f}] **better**,"
+        f" {p_words(expected['spectral_newton'])}"
+    )
+    assert table["sgd"][5].endswith(f"not shown, {p_words(expected['sgd'])}")
+    assert table["lion"][5].endswith(f"**better**, {p_words(expected['lion'])}")
+    assert p_words(expected["lion"]) == "p = 0.007"  # twice its own, of two left to test
+    assert "**worse**" in table["sgd"][6]
+    assert table["adamw"][5] == table["muon"][6] == "–"
+    notes = "\n".join(found.notes)
+    assert notes.count("Holm-corrected over 4 comparisons at 0.05") == 2
+    assert "Kaplan-Meier" in notes
+
+
+def test_partial_diverged_and_unequal_rows_are_marked(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {n: ACCURACIES[n] for n in ("adamw", "muon")})
+    config = runs.config("sgd", 0, sweep="study_x", optimizer__lr=1e-2)
+    study_runs.write(runs, root, config, 0.99, target=None)
+    config = runs.config("sgd", 1, sweep="study_x", optimizer__lr=1e-2)
+    study_runs.write(runs, root, config, 0.99, state="diverged")
+    lost = runs.config("lion", 0, sweep="study_x", optimizer__lr=1e-2)
+    study_runs.write(runs, root, lost, 0.99, state="diverged")
+    (found,) = built(root)
+    table = cells(found)
+    assert table["sgd"][0] == "99.00 (1/5, partial, 1 diverged)"
+    assert table["sgd"][1] == f"0 {RED}"
+    assert table["sgd"][5] == "+8.90 (1 pair)"
+    assert table["sgd"][7] == "missed (0 of 2)"
+    assert table["muon"][0].startswith("**92.26")
+    assert table["muon"][1] == "2"
+    assert table["lion"][0] == "– (0/5, partial, 1 diverged)"
+    assert table["lion"][2:5] == ["–", "–", "–"]
+
+
+def test_times_of_two_devices_are_withheld(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {"adamw": [0.9, 0.91]})
+    for seed in (0, 1):
+        config = runs.config("muon", seed, sweep="study_x")
+        study_runs.write(runs, root, config, 0.9, device="Another")
+    (found,) = built(root)
+    assert found.seconds is None
+    assert found.target is None
+    table = cells(found)
+    assert table["adamw"][3] == "–"
+    assert [table[name][4] for name in ("adamw", "muon")] == ["Accelerator 9000", "Another"]
+    assert len(table["optimizer"]) == 7
+    study_runs.write(runs, root, runs.config("muon", 2, sweep="study_x"), 0.9)
+    assert cells(built(root)[0])["muon"][4] == "Accelerator 9000, Another"
+    assert any(note.startswith("Seconds withheld: ") and "2 device" in note for note in found.notes)
+
+
+def test_without_a_baseline_or_with_two_of_it(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {"sgd": [0.9, 0.91], "adamw": [0.9, 0.91]})
+    for seed in (0, 1):
+        config = runs.config("adamw", seed, sweep="study_x", optimizer__lr=0.5)
+        study_runs.write(runs, root, config, 0.8)
+    (found,) = built(root)
+    assert found.baselines == ()
+    assert [row.label for row in found.rows] == ["adamw lr=0.01", "adamw lr=0.5", "sgd"]
+    assert "No row adamw in this study." in found.notes
+    assert "No row muon in this study." in found.notes
+    assert cells(found)["adamw lr=0.5"][2] == f"lr=0.5 {RED} not among its trials"
+
+
+def test_places_are_apart_and_corrected_together(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {"adamw": [0.9, 0.91], "sgd": [0.9, 0.92]})
+    for name in ("adamw", "sgd"):
+        for seed in (0, 1):
+            config = runs.config(name, seed, sweep="study_x", names__model="mlp")
+            config["id"] += "-mlp"
+            study_runs.write(runs, root, config, 0.5 + seed / 10, seconds=3.0)
+    convnet, mlp = built(root)
+    assert (convnet.model, mlp.model) == ("convnet", "mlp")
+    assert [row.seconds.mean for row in mlp.rows if row.seconds] == [3.0, 3.0]
+    assert [row.cell.mean for row in mlp.rows] == pytest.approx([0.55, 0.55])
+    assert all("over 2 comparisons" in "".join(one.notes) for one in (convnet, mlp))
+    assert mlp.rows[0].budget.trials == 0
+    assert convnet.rows[0].budget.trials == 2
+
+
+def test_language_models_are_judged_by_their_loss(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {"adamw": [0.5, 0.6]}, tokens_per_second=5.0)
+    assert metric_of(load_runs(root)) == "test/loss"
+    assert metric_of(load_runs(root), "val") == "val/loss"
+    (found,) = built(root)
+    assert found.table.metric == "test/loss"
+
+
+def test_a_language_model_beside_others_keeps_its_own_metric(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {"adamw": [0.9, 0.91], "sgd": [0.9, 0.92]})
+    for name in ("adamw", "sgd"):
+        for seed in (0, 1):
+            config = runs.config(name, seed, sweep="study_x", names__model="gpt")
+            config["id"] += "-gpt"
+            tokens = 5.0 if (name, seed) != ("sgd", 1) else None  # one run does not say
+            study_runs.write(runs, root, config, 0.5, tokens_per_second=tokens)
+    convnet, gpt = built(root)
+    assert (convnet.model, convnet.table.metric) == ("convnet", "test/accuracy")
+    assert (gpt.model, gpt.table.metric) == ("gpt", "test/loss")
+    assert [row.cell.n for row in gpt.rows] == [2, 2]
+    assert "over 1 comparison" in "".join(gpt.notes)
+
+
+def test_p_values_in_words() -> None:
+    assert p_words(0.0004) == "p < 0.001"
+    assert p_words(0.0466) == "p = 0.047"
+    assert p_words(1.0) == "p = 1.000"
+
+
+def test_a_lone_pair_has_no_test(runs: Any, tmp_path: Path) -> None:
+    (found,) = built(study_runs.study(runs, tmp_path, {"adamw": [0.9], "sgd": [0.95]}))
+    (sgd,) = [row for row in found.rows if row.label == "sgd"]
+    assert comparison(sgd.against["adamw"], "test/accuracy") == "+5.00 (1 pair)"
+    assert math.isnan(sgd.cell.interval.low)

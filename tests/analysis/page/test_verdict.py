@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import study_runs
+
+from analysis.page.budget import budgets
+from analysis.page.study import Header, Study
+from analysis.page.table import results
+from analysis.page.verdict import sentences
+from analysis.run import archive
+
+ADAMW = [0.901, 0.903, 0.902, 0.905, 0.900]
+MUON = [0.921, 0.922, 0.925, 0.926, 0.919]
+NOISY = [0.910, 0.930, 0.921, 0.914, 0.937]
+
+
+def said(root: Path) -> str:
+    archive.write(root.with_suffix(".parquet"), archive.gather(root))
+    study = Study("study_x", Header("", ()), root.with_suffix(".parquet"))
+    (found,) = results(study.runs, budgets(study.tuning))
+    return sentences(found, study)
+
+
+def test_the_verdict_says_what_the_table_says(runs: Any, tmp_path: Path) -> None:
+    accuracies = {"adamw": ADAMW, "muon": MUON, "spectral_newton": NOISY, "sgd": ADAMW[::-1]}
+    text = said(study_runs.study(runs, tmp_path / "runs", accuracies))
+    start = (
+        "On convnet / digits (20 epochs, 5 seeds, 2 tuning trials each, Accelerator 9000),"
+        " `spectral_newton` ends at test/accuracy 92.24 ["
+    )
+    assert text.startswith(start)
+    assert "] %: better than `adamw` (+2.02 [" in text
+    assert " and not shown to differ from `muon` (-0.02 [" in text
+    assert text.count("points, corrected p ") == 2
+    assert "An epoch takes 1.00 times as long as with `adamw`." in text
+    assert text.endswith("Of the 2 other rows against `adamw`: 1 better, 1 not shown.")
+
+
+@pytest.mark.parametrize(("shift", "word"), [(0.05, "better"), (-0.05, "worse")])
+def test_better_and_worse_follow_the_numbers(
+    runs: Any, tmp_path: Path, shift: float, word: str
+) -> None:
+    newton = [value + shift for value in ADAMW[1:] + ADAMW[:1]]
+    text = said(
+        study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW, "spectral_newton": newton})
+    )
+    assert f"{word} than `adamw`" in text
+    assert "muon" not in text
+    assert "Of the" not in text
+
+
+def test_what_is_unfair_or_unfinished_is_said(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW})
+    config = runs.config("spectral_newton", 0, sweep="study_x")
+    study_runs.write(runs, root, config, 0.95, device="Another")
+    text = said(root)
+    assert "1 seed of 5, unequal tuning, Another" in text
+    assert "not tested against `adamw` (+4.90 (1 pair) points)" in text
+    assert "An epoch" not in text
+
+
+def test_a_slower_epoch_is_more_times_as_long(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW}, seconds=2.0)
+    study_runs.study(runs, root, {"spectral_newton": MUON}, seconds=3.0)
+    assert "An epoch takes 1.50 times as long as with `adamw`." in said(root)
+
+
+def test_a_map_of_settings_has_no_verdict(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW, "spectral_newton": MUON})
+    assert "`spectral_newton`" in said(root)
+    config = runs.config("spectral_newton", 0, sweep="study_x", optimizer__lr=0.7)
+    study_runs.write(runs, root, config, 0.95)
+    assert said(root) == ""
+
+
+def test_no_subject_no_verdict(runs: Any, tmp_path: Path) -> None:
+    assert said(study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW})) == ""
+    alone = study_runs.study(runs, tmp_path / "alone", {"spectral_newton": ADAMW}, rates=())
+    assert said(alone).endswith("ends at test/accuracy 90.22 [89.98, 90.46] %.")
+    assert "untuned" in said(alone)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hessian_tables import blocks, landscape, write
+from measured_tables import directions, write_run
+
+from analysis.measure.storage import read_table, write_table
+from analysis.run.frame import RunWarning
+from analysis.run.measured import last_epochs, load
+
+ALPHAS = {"a": 2.0, "b": 1.5, "c": 1.0}
+
+
+def test_a_folder_of_runs_becomes_three_tables_that_name_their_runs(tmp_path: Path) -> None:
+    write_run(tmp_path, "r0", [directions(ALPHAS, epoch=0), directions(ALPHAS, epoch=2)])
+    write_run(tmp_path, "r1", [directions(ALPHAS)], model="vgg11", seed=1, width=128)
+    write_run(tmp_path, "r2", [])
+    found = load([str(tmp_path)])
+    assert len(found.layers) == 9 and len(found.directions) == 180 and len(found.runs) == 3
+    assert dict(found.layers.groupby("run")["model"].first()) == {"r0": "resnet18", "r1": "vgg11"}
+    assert dict(found.layers.groupby("run")["config.model.width"].first()) == {"r0": 64, "r1": 128}
+    assert list(found.layers["depth"]) == [0, 0.5, 1] * 3
+    assert list(last_epochs(found.layers)["epoch"]) == [2, 2, 2, 5, 5, 5]
+
+
+def test_files_by_themselves_are_read_and_missing_exponents_are_fitted(tmp_path: Path) -> None:
+    tables = [directions(ALPHAS, epoch=0), directions(ALPHAS, epoch=2, seed=1)]
+    bare = write_run(tmp_path, "bare", tables, exponents=False)
+    whole = write_run(tmp_path, "whole", tables)
+    from_directions = load([str(bare / "curvature.parquet")]).layers
+    from_exponents = load([str(whole / "exponents.parquet")])
+    pd.testing.assert_frame_equal(
+        from_directions.drop(columns="run"), from_exponents.layers.drop(columns="run")
+    )
+    assert from_exponents.directions.empty
+
+
+def test_a_file_without_a_run_is_named_after_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_table(directions(ALPHAS), folder / "any.parquet", {})
+    found = load([str(folder / "any.parquet")])
+    assert set(found.layers["run"]) == {"mine"} and found.layers["model"].isna().all()
+
+
+@pytest.mark.parametrize("state", ["diverged", "failed", "running"])
+def test_a_run_that_is_not_done_does_not_count(tmp_path: Path, state: str) -> None:
+    write_run(tmp_path, "good", [directions(ALPHAS)])
+    write_run(tmp_path, "bad", [directions(ALPHAS)], state=state)
+    with pytest.warns(RunWarning, match=f"bad: the run is {state}"):
+        found = load([str(tmp_path)])
+    assert set(found.layers["run"]) == set(found.directions["run"]) == {"good"}
+    assert list(found.runs["id"]) == ["good"]
+
+
+def test_a_run_given_twice_counts_once(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "r0", [directions(ALPHAS)])
+    with pytest.warns(RunWarning, match="a second file of run r0"):
+        found = load([str(tmp_path), str(folder / "exponents.parquet")])
+    assert len(found.layers) == 3
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        load([str(tmp_path / "none")])
+    with pytest.raises(ValueError, match="nothing is measured"):
+        load([str(tmp_path)])
+    folder = write_run(tmp_path, "r0", [directions(ALPHAS)])
+    stored = read_table(folder / "exponents.parquet")
+    assert stored is not None
+    write_table(stored[0].drop(columns="alpha"), folder / "exponents.parquet", {})
+    with pytest.raises(ValueError, match=r"exponents\.parquet: none of exponents, curvature"):
+        load([str(tmp_path)])
+    (folder / "exponents.parquet").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"exponents\.parquet: none of exponents, curvature"):
+        load([str(tmp_path)])
+
+
+def test_kronecker_columns_of_class_errors_are_joined_where_they_were_measured(
+    tmp_path: Path,
+) -> None:
+    tables = [directions(ALPHAS, epoch=0), directions(ALPHAS, epoch=2)]
+    folder = write_run(tmp_path, "r0", tables)
+    rows = [
+        {"layer": layer, "errors": errors, "step": 20, "epoch": 2.0, "chi_slope": slope}
+        for errors, shift in (("label", 5.0), ("class", 0.0))
+        for layer, slope in zip(ALPHAS, [0.1 + shift, 0.2 + shift, 0.3 + shift], strict=True)
+    ]
+    write_table(pd.DataFrame(rows), folder / "kronecker_layers.parquet", {})
+    layers = load([str(tmp_path)]).layers
+    assert len(layers) == 6 and layers["chi_slope"][:3].isna().all()
+    assert list(layers["chi_slope"][3:]) == [0.1, 0.2, 0.3] and list(layers["epoch"][3:]) == [2] * 3
+
+
+def test_blocks_and_landscapes_are_read_beside_the_rest(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "r0", [directions(ALPHAS)], model="vit_micro")
+    windows, points = landscape({0.0: 0.2, 1.0: 0.4})
+    write(folder, hessian_blocks=blocks({}), landscape=windows, landscape_fits=points)
+    found = load([str(tmp_path)])
+    assert (len(found.layers), len(found.blocks), len(found.points)) == (3, 28, 2)
+    assert len(found.windows) == len(windows)
+    for table in (found.blocks, found.points, found.windows):
+        assert set(table["run"]) == {"r0"} and set(table["model"]) == {"vit_micro"}
+    assert found.blocks["place"].notna().sum() == 6
+    alone = load([str(folder / "hessian_blocks.parquet")])
+    assert len(alone.blocks) == 28 and alone.points.empty and alone.layers.empty

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from analysis.table.timing import is_timing, mixture
+
+
+def run(
+    device: str | None = "H100", source: str = "v1", target: str = "t.Muon", **more: Any
+) -> Any:
+    return {
+        "provenance.device": device,
+        "provenance.optimizer_source": source,
+        "config.optimizer._target_": target,
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"device": "H200"}, "2 device models (H100, H200)"),
+        ({"device": None}, "2 device models (H100, a device not recorded)"),
+        ({"provenance.packed": True}, "1 of 2 runs shared their device with others (packed)"),
+        ({"provenance.packed": 4.0}, "1 of 2 runs shared their device with others (packed)"),
+        ({"source": "v2"}, "2 versions of the code of t.Muon"),
+    ],
+)
+def test_what_is_not_mixed(other: dict[str, Any], why: str) -> None:
+    found = mixture([run(), run(**other)])
+    assert found is not None
+    assert why in found
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"provenance.packed": False},
+        {"provenance.packed": 1.0},
+        {"provenance.packed": None},
+        {"source": "v2", "target": "t.AdamW"},  # another optimizer is other code
+    ],
+)
+def test_what_is_alike(other: dict[str, Any]) -> None:
+    assert mixture([run(), run(**other)]) is None
+    assert mixture([]) is None
+    assert mixture([run(device=None), run(device=None)]) is None
+
+
+def test_names_of_times() -> None:
+    assert all(map(is_timing, ["seconds_per_epoch", "clock/step_seconds", "samples_per_second"]))
+    assert not any(map(is_timing, ["test/accuracy", "train/loss", "best/epoch"]))
