@@ -37,6 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "runs"
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_from_an_archive(
     trained: Path,
     tmp_path: Path,

@@ -29,6 +29,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained, tmp_path / trained.name)
 
 
+@pytest.mark.slow
 def test_exact_blocks_of_trained_and_initial_weights(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,16 @@ def with_partner(group: str, name: str) -> tuple[str, ...]:
     raise AssertionError(f"nothing in conf/{other}/ fits {group}={name}")
 
 
+@cache
+def last_layer(model: str) -> str:
+    plain = changed(with_partner("model", model), {})
+    shape = declared_shape(plain.dataset)
+    assert shape is not None
+    with torch.device("meta"):
+        *_, last = build_model(plain.model, shape).named_parameters()
+    return last[0].rpartition(".")[0]
+
+
 def line_of(error: Exception) -> str:
     text = str(error)
     assert text.strip() == text
@@ -100,14 +110,9 @@ def test_every_optimizer_takes_every_model(
     model: str, optimizer: str, exponents: Callable[..., Path]
 ) -> None:
     # Exponents belong to one model; a file of this one's last layer is enough.
-    chosen = with_partner("model", model)
-    plain = changed(chosen, {})
-    shape = declared_shape(plain.dataset)
-    assert shape is not None
-    with torch.device("meta"):
-        *_, last = build_model(plain.model, shape).named_parameters()
-    path = exponents(layer=["a", "b", "c", last[0].rpartition(".")[0]])
-    run = changed((*chosen, f"optimizer={optimizer}"), {"exponents": str(path)})
+    path = exponents(layer=["a", "b", "c", last_layer(model)])
+    chosen = (*with_partner("model", model), f"optimizer={optimizer}")
+    run = changed(chosen, {"exponents": str(path)})
     assert run.names["optimizer"] == optimizer
 
 

@@ -170,7 +170,7 @@ def test_hundreds_are_submitted_at_once(sweep: Any, cluster: Any, tmp_path: Path
     again = sweep("bench.sweep", "plan", *words)
     assert again.stdout.splitlines()[0] == "500 planned: 500 queued"
     assert sweep("bench.sweep", "cancel").returncode == 0
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not cluster.idle():
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -191,7 +191,7 @@ def test_two_sweeps_at_once_and_a_restarted_controller(
         )
         for _ in range(2)
     ]
-    assert [twin.wait(timeout=120) for twin in twins] == [0, 0]
+    assert [twin.wait(timeout=400) for twin in twins] == [0, 0]
     os.kill(int((cluster.folder / "slurmctld.pid").read_text()), signal.SIGTERM)
     time.sleep(3.0)  # it writes its state, and the jobs go on without it
     cluster("slurmctld")

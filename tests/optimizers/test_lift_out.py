@@ -9,6 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 import optimizers
 
 SOURCE = Path(optimizers.__file__).parent
@@ -65,6 +67,7 @@ TRAINING = """
 """
 
 
+@pytest.mark.slow
 def test_a_copy_trains_without_the_rest_of_the_project(tmp_path: Path) -> None:
     shutil.copytree(SOURCE, tmp_path / "optimizers", ignore=shutil.ignore_patterns("__pycache__"))
     script = tmp_path / "script.py"

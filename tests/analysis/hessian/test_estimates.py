@@ -68,6 +68,7 @@ def test_estimates_of_a_network_are_near_its_dense_hessians_norms(
     assert 16 * len(groups) < done <= total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("probes", "least"), [(16, 0.88), (64, 0.91)])
 def test_frobenius_intervals_cover_as_stated(
     groups: list[Group], hessian: Tensor, probes: int, least: float
