@@ -45,7 +45,7 @@ def _microbatch(
     objective: Objective, index: int, layer: str, directions: Directions
 ) -> Iterator[Tensor]:
     """Give one microbatch's share of h, some directions at a time."""
-    weight = objective.weights[layer].detach()
+    weight = objective.weights[layer]
     left, right = directions.left.to(weight.device), directions.right.to(weight.device)
     for u, v in zip(torch.split(left.T, CHUNK), torch.split(right.T, CHUNK), strict=True):
         with objective.part(index) as (inputs, labels):  # anew: dropout has the same mask each time

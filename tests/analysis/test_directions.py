@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from half_used import Half
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -154,6 +155,20 @@ def test_directions_are_float64_and_repeatable(
         assert again[layer].sigma.dtype == torch.float64
         assert torch.equal(exact[layer].sigma, again[layer].sigma)
         assert torch.equal(exact[layer].left, again[layer].left)
+
+
+def test_a_gradient_of_float32_is_taken_as_float64() -> None:
+    matrix = torch.randn(6, 9, generator=torch.Generator().manual_seed(3))
+    found, exact = top_directions(matrix, 6), torch.linalg.svdvals(matrix.double())
+    assert found.left.dtype == found.right.dtype == torch.float64
+    torch.testing.assert_close(found.sigma, exact, rtol=1e-12, atol=0)
+
+
+def test_a_layer_that_the_loss_does_not_see_has_no_gradient() -> None:
+    batch = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    found = gradient_directions(Half(), F.cross_entropy, batch, ["used", "unused"], 2)
+    assert found["unused"].sigma.tolist() == [0.0, 0.0]
+    assert (found["used"].sigma > 0).all()
 
 
 def test_bad_requests_are_named(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:

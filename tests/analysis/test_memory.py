@@ -22,6 +22,7 @@ def test_samples_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_CPU_BUDGET", 4000)
     assert memory.samples_that_fit(model, torch.randn(1, 10), copies=1) == 100
     assert memory.samples_that_fit(model, torch.randn(1, 10), copies=5) == 20
+    assert memory.samples_that_fit(nn.Identity(), torch.randn(1, 10), copies=4) == 1000
     monkeypatch.setattr(memory, "_CPU_BUDGET", 3)
     assert memory.samples_that_fit(model, torch.randn(1, 10), copies=1) == 1
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from analysis.directions import gradient_directions, layer_gradients
 from analysis.engines import curvature
-from analysis.objective import Objective, Settings, exact_arithmetic
+from analysis.objective import Objective, Settings, cross_entropy, exact_arithmetic
 
 CPU = torch.device("cpu")
 
@@ -110,6 +110,20 @@ def test_dropout_masks_repeat_but_differ_by_microbatch() -> None:
         with objective.loss(index) as share:
             shares.append(share.item())
     assert shares[0] != shares[1]
+
+
+@pytest.mark.parametrize("microbatch", [20, 21])
+def test_batch_norm_may_be_trained_on_the_whole_batch(microbatch: int) -> None:
+    how = Settings(microbatch=microbatch, mode="train")
+    assert Objective(network(), F.cross_entropy, data(), ["0"], how).microbatches == 1
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 3), (2, 3, 4)])
+def test_cross_entropy_is_the_mean_over_all_targets(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(2)
+    logits, targets = torch.randn(*shape, 5).double(), torch.randint(0, 5, shape)
+    chosen = logits.softmax(-1).gather(-1, targets.unsqueeze(-1))
+    assert cross_entropy(logits, targets).item() == pytest.approx(-chosen.log().mean().item())
 
 
 def test_integer_inputs_stay_integers() -> None:
