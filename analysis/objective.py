@@ -83,7 +83,8 @@ class Objective:
     Raises:
         ValueError: an empty batch, inputs and labels of different length, a layer without a
             weight, a compiled network (it has no second derivative), or train mode with BatchNorm
-            in microbatches (its statistics would change).
+            in microbatches (its statistics would change). In use: a loss that is no such mean,
+            in microbatches, or no scalar.
     """
 
     def __init__(
@@ -147,7 +148,10 @@ class Objective:
         Whatever is derived from it is computed in `exact_arithmetic`, until the block ends.
         """
         with self.part(index) as (inputs, labels):
-            yield self.share(self.model(inputs), labels)
+            outputs = self.model(inputs)
+            if self.microbatches > 1:
+                self._check_mean(outputs, labels)
+            yield self.share(outputs, labels)
 
     def share(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the share of L of a microbatch with these outputs: its mean, by its size."""
@@ -155,6 +159,21 @@ class Objective:
         if mean.ndim != 0:
             raise ValueError(f"loss must return a scalar mean, got shape {tuple(mean.shape)}")
         return mean * (len(labels) / self.size)
+
+    @torch.no_grad()
+    def _check_mean(self, outputs: object, labels: Tensor) -> None:
+        """Raise ValueError where the shares of two halves do not sum to that of a microbatch."""
+        size = len(labels)
+        if not isinstance(outputs, Tensor) or len(outputs) != size or size < 2:
+            return
+        halves = zip(outputs.tensor_split(2), labels.tensor_split(2), strict=True)
+        shares = [float(self.share(*half)) for half in halves]
+        missed = abs(float(self.share(outputs, labels)) - sum(shares))
+        if missed > 1e-4 * max(map(abs, shares)):
+            raise ValueError(
+                "the loss is no mean in which every sample weighs the same, so it cannot be taken "
+                f"in microbatches: measure the batch in one pass (microbatch={self.size})"
+            )
 
     def _check_batch(self) -> None:
         if self.size == 0 or len(self._labels) != self.size:

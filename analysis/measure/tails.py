@@ -21,7 +21,8 @@ class TailFit(NamedTuple):
         exponent: maximum likelihood (Hill); NaN where there are too few values.
         xmin: where the tail begins: the value that makes ``distance`` smallest.
         n_tail: how many values are in the tail.
-        distance: Kolmogorov-Smirnov distance of the tail to its fit.
+        distance: Kolmogorov-Smirnov distance of the tail to its fit, the share of values *below*
+            each one being its empirical distribution, as in `powerlaw`.
         stderr: (exponent - 1) / sqrt(n_tail).
     """
 

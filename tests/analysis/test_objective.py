@@ -126,6 +126,51 @@ def test_cross_entropy_is_the_mean_over_all_targets(shape: tuple[int, ...]) -> N
     assert cross_entropy(logits, targets).item() == pytest.approx(-chosen.log().mean().item())
 
 
+UNEVEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "classes weighted": lambda out, y: F.cross_entropy(out, y, weight=torch.tensor([1.0, 2, 5])),
+    "a class ignored": lambda out, y: F.cross_entropy(out, y, ignore_index=1),
+    "a sum": lambda out, y: F.cross_entropy(out, y, reduction="sum"),
+    "samples together": lambda out, y: F.cross_entropy(out - out.mean(0), y),
+    "a root": lambda out, y: F.mse_loss(out, F.one_hot(y, 3).float()).sqrt(),
+}
+
+
+@pytest.mark.parametrize("loss", UNEVEN.values(), ids=UNEVEN)
+def test_losses_that_microbatches_would_change_are_refused(
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    """In one pass any scalar will do; in several, each sample must weigh the same."""
+    model = network().eval()
+    whole = layer_gradients(model, loss, data(), ["0"])["0"]
+    (expected,) = torch.autograd.grad(loss(model(data()[0]), data()[1]), model[0].weight)
+    torch.testing.assert_close(whole, expected.double(), atol=1e-6, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"every sample weighs the same.*\(microbatch=20\)"):
+        layer_gradients(model, loss, data(), ["0"], Settings(microbatch=7))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_means_are_taken_in_microbatches_whatever_their_size(offset: float) -> None:
+    """Also where the samples' losses all but cancel, or are far from zero."""
+    model = network().eval()
+
+    def loss(outputs: Tensor, _: Tensor) -> Tensor:
+        return outputs.mean() + offset
+
+    found, whole = (
+        layer_gradients(model, loss, data(), ["4"], Settings(microbatch=part))["4"]
+        for part in (3, None)
+    )
+    torch.testing.assert_close(found, whole)
+
+
+def test_a_loss_that_is_no_scalar_is_named_in_microbatches_too() -> None:
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, labels, reduction="none")
+
+    with pytest.raises(ValueError, match="loss must return a scalar mean"):
+        layer_gradients(network(), loss, data(), ["0"], Settings(microbatch=7))
+
+
 def test_integer_inputs_stay_integers() -> None:
     model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
     tokens = torch.tensor([[0, 1], [4, 2]])
