@@ -42,17 +42,16 @@ class _Sums:
         self.left = {name: directions[name].left.to(like) for name in maps}
         self.right = {name: directions[name].right.to(like) for name in maps}
         self.inward: dict[str, Tensor] = {}
-        self.starts: list[Tensor] = []
         self.totals = {
             name: torch.zeros(len(directions[name]), dtype=torch.float64, device=like.device)
             for name in maps
         }
 
-    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Return the logits; later backward passes from them add to the totals."""
-        self.inward, self.starts = {}, []
+    def forward(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits, and where backward passes from them end, which add to the totals."""
+        starts: list[Tensor] = []
         handles = [
-            layer.module.register_forward_hook(partial(self._see, layer), with_kwargs=True)
+            layer.module.register_forward_hook(partial(self._see, layer, starts), with_kwargs=True)
             for layer in self.maps.values()
         ]
         try:
@@ -60,14 +59,17 @@ class _Sums:
         finally:
             for handle in handles:
                 handle.remove()
-        return logits
+        return logits, starts
 
-    def _see(self, layer: LayerMap, _: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+    def _see(
+        self, layer: LayerMap, starts: list[Tensor], _: nn.Module, args: Any, kwargs: Any,
+        output: Tensor,
+    ) -> Tensor:  # fmt: skip
         inputs = first_input(args, kwargs).detach()
         self.inward[layer.name] = layer.inward(inputs, self.right[layer.name])
         if not output.requires_grad:  # the lowest layers: derivatives end here
             start = output.detach().requires_grad_()
-            self.starts.append(start)
+            starts.append(start)
             output = start.clone()  # for the network may write into what it is given
         output.register_hook(partial(self._add, layer))  # type: ignore[no-untyped-call]
         return output
@@ -93,16 +95,14 @@ def class_sweep(
     sums = _Sums(layer_maps(objective.model, list(objective.weights)), directions)
     for index in range(objective.microbatches):
         with objective.part(index) as (inputs, labels):
-            logits = sums.forward(objective.model, inputs)
+            logits, starts = sums.forward(objective.model, inputs)
             _check(objective, logits, labels)
             if logits.ndim != 2:
                 raise ValueError(f"the sweep needs logits [B, C], not {tuple(logits.shape)}")
             columns = softmax_loss.factor(logits)
             for column in columns:
-                torch.autograd.grad(
-                    logits, sums.starts, column, retain_graph=True, allow_unused=True
-                )
-            del logits
+                torch.autograd.grad(logits, starts, column, retain_graph=True, allow_unused=True)
+            del logits, starts  # or the next pass would find this one's graph in memory
         report()
     return {name: total.cpu() / objective.size for name, total in sums.totals.items()}
 

@@ -115,6 +115,27 @@ def test_samples_are_looked_at_together_whatever_the_microbatch() -> None:
     assert "samples are not independent" in said
 
 
+def test_a_network_that_runs_in_float32_alone_is_left_to_double_backward() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) @ torch.eye(5)
+
+    torch.manual_seed(0)
+    model, along = Single(), Directions(torch.ones(1), *(torch.eye(5).double()[:, :1],) * 2)
+    said = examine(model, F.cross_entropy, data(), ["layer"], Settings()).obstacle
+    assert said is not None
+    assert "dtype" in said
+    h, expected = (
+        curvature(network, F.cross_entropy, data(), [name], {name: along})[name]
+        for network, name in ((model, "layer"), (nn.Sequential(model.layer), "0"))
+    )
+    torch.testing.assert_close(h, expected, rtol=1e-5, atol=0)
+
+
 FLAT_HERE: dict[str, Callable[[Tensor], Tensor]] = {
     "Elu": lambda x: F.elu(x + 50), "Softplus": lambda x: F.softplus(x + 50),
     "Hardswish": lambda x: F.hardswish(x + 50), "Erf": lambda x: torch.erf(x + 50),

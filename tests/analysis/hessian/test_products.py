@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from half_used import Half
-from once_differentiable import OnceDifferentiable
+from once_differentiable import OnceDifferentiable, Square
 from tiny_transformers import images, tiny_gpt, tiny_vit, tokens
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
@@ -170,10 +170,14 @@ def test_vectors_of_another_precision_are_taken() -> None:
 
 def test_a_function_without_a_second_derivative_is_refused() -> None:
     torch.manual_seed(0)
-    model, x = OnceDifferentiable().double(), torch.randn(5, 4).double()
-    products = HessianProducts(model, lambda out, y: out.mean(), (x, x), DOUBLE)
-    with pytest.raises(ValueError, match="has no second derivative"):
-        products(torch.ones(1, products.size))
+    x = torch.randn(5, 4).double()
+    for model, loss in (
+        (OnceDifferentiable(), lambda out, _: out.mean()),
+        (nn.Linear(4, 3), lambda out, _: Square.apply(out).mean()),
+    ):
+        products = HessianProducts(model, loss, (x, x), DOUBLE)
+        with pytest.raises(ValueError, match="has no second derivative"):
+            products(torch.ones(1, products.size))
 
 
 def points() -> tuple[Tensor, Tensor]:
