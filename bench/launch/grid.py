@@ -4,7 +4,7 @@ Hydra takes tens of milliseconds to compose one config, and a grid may have thou
 combinations differ in plain values only (``seed=3``, ``optimizer.lr=0.01``), so Hydra composes one
 base for each combination of the other overrides, and plain values are put into copies of it. An
 override counts as plain only where that cannot differ from what Hydra would do: it sets an
-existing value, not a mapping, by a scalar, and no interpolation speaks of it.
+existing value by a scalar, and no interpolation speaks of it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Base(NamedTuple):
             if not isinstance(value, Mapping) or part not in value:
                 return False
             value = value[part]
-        return not isinstance(value, Mapping | list)
+        return True
 
 
 class Composer:
@@ -128,8 +128,7 @@ class Composer:
         if text not in self._words:
             integer = _INTEGER.fullmatch(text)
             if integer:
-                parts = tuple(integer[1].split("."))
-                self._words[text] = _Word(parts if _is_settable(parts) else None, int(integer[2]))
+                self._words[text] = _Word(tuple(integer[1].split(".")), int(integer[2]))
             else:
                 self._words[text] = _read(self._parser.parse_override(text))
         return self._words[text]
@@ -168,8 +167,6 @@ def combinations(master: DictConfig) -> list[list[str]]:
 
 def _read(override: Override) -> _Word:
     parts = tuple(override.key_or_group.split("."))
-    if override.is_delete():
-        return _Word(None, None)
     plain = (
         override.type is OverrideType.CHANGE
         and override.package is None

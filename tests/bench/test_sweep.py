@@ -10,9 +10,9 @@ from typing import Any
 import cpu_time
 import pytest
 
-from bench import sweep
+from bench import config, sweep
 from bench.errors import UserError
-from bench.identity import tracker_label
+from bench.identity import identify, tracker_label
 from bench.launch.grid import Composer, Job, combinations, master_config
 from bench.launch.standing import run_folder
 
@@ -35,6 +35,28 @@ def test_plan_shows_everything_and_starts_nothing(
     assert sum(line.startswith("invalid: ") and "does not fit" in line for line in out) == 2
     assert sum(line.startswith("duplicate: ") and "2 times" in line for line in out) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_is_that_of_the_launch_that_its_words_are_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_SHOWN", 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    run = config.load([*QUICK, "seed=1", f"runs_dir={tmp_path / 'runs'}"])
+    folder = run_folder(run, identify(run).id)
+    folder.path.mkdir(parents=True)
+    folder.set_status("failed", "MemoryError", kind="out of memory")
+    there = ["hydra/launcher=slurm", "trainer.device=cuda", "retry=oom"]
+    sweep.main(["plan", *QUICK, *there, "seed=0,1,2,0,2,1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 planned: 2 missing, 1 failed (1 out of memory)"
+    assert [line.partition(": asked")[0] for line in lines[1:4]] == [
+        "duplicate: seed=0",
+        "duplicate: seed=1",
+        "... and 1 more",
+    ]
+    assert "hydra/launcher=slurm hydra.launcher.retry=oom" in lines[-2]
+    assert lines[-1] == "to do: 1, no estimate: no finished run is like these 1"
 
 
 def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,12 @@ def expand(loader: Any, *words: str) -> tuple[Counting, list[Job | Invalid]]:
         ["seed=0,12345678901234567890,007,1_0,-0,+3,1.0", "trainer.threads=2,0,2.0"],
         ["model.width=3,x", "trainer.curvature_every=4", "seed=1", "tracker=none"],
         ["sweep=5,a", "trainer=debug"],  # a number where a name belongs
+        ["optimizer=sgd", "optimizer.lr=0.1,0.2", "optimizer={lr: 0.3}"],  # the later one holds
+        ["trainer.eval_batch_size='${trainer.batch_size}',7", "seed=0"],
+        ["sweep=???,a"],
+        ["trainer.curvature=null,3,x", "model.hidden=3", "model=mlp"],  # of a mapping, of a list
+        ["optimizer.lr@model=0.1,0.2"],
+        ["~optimizer.weight_decay=1,2", "seed=0,1"],
         ["optimizer.lr=1,2", "+optimizer.extra=1", "optimizer.betas=3", "dataset.pad=1"],
     ],
 )
@@ -71,6 +77,21 @@ def test_as_hydra_would(loader: Any, words: Sequence[str], tmp_path: Path) -> No
             continue
         assert isinstance(one, Job)
         assert (one.config, one.identity) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("optimizer=3,4", "optimizer: input should be a valid dictionary, not "),
+        ("optimizer=adamx,adamy", "optimizer=adam"),
+        ("trainer.lr=3,4", "trainer.lr: unknown key"),
+        ("sweep='???',???", "sweep: Missing mandatory value"),
+    ],
+)
+def test_what_cannot_be_composed_says_why(loader: Any, word: str, says: str) -> None:
+    for one in expand(loader, word)[1]:
+        assert isinstance(one, Invalid)
+        assert one.reason.startswith(says)
 
 
 def test_hydra_composes_once_for_all_plain_values(loader: Any) -> None:
