@@ -123,11 +123,17 @@ def resolve(
     """
     config = typed(tuned.settle(container(composed), choices, given), choices)
     components.try_out(config.components, config.names)
-    return config if config.trainer.curvature_every is None else _with_curvature(config)
+    return with_curvature(config)
 
 
-def _with_curvature(config: RunConfig) -> RunConfig:
-    """Check what is to measure curvature, before any work."""
+def with_curvature(config: RunConfig) -> RunConfig:
+    """Return a config that measures curvature with the defaults of what measures it; check that.
+
+    Raises:
+        UserError: nothing is there to measure it, or it cannot be built.
+    """
+    if config.trainer.curvature_every is None:
+        return config
     where, component = "trainer.curvature", config.trainer.curvature
     if component is None:
         raise UserError(f"{where}: missing, but trainer.curvature_every asks for it")

@@ -102,6 +102,7 @@ class Composer:
         try:
             values, choices = self._values(overrides)
             run = config.typed(values, choices, elsewhere=self._elsewhere, known=self._known)
+            run = config.with_curvature(run)
             return Job(tuple(overrides), run, identify(run))
         except UserError as error:
             return Invalid(tuple(overrides), str(error))

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError, suggestion
+from bench.errors import UserError
 from bench.files import read_json, write_json
 from bench.lock import machine, started
 from bench.run import RunFolder
@@ -162,6 +162,6 @@ def find(runs_dir: Path, name: str | None = None) -> Launch:
         if name is None or launch.name.startswith(name):
             return launch
     if known:
-        there = suggestion(str(name), (launch.name for launch in known))
-        raise UserError(f"launch={name}: there is none in {runs_dir}; {there}")
+        newest = ", ".join(launch.name for launch in known[:5])
+        raise UserError(f"launch={name}: there is none in {runs_dir}; the newest are {newest}")
     raise UserError(f"{runs_dir}: no launch here; give runs_dir=, or launch one with -m")

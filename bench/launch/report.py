@@ -41,7 +41,8 @@ def _block(run: Planned, words: str, launch: Sequence[str]) -> str:
 
 def again(run: Planned, launch: Sequence[str] = ()) -> str:
     """Return the exact command that carries out one run of the grid."""
-    return shlex.join(["python", "-m", "bench.train", "-m", *launch, *run.job.overrides])
+    own = [word for word in launch if word != "hydra.mode=MULTIRUN"]  # Hydra's for -m
+    return shlex.join(["python", "-m", "bench.train", "-m", *own, *run.job.overrides])
 
 
 def problems(plan: Plan) -> Iterable[str]:

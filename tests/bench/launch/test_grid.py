@@ -69,6 +69,7 @@ def test_as_hydra_would(loader: Any, words: Sequence[str], tmp_path: Path) -> No
             composed = loader.load_sweep_config(master, list(overrides))
             choices = composed.hydra.runtime.choices
             whole = config.typed(config.container(config.without_hydra(composed)), choices)
+            whole = config.with_curvature(whole)
             expected: Any = (whole, identify(whole))
         except Exception:
             assert isinstance(one, Invalid)
@@ -84,12 +85,13 @@ def test_as_hydra_would(loader: Any, words: Sequence[str], tmp_path: Path) -> No
     [
         ("optimizer=3,4", "optimizer: input should be a valid dictionary, not "),
         ("optimizer=adamx,adamy", "optimizer=adam"),
+        ("trainer.curvature=null trainer.curvature_every=2,3", "trainer.curvature: missing"),
         ("trainer.lr=3,4", "trainer.lr: unknown key"),
         ("sweep='???',???", "sweep: Missing mandatory value"),
     ],
 )
 def test_what_cannot_be_composed_says_why(loader: Any, word: str, says: str) -> None:
-    for one in expand(loader, word)[1]:
+    for one in expand(loader, *word.split())[1]:
         assert isinstance(one, Invalid)
         assert one.reason.startswith(says)
 

@@ -178,7 +178,8 @@ def test_a_failure_says_cause_log_and_command(job: Callable[..., Job]) -> None:
     one = job("seed=1", "model.hidden=[8]")
     log = Path("log.txt")
     run = Planned(one, Standing("failed", "out of memory", "MemoryError: 3 GiB", log))
-    text = failures(Plan((run, planned(job("seed=2"), "done"))), ["hydra/launcher=slurm"])
+    words = ["hydra.mode=MULTIRUN", "hydra/launcher=slurm"]
+    text = failures(Plan((run, planned(job("seed=2"), "done"))), words)
     assert text.splitlines() == [
         "  seed=1 model.hidden=[8]: out of memory: MemoryError: 3 GiB",
         "    log:   log.txt",

@@ -172,7 +172,7 @@ def test_a_manifest_gives_back_what_it_was_given(launch: Launch, tmp_path: Path)
         read.folder(jobs[0].identity.id).path
         == RunFolder(tmp_path / "runs" / jobs[0].identity.id).path
     )
-    with pytest.raises(UserError, match=f"launch=nothing: .* choices: {launch.name}"):
+    with pytest.raises(UserError, match=f"launch=nothing: .* the newest are {launch.name}"):
         manifest.find(tmp_path / "runs", "nothing")
     with pytest.raises(UserError, match="launch one with -m"):
         manifest.find(tmp_path / "empty")
