@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from bench import experiment
+from bench import experiment, preemption
 from bench.config import TrainerConfig
 from bench.errors import RunsFailedError, UserError
 from bench.launch import live, manifest, report, slurm, snapshot
@@ -168,7 +170,7 @@ class LocalLauncher(GridLauncher):
 
     def _one_by_one(self, jobs: Sequence[Job]) -> None:
         failed = 0
-        with experiment.keeping_data():
+        with experiment.keeping_data(), preemption.answering():
             for job in jobs:
                 failed += execute(job.config) == "failed"
                 if failed == self.fail_fast_after:
@@ -176,13 +178,15 @@ class LocalLauncher(GridLauncher):
                     break
 
     def _by_pool(self, pool: Pool) -> None:
-        try:
-            pool.run()
-        except KeyboardInterrupt:
-            print("stopping: each run checkpoints at its next step", file=sys.stderr, flush=True)
-            pool.stop()
-            pool.run_down()
-            raise
+        with preemption.answering(_interrupt):
+            try:
+                pool.run()
+            except KeyboardInterrupt:
+                text = "stopping: each run checkpoints at its next step"
+                print(text, file=sys.stderr, flush=True)
+                pool.stop()
+                pool.run_down()
+                raise
         if pool.launch.given_up:
             print(f"stopped after {self.fail_fast_after} failures", file=sys.stderr, flush=True)
 
@@ -248,6 +252,11 @@ class SlurmLauncher(GridLauncher):
         """Fail if all is over and not all is well; what was just submitted is another matter."""
         if self.wait or not plan.to_do(self.retry):
             super()._conclude(plan)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _most_devices(trainers: Iterable[TrainerConfig]) -> int:

@@ -7,6 +7,8 @@ raises ``StopRequested``; whoever runs the run decides what follows (a requeue, 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 # What SLURM sends ahead of a time limit or a preemption (by site), and at the end of either.
@@ -23,6 +25,18 @@ def listen() -> None:
     """From now on, SIGUSR1, SIGUSR2 and SIGTERM ask the run to stop at its next step."""
     for number in SIGNALS:
         signal.signal(number, _note)
+
+
+@contextmanager
+def answering(handler: Callable[[int, FrameType | None], None] | None = None) -> Iterator[None]:
+    """For a while, let ``handler`` hear these signals, or else the run of this process."""
+    before = {number: signal.signal(number, handler or _note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+        clear()
 
 
 def request(reason: str) -> None:

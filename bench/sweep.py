@@ -143,7 +143,7 @@ def cancel(words: Sequence[str]) -> None:
     if jobs and (count := slurm.cancel(jobs)):
         print(f"{launch.name}: {count} jobs cancelled; the same launch command goes on with it")
     elif process is not None:
-        os.kill(process, signal.SIGINT)
+        os.kill(process, signal.SIGTERM)  # SIGINT is ignored by what a script put in the background
         print(f"{launch.name}: process {process} was told to stop")
     else:
         raise UserError(f"{launch.name}: nothing of it runs here; see bench.sweep status")

@@ -172,7 +172,6 @@ def _read(override: Override) -> _Word:
         override.type is OverrideType.CHANGE
         and override.package is None
         and _is_settable(parts)
-        and not override.is_sweep_override()
         and _is_scalar(override.value())
     )
     value = override.value()

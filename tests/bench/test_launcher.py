@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -291,6 +292,35 @@ def test_a_mistake_in_the_last_combination_stops_before_any_work(
     assert says in err
     assert states(tmp_path / "runs") == {}
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_grid_that_is_told_to_stop_checkpoints_at_the_very_step(
+    command: Command, tmp_path: Path, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By ``bench.sweep cancel``, or by whoever shuts the machine down."""
+
+    def step(optimizer: torch.optim.SGD, closure: Any = None) -> Any:
+        parts.Moody.steps += 1
+        if parts.Moody.steps == 3:  # the first of the second run
+            signal.raise_signal(signal.SIGTERM)
+        return torch.optim.SGD.step(optimizer, closure)
+
+    monkeypatch.setattr(parts.Moody, "step", step)
+    before = signal.getsignal(signal.SIGTERM)
+    words = [*QUICK, "optimizer=sgd", "optimizer._target_=bench_test_parts.Moody", "seed=0,1,2"]
+    words += ["trainer.accounting=false"]
+    status, _, err = command(*words)
+    assert status == 130
+    assert "interrupted: the same command goes on where this one stopped" in err
+    assert states(tmp_path / "runs") == {("Moody", 0): "done", ("Moody", 1): "running"}
+    (stopped,) = (tmp_path / "runs").glob("*-s1-*")
+    checkpoint = RunFolder(stopped).load_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint["step"] == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+    status, out, err = command(*words)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0] == "3 planned: 1 done, 1 interrupted, 1 missing"
 
 
 def test_an_interrupted_grid_stops_at_once(command: Command, tmp_path: Path, parts: Any) -> None:

@@ -51,7 +51,7 @@ def expand(loader: Any, *words: str) -> tuple[Counting, list[Job | Invalid]]:
         ["model.width=3,x", "trainer.curvature_every=4", "seed=1", "tracker=none"],
         ["sweep=5,a", "trainer=debug"],  # a number where a name belongs
         ["optimizer=sgd", "optimizer.lr=0.1,0.2", "optimizer={lr: 0.3}"],  # the later one holds
-        ["trainer.eval_batch_size='${trainer.batch_size}',7", "seed=0"],
+        ["trainer.eval_batch_size=${trainer.batch_size},7", "seed=0"],
         ["sweep=???,a"],
         ["trainer.curvature=null,3,x", "model.hidden=3", "model=mlp"],  # of a mapping, of a list
         ["optimizer.lr@model=0.1,0.2"],

@@ -12,6 +12,7 @@ from bench import sweep
 from bench.errors import UserError
 from bench.identity import identify
 from bench.launch import manifest, slurm
+from bench.launch.grid import Job
 from bench.launch.manifest import Launch
 from bench.launch.snapshot import environment
 from bench.run import RunFolder
@@ -90,9 +91,33 @@ def test_one_run_is_blamed_for_the_end_of_its_job(
     assert kinds(launch, tmp_path) == ["queued", "queued", "queued", "running"]
     fake(squeue="", sacct="7_0|TIMEOUT|0:0\n7_1|COMPLETED|0:0")
     assert kinds(launch, tmp_path) == [None, "timeout", None, None]  # the first that never began
+    first.set_status("failed", "why", kind="exception")  # an earlier launch's; not begun again
+    assert kinds(launch, tmp_path)[1] == "timeout"
     third.path.mkdir()
     third.set_status("running")
     assert kinds(launch, tmp_path) == [None, None, "timeout", None]
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("OUT_OF_MEMORY|0:125", "out of memory"),
+        ("TIMEOUT|0:0", "timeout"),
+        ("DEADLINE|0:0", "timeout"),
+        ("PREEMPTED|0:0", "preempted"),
+        ("NODE_FAIL|0:0", "killed"),
+        ("BOOT_FAIL|0:0", "killed"),
+        ("FAILED|0:9", "killed"),
+        ("FAILED|1:0", "exception"),
+        ("COMPLETED|0:0", None),
+        ("CANCELLED by 0|0:15", None),
+    ],
+)
+def test_the_cause_is_what_slurm_says_of_the_end(
+    fake: Fake, launch: Launch, tmp_path: Path, state: str, kind: str | None
+) -> None:
+    fake(squeue="", sacct=f"7_1|{state}", scontrol=None)
+    assert kinds(launch, tmp_path)[3] == kind
 
 
 def test_news_of_the_newest_launch_only(fake: Fake, launch: Launch, tmp_path: Path) -> None:
@@ -159,6 +184,18 @@ def test_arrays_are_as_long_as_the_site_allows(fake: Fake, launch: Launch, tmp_p
     assert made.submitted["tasks"]["0"] == "43_0"
     with pytest.raises(UserError, match=r"^hydra\.launcher: .*no_such"):
         slurm.submit(made, code, {"no_such": 1})
+
+
+def test_a_manifest_is_read_where_its_devices_are_not(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    one = launch.jobs()[0]
+    trainer = one.config.trainer.model_copy(update={"device": "cuda"})
+    there = one.config.model_copy(update={"trainer": trainer, "sweep": "a/b"})
+    made = manifest.create(tmp_path / "runs", [Job((), there, one.identity)], [[]], {})
+    assert made.jobs()[0].config == there
+    assert manifest.find(tmp_path / "runs", made.name) == made
 
 
 def test_a_manifest_gives_back_what_it_was_given(launch: Launch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -48,6 +49,28 @@ def test_a_run_that_failed_before_the_requeue_is_not_tried_again(
     assert Task(str(launch.path), 0)() == {}
     assert "begins; GPUs none, 1 workers, 0 runs" in capfd.readouterr().out
     assert not launch.folder(launch.tasks[0][0]).path.exists()
+
+
+def test_each_worker_has_its_devices(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    content = launch.content | {"options": {"pack": 3, "devices": 2}, "tasks": [[]]}
+    (launch.path / "manifest.json").write_text(json.dumps(content))
+    assert Task(str(launch.path), 0)() == {}
+    assert "begins; GPUs 0,1,2,3, 6 workers, 0 runs" in capfd.readouterr().out
+
+
+def test_a_job_that_gives_up_does_not_come_back(
+    launch: Launch, fake: Fake, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake(scontrol="JobId=5 JobState=RUNNING")
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    content = launch.content | {"options": {"fail_fast_after": 1}}
+    (launch.path / "manifest.json").write_text(json.dumps(content))
+    launch.note_failure(launch.tasks[0][0])  # in another job
+    assert Task(str(launch.path), 1)() == {}
+    assert "requeued" not in capfd.readouterr().out
 
 
 def test_a_stopped_job_comes_back_and_a_job_without_a_signal_does_not(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.launch import snapshot
 from bench.launch.snapshot import environment, freeze, targets_of
 from bench.provenance import git_state
 
@@ -32,6 +33,15 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
+def test_modules_that_were_found_before_are_found_after_the_snapshot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/site/one:/two")
+    assert environment(Path("/code"))["PYTHONPATH"] == "/code:/site/one:/two"
+    monkeypatch.delenv("PYTHONPATH")
+    assert environment(Path("/code"))["PYTHONPATH"] == "/code"
+
+
 def test_a_snapshot_is_what_runs_even_in_the_tree_itself(tmp_path: Path, own: Path) -> None:
     runs = tmp_path / "runs"
     code = freeze(
@@ -44,8 +54,14 @@ def test_a_snapshot_is_what_runs_even_in_the_tree_itself(tmp_path: Path, own: Pa
     assert "torch" not in names
     assert git_state(code) == json.loads((code / "snapshot.json").read_text())
     (tmp_path / "my_folder").mkdir()  # a package without __init__.py
-    (tmp_path / "my_folder" / "part.py").write_text("")
-    assert (freeze(runs, ["my_folder.part.Thing"]) / "my_folder" / "part.py").exists()
+    for name in ("part.py", "part.pyc", ".part.py.swp"):
+        (tmp_path / "my_folder" / name).touch()
+    kept = (freeze(runs, ["my_folder.part.Thing"]) / "my_folder").iterdir()
+    assert [path.name for path in kept] == ["part.py"]
+    if git_state(code)["commit"] is not None:
+        site = Path(snapshot.__file__).parent
+        diff = subprocess.run(["git", "diff", "HEAD"], cwd=site, capture_output=True, check=True)
+        assert (code / "code.diff").read_bytes() == diff.stdout
     own.write_text("VALUE = 2\n")
     probe = "import my_own_module, bench.paths; print(my_own_module.VALUE, bench.paths.conf_dir())"
     done = subprocess.run(
