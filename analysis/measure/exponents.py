@@ -78,6 +78,9 @@ def _certainty(sigma: Array, h: Array) -> dict[str, Any]:
     row = {f"{name}_{end}": value for name, interval in intervals.items()
            for end, value in zip(("low", "high"), interval, strict=True)}  # fmt: skip
     row["alpha_without_first"] = fits.fit_alpha(sigma[1:], h[1:]).exponent
+    for name, values in (("gamma", sigma), ("s", np.sort(h[h > 0])[::-1])):
+        rest = np.append(0.0, values[1:])  # a dropped value leaves the ranks as they were
+        row[f"{name}_without_first"] = fits.fit_gamma(rest).exponent
     quarters = slopes.alpha_by_quartile(sigma, h)
     return row | {f"alpha_quarter{i}": value for i, value in enumerate(quarters, start=1)}
 

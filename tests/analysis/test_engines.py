@@ -398,21 +398,28 @@ def test_the_sweep_takes_no_logits_at_positions() -> None:
 
 
 @pytest.mark.parametrize(
-    "loss",
-    [F.cross_entropy, lambda out, _: out.mean(), lambda out, _: Square.apply(out).mean()],
+    ("make", "layer", "loss"),
+    [
+        (OnceDifferentiable, "up", F.cross_entropy),
+        (OnceDifferentiable, "up", lambda out, _: out.mean()),
+        (lambda: nn.Linear(4, 3), "", lambda out, _: Square.apply(out).mean()),
+    ],
 )
-def test_a_function_without_a_second_derivative_is_refused(loss: Any) -> None:
-    """autograd would take it to be zero in silence: of a linear loss too."""
+def test_a_function_without_a_second_derivative_is_refused(
+    make: Callable[[], nn.Module], layer: str, loss: Any
+) -> None:
+    """autograd would take it to be zero in silence: beneath a linear loss, and in a loss, too."""
     torch.manual_seed(0)
-    model, data = OnceDifferentiable().double(), batch("mlp_relu")
-    along = random_directions(model, ["up"])
+    model, data = make().double(), batch("mlp_relu")
+    m, n = model.get_parameter(f"{layer}.weight" if layer else "weight").shape
+    along = {layer: Directions(torch.ones(1), *(torch.eye(s)[:, :1].double() for s in (m, n)))}
     for engine in ("auto", "double_backward"):
         with pytest.raises(ValueError, match=r"no second derivative .* once_differentiable"):
-            curvature(model, loss, data, ["up"], along, engine=engine)  # type: ignore[arg-type]
+            curvature(model, loss, data, [layer], along, engine=engine)  # type: ignore[arg-type]
     if loss is F.cross_entropy:
         for engine in ("sweep", "tangent"):
             with pytest.raises(ValueError, match="does not apply: a function of the network has"):
-                curvature(model, loss, data, ["up"], along, engine=engine)  # type: ignore[arg-type]
+                curvature(model, loss, data, [layer], along, engine=engine)  # type: ignore[arg-type]
 
 
 def test_unknown_engine() -> None:

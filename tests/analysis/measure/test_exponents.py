@@ -45,7 +45,7 @@ def test_columns_are_the_fits() -> None:
         *("s", "s_stderr", "s_r2", "n_valid", "reliable"),
         *("predicted_s", "triangle_error", "triangle_relative_error"),
         *("n_directions", "n_negative", "alpha_low", "alpha_high", "gamma_low", "gamma_high"),
-        *("s_low", "s_high", "alpha_without_first"),
+        *("s_low", "s_high", "alpha_without_first", "gamma_without_first", "s_without_first"),
         *(f"alpha_quarter{i}" for i in (1, 2, 3, 4)),
         *("rank_model", "bic_power_law", "bic_exponential", "bic_lognormal"),
         *("pr_h", "pr_sigma", "pr_sigma2", "pr_predicted", "zeta_bound", "zeta_met"),
@@ -69,6 +69,24 @@ def test_columns_are_the_fits() -> None:
     assert row["rank_model"] == fits.best_rank_model(sigma)
     assert (row["layer"], row["rows"], row["cols"]) == ("layer1.0.conv1", 64, 576)
     assert (row["step"], row["epoch"]) == (120, 4.5)
+
+
+def test_the_leverage_of_the_first_point_of_each_line() -> None:
+    """Each line fitted to its points but k = 1, which keep their ranks."""
+    sigma, h = noisy(0)
+    h[[2, 4]] = [-1.0, 50 * h.max()]  # the first of h is not the first of sigma
+    row = exponents_table(directions("conv", sigma, h)).iloc[0]
+    ranked = np.sort(h[h > 0])[::-1]
+    keep = h[1:] > 0
+    t = np.log(RANK)
+    expected = {
+        "alpha": np.polyfit(np.log(sigma[1:][keep]), np.log(h[1:][keep]), 1)[0],
+        "gamma": -np.polyfit(t[1:], np.log(sigma[1:]), 1)[0],
+        "s": -np.polyfit(t[1:19], np.log(ranked[1:]), 1)[0],
+    }
+    for name, value in expected.items():
+        assert row[f"{name}_without_first"] == pytest.approx(value, rel=1e-9)
+        assert row[f"{name}_without_first"] != pytest.approx(row[name], rel=1e-2)
 
 
 def test_layers_keep_their_order_and_do_not_mix() -> None:
