@@ -163,6 +163,32 @@ def test_means_are_taken_in_microbatches_whatever_their_size(offset: float) -> N
     torch.testing.assert_close(found, whole)
 
 
+def test_shares_that_cancel_are_no_sign_of_another_loss() -> None:
+    torch.manual_seed(3)
+    head, (x, y) = nn.Linear(4, 3, bias=False), data()[0].split(10)
+    pairs = torch.cat([x, -x, y, -y]), torch.zeros(40, dtype=torch.int64)
+    halves, whole = (
+        layer_gradients(head, lambda out, _: out.mean(), pairs, [""], Settings(microbatch=part))
+        for part in (20, None)
+    )
+    torch.testing.assert_close(halves[""], whole[""], atol=1e-7, rtol=0)
+
+
+def test_outputs_with_other_rows_than_samples_are_taken_in_microbatches() -> None:
+    torch.manual_seed(4)
+    rows = nn.Sequential(nn.Flatten(0, 1), nn.Linear(4, 3))
+    batch = torch.randn(10, 3, 4), torch.randint(0, 3, (10, 3))
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels.flatten())
+
+    parts, whole = (
+        layer_gradients(rows, loss, batch, ["1"], Settings(torch.float64, part))["1"]
+        for part in (5, None)
+    )
+    torch.testing.assert_close(parts, whole)
+
+
 def test_a_loss_that_is_no_scalar_is_named_in_microbatches_too() -> None:
     def loss(outputs: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(outputs, labels, reduction="none")
