@@ -161,7 +161,9 @@ def combinations(master: DictConfig) -> list[list[str]]:
     """Return the overrides of every combination of a multirun, as the sweeper makes them."""
     params = master.hydra.sweeper.params or {}
     words = [f"{key}={value}" for key, value in params.items()]
-    parsed = OverridesParser.create().parse_overrides([*words, *master.hydra.overrides.task])
+    # Interpolations are for each combination to resolve, as where Hydra itself launches them.
+    words += [str(word) for word in master.hydra.overrides.task._iter_ex(resolve=False)]
+    parsed = OverridesParser.create().parse_overrides(words)
     (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return batch
 

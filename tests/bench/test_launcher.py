@@ -219,7 +219,7 @@ def test_one_failing_run_takes_no_other_along(command: Command, tmp_path: Path) 
         assert words[:4] == ["python", "-m", "bench.train", "-m"]
         status, out, err = command(*words[3:])
         assert status == 1
-        assert out.startswith("1 planned: 1 failed (1 exception)\n")
+        assert out.startswith("1 planned: 1 failed (1 exception)\nfailed before:\n  ")
 
 
 def test_fail_fast_starts_no_more(command: Command, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def expand(loader: Any, *words: str) -> tuple[Counting, list[Job | Invalid]]:
         ["seed=0,12345678901234567890,007,1_0,-0,+3,1.0", "trainer.threads=2,0,2.0"],
         ["model.width=3,x", "trainer.curvature_every=4", "seed=1", "tracker=none"],
         ["sweep=5,a", "trainer=debug"],  # a number where a name belongs
-        ["optimizer=sgd", "optimizer.lr=0.1,0.2", "optimizer={lr: 0.3}"],  # the later one holds
+        ["optimizer.lr=0.1,0.2", "+optimizer={lr: 0.3}"],  # the later one holds
         ["trainer.eval_batch_size=${trainer.batch_size},7", "seed=0"],
         ["sweep=???,a"],
         ["trainer.curvature=null,3,x", "model.hidden=3", "model=mlp"],  # of a mapping, of a list
@@ -94,6 +94,12 @@ def test_what_cannot_be_composed_says_why(loader: Any, word: str, says: str) -> 
     for one in expand(loader, *word.split())[1]:
         assert isinstance(one, Invalid)
         assert one.reason.startswith(says)
+
+
+def test_an_interpolation_is_resolved_in_each_combination(loader: Any) -> None:
+    words = ["trainer.batch_size=16,32", "trainer.eval_batch_size=${trainer.batch_size}"]
+    runs = [one for one in expand(loader, *words)[1] if isinstance(one, Job)]
+    assert [run.config.trainer.eval_batch_size for run in runs] == [16, 32]
 
 
 def test_hydra_composes_once_for_all_plain_values(loader: Any) -> None:

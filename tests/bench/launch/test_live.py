@@ -134,6 +134,9 @@ def test_the_command_that_runs_a_failure_again_is_that_of_the_launch(
     sweep.main(["status", f"runs_dir={runs_dir(local)}"])
     again = "again: python -m bench.train -m hydra/launcher=slurm seed=0"
     assert again in capsys.readouterr().out
+    forget_process(local)
+    with pytest.raises(RunsFailedError, match=again):
+        sweep.main(["watch", f"runs_dir={runs_dir(local)}"])
 
 
 def test_cancel_tells_the_process_of_a_launch(local: Launch) -> None:
