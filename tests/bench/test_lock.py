@@ -76,6 +76,14 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(path: Path) -> None:
     lock.release()
 
 
+def test_a_dead_process_that_nobody_has_reaped_is_dead(path: Path) -> None:
+    code = "import sys, pathlib, bench.lock; bench.lock.Lock(pathlib.Path(sys.argv[1])).acquire()"
+    with subprocess.Popen([sys.executable, "-c", code, str(path)]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert path.exists()
+        assert owner_of(path) is None
+
+
 def test_a_pid_that_is_used_again_is_not_the_owner(path: Path) -> None:
     forge(path, machine=here(path).machine, pid=os.getpid(), started="1")
     assert owner_of(path) is None
@@ -122,6 +130,15 @@ def test_a_sleeper_sees_that_its_lock_was_taken_over(path: Path) -> None:
     sleeper.release()
     assert taker.held  # it is not the sleeper's to give back
     taker.release()
+
+
+def test_a_sleeper_does_not_beat_for_whoever_took_over(path: Path) -> None:
+    sleeper = Lock(path, beat=0.02)
+    sleeper.acquire()
+    forge(path, age=100.0)
+    time.sleep(0.2)
+    assert time.time() - path.stat().st_mtime > 90.0
+    sleeper.release()
 
 
 def test_a_torn_lock_file_is_no_owner_but_keeps_others_away_while_it_is_young(path: Path) -> None:
