@@ -73,6 +73,9 @@ def test_the_scheduler_knows_of_jobs_that_folders_do_not(job: Callable[..., Job]
     assert killed == Standing("failed", "killed", "its job 7_1 ended: killed", log)
     folder_of(one).set_status("running")
     assert state_of(one, JobNews("ended", "timeout", log, "7_1")).kind == "timeout"
+    own = folder_of(one).path / "log.txt"  # says more of the run than its job's log
+    own.write_text("...")
+    assert state_of(one, JobNews("ended", "timeout", log, "7_1")).log == own
     # What the run itself wrote goes before what became of its job.
     folder_of(one).set_status("failed", "ValueError: x", kind="exception")
     assert state_of(one, JobNews("ended", "killed", log, "7_1")).kind == "exception"
