@@ -137,6 +137,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {option}=<" in page
 
 
+@pytest.mark.slow
 def test_the_module_is_a_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "analysis.curvature", "run=absent"]
     wrong = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

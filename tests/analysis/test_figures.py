@@ -102,6 +102,7 @@ def test_times_of_two_machines_are_not_drawn_together(runs: Any) -> None:
         seeds.cost(frame(records), "test/accuracy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["curves", "sensitivity", "cost", "profile"])
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_the_command_writes_the_same_file_twice(

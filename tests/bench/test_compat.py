@@ -31,6 +31,7 @@ print(found, kept, sep="|")
 """
 
 
+@pytest.mark.slow
 def test_torchvision_works_in_a_fresh_process() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

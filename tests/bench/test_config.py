@@ -104,6 +104,7 @@ def test_every_shipped_file_composes(group: str, name: str, exponents: Callable[
     assert RunConfig.model_validate(json.loads(run.model_dump_json())) == run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", [name for group, name in CHOICES if group == "model"])
 def test_every_optimizer_takes_every_model(

@@ -209,6 +209,7 @@ def test_accuracies_and_the_restored_network_are_theirs(make: Make, tmp_path: Pa
     torch.testing.assert_close(checkpoint["model"]["head.weight"], mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
 def test_an_interrupted_run_ends_with_the_same_bits(
     make: Make,

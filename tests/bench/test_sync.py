@@ -172,6 +172,7 @@ def test_an_interrupted_upload_goes_on(
     assert told(server)["summary"]["test/accuracy"] == 0.875
 
 
+@pytest.mark.slow
 def test_an_unreliable_server_gets_everything(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

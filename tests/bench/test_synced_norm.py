@@ -51,6 +51,7 @@ def work(rank: int, store: str, out: str) -> None:
     parallel.leave()
 
 
+@pytest.mark.slow
 def test_two_processes_normalise_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     started = multiprocessing.get_context("spawn")

@@ -94,6 +94,7 @@ def test_every_optimizer_spends_the_same_and_the_report_uses_what_was_found(
     assert [line.split()[0] for line in table] == ["optimizer", "sgd", "adamw"]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_only_what_is_missing(
     study: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_diverged_trial_counts_and_has_the_worst_score(
     assert content["settings"]["optimizer.lr"] not in [trial["optimizer.lr"] for trial in worst]
 
 
+@pytest.mark.slow
 def test_where_all_diverge_nothing_is_written(
     study: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -139,6 +141,7 @@ def test_where_all_diverge_nothing_is_written(
     assert set(written(tmp_path)) == {"adamw"}
 
 
+@pytest.mark.slow
 def test_a_failed_trial_stops_its_optimizer_alone(
     study: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

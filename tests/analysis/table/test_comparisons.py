@@ -148,6 +148,7 @@ NULLS = [
 _FEW = [5, pytest.param(3, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", _FEW)
 @pytest.mark.parametrize(
     ("noise", "scale"),

@@ -38,6 +38,7 @@ def little_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(python_source, "_stream", beginning)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -30,6 +30,7 @@ def expand(loader: Any, *words: str) -> tuple[Counting, list[Job | Invalid]]:
     return composer, [composer.job(one) for one in combinations(master)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

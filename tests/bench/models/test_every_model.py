@@ -142,6 +142,7 @@ def test_autocast_computes_the_same_in_bfloat16(path: Path) -> None:
     assert 0 < error < 0.03
 
 
+@pytest.mark.slow
 @every_model
 def test_the_whole_model_is_one_graph(path: Path) -> None:
     """No graph break: torch.compile(fullgraph=True) raises at one."""
