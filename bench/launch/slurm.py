@@ -198,11 +198,15 @@ def _remembered(arrays: Sequence[str]) -> dict[str, str]:
 
 
 def _named(state: str, codes: Sequence[str]) -> str:
-    """Return the state; ``codes`` (status:signal, of the job and of its steps) tell of a kill."""
+    """Return the state; ``codes`` (status:signal, of the job and of its steps) tell of a kill.
+
+    A job of ours ends itself with a status of at most 2. A signal's is 128 more than the signal,
+    which sacct shows without the 128, and the steps' own code may not be known yet.
+    """
     word = (state.split() or [""])[0]  # "CANCELLED by 0"
     parts = [code.partition(":") for code in codes]
     by_signal = any(
-        number not in ("", "0") or (status.isdigit() and int(status) > 128)
+        number not in ("", "0") or (status.isdigit() and int(status) > 2)
         for status, _, number in parts
     )
     return "KILLED" if word == "FAILED" and by_signal else word

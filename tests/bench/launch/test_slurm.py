@@ -24,9 +24,10 @@ def test_the_queue_goes_before_the_books(fake: Fake) -> None:
     fake(
         squeue="7_0|RUNNING\n7_1|PENDING\n9|RUNNING",
         sacct="7_0|PREEMPTED|0:0\n7_2|OUT_OF_MEMORY|0:125\n7_3|CANCELLED by 0|0:0\n"
-        "7_4|FAILED|1:0\n7_5|FAILED|137:0\n7_6|FAILED|0:9\n7_7|TIMEOUT|0:0\n7_8|FAILED|9:0|0:9",
+        "7_4|FAILED|1:0\n7_5|FAILED|137:0\n7_6|FAILED|0:9\n7_7|TIMEOUT|0:0\n7_8|FAILED|9:0|0:9\n"
+        "7_9|FAILED|9:0|0:0\n7_10|FAILED|2:0|2:0",
     )
-    asked = [f"7_{n}" for n in range(9)]
+    asked = [f"7_{n}" for n in range(11)]
     assert slurm.job_states(asked) == {
         "7_0": "RUNNING",
         "7_1": "PENDING",
@@ -37,6 +38,8 @@ def test_the_queue_goes_before_the_books(fake: Fake) -> None:
         "7_6": "KILLED",
         "7_7": "TIMEOUT",
         "7_8": "KILLED",
+        "7_9": "KILLED",
+        "7_10": "FAILED",
     }
     assert slurm.job_states([]) == {}
 
