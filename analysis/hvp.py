@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.directions import Directions
-from analysis.objective import Objective, check_twice_differentiable
+from analysis.objective import Objective, gradients_of
 
 CHUNK = 5  # directions at a time: fewer, larger kernels; memory grows with it
 
@@ -46,11 +46,7 @@ def _microbatch(
     weights = objective.weights
     shares = {}
     with objective.loss(index) as loss:
-        one = torch.ones_like(loss).requires_grad_()
-        gradients = torch.autograd.grad(
-            loss, list(weights.values()), one, create_graph=True, materialize_grads=True
-        )
-        check_twice_differentiable(gradients)
+        gradients = gradients_of(loss, list(weights.values()))
         for layer, gradient in zip(weights, gradients, strict=True):
             shares[layer] = _along(gradient, weights[layer], directions[layer])
             report()

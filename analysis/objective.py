@@ -7,7 +7,7 @@ gradients, its training flags, torch's random state, or torch's settings.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -232,6 +232,18 @@ def graph_nodes(tensors: Iterable[Tensor]) -> Iterator[Any]:
             seen.add(node)
             yield node
             stack += [following for following, _ in node.next_functions]
+
+
+def gradients_of(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of a scalar loss [], with their graph; zero where it sees no weight.
+
+    Raises:
+        ValueError: a function beneath the loss has no second derivative.
+    """
+    one = torch.ones_like(loss).requires_grad_()
+    found = torch.autograd.grad(loss, weights, one, create_graph=True, materialize_grads=True)
+    check_twice_differentiable(found)
+    return found
 
 
 def check_twice_differentiable(gradients: Iterable[Tensor]) -> None:

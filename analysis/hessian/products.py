@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from analysis.objective import Loss, Objective, Settings, check_twice_differentiable
+from analysis.objective import Loss, Objective, Settings, gradients_of
 
 CHUNK = 64  # rows of the dense Hessian a pass over the batch
 
@@ -66,11 +66,7 @@ class HessianProducts:
         return self._objective.microbatches
 
     def _gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
-        one = torch.ones_like(loss).requires_grad_()
-        gradients = torch.autograd.grad(
-            loss, self._parameters, one, create_graph=True, materialize_grads=True
-        )
-        check_twice_differentiable(gradients)
+        gradients = gradients_of(loss, self._parameters)
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):
             raise ValueError("the gradient is not finite (a diverged network has no curvature)")
         return gradients
