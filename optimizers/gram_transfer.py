@@ -25,15 +25,15 @@ def transfer_by_gram(unit: Tensor, peak: Tensor, plan: Plan) -> Tensor:
     """
     # Frobenius norm m^(1/4) keeps the Gram matrix and its square within the range of float16.
     root = unit.shape[-2] ** 0.25
-    alpha, damping, normalize = plan.transfer
+    transfer = plan.transfer  # torch 2.11 cannot compile its unpacking
     length: Tensor = torch.linalg.matrix_norm(unit, keepdim=True)
     x = (unit * (root * inverse(length))).to(plan.precision)
     gram = x @ x.mT
-    if plan.method == "cholesky" and normalize == "none":
-        return _raw_solve(x / root, gram / root**2, peak * length, damping).to(unit.dtype)
-    square = gram @ gram if normalize in ("spectral", "schatten8") else None
+    if plan.method == "cholesky" and transfer.normalize == "none":
+        return _raw_solve(x / root, gram / root**2, peak * length, transfer.damping).to(unit.dtype)
+    square = gram @ gram if transfer.normalize in ("spectral", "schatten8") else None
     scale = _scale(gram, square, plan)
-    gain = scale * plan.limit ** (1 - alpha)
+    gain = scale * plan.limit ** (1 - transfer.alpha)
     if isinstance(plan.fit, PolynomialFit):
         gain = gain * plan.fit.scale
     moved: Tensor = _apply(gram, square, scale, plan, x).to(unit.dtype) * gain.to(unit.dtype)

@@ -204,7 +204,7 @@ def transfer_plan(
     if method in ("eigh", "svd"):
         return method
     precisions = (precision,) if precision else available_precisions(method, device, matrix.dtype)
-    tf32 = device.type == "cuda" and _tensor_float()
+    tf32: bool = device.type == "cuda" and _tensor_float()
     plan: Plan | str = _planned(
         method, (alpha, damping, normalize), size, tolerance, precisions=precisions, tf32=tf32
     )
@@ -283,8 +283,9 @@ def _widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _tensor_float() -> bool:
-    """Whether float32 products on CUDA are rounded to TensorFloat-32."""
+    """Whether float32 products on CUDA are rounded to TensorFloat-32; torch.compile can't ask."""
     own = str(torch.backends.cuda.matmul.fp32_precision)
     return (str(getattr(torch.backends, "fp32_precision", "")) if own == "none" else own) == "tf32"
 

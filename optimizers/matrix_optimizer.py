@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from types import CodeType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -76,15 +77,14 @@ class MatrixOptimizer(ClosureOptimizer):
         self.check_hyperparameters(defaults)
         super().__init__(params, defaults)
 
+    @staticmethod
     @abstractmethod
-    def directions(
-        self, stacks: Sequence[MatrixStack], group: dict[str, Any], plan: Any
-    ) -> list[Tensor]:
+    def directions(stacks: Sequence[MatrixStack], group: dict[str, Any], plan: Any) -> list[Tensor]:
         """Return O of each stack, ``[k, rows, cols]``, for W <- (1 - lr weight_decay) W - lr O.
 
         The momentum in ``stacks`` is a copy (Nesterov's look-ahead included); gradients are off.
-        Reads only constants of ``group``, and what :meth:`plan` made of them, so that it can be
-        compiled.
+        It has constants of ``group``, and what :meth:`plan` made of them, and no ``self``: what is
+        compiled serves every optimizer that is alike.
         """
 
     def plan(self, places: Sequence[Place], group: dict[str, Any]) -> Any:
@@ -190,7 +190,10 @@ class MatrixOptimizer(ClosureOptimizer):
             # One kernel for what is done to each matrix alike: 6 % of a step on GPT-2, 20 % on
             # ResNet-18, where the number of kernels rules.
             kernel = torch.compile(
-                kernel, fullgraph=True, dynamic=False, options={"combo_kernels": True}
+                _with_own_code(kernel, repr((type(self), constants, places))),
+                fullgraph=True,
+                dynamic=False,
+                options={"combo_kernels": True},
             )
         known[index, present] = constants, kernel
         return kernel
@@ -236,6 +239,27 @@ class MatrixOptimizer(ClosureOptimizer):
             eps=group["adamw_eps"],
             maximize=False,
         )
+
+
+def _with_own_code(step: _Kernel, key: str) -> _Kernel:
+    """Give ``step`` a code object that it shares with the steps of the same ``key`` alone.
+
+    torch.compile keeps what it compiled by code object and gives up after 8 versions of one: the
+    ninth optimizer of a process would fail, if all of them had their code in common.
+    """
+
+    def kernel(
+        params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], lr: float | Tensor
+    ) -> None:
+        step(params, grads, buffers, lr)
+
+    kernel.__code__ = _copied(kernel.__code__, key)
+    return kernel
+
+
+@functools.lru_cache(maxsize=256)
+def _copied(code: CodeType, key: str) -> CodeType:  # noqa: ARG001  (one copy for each)
+    return code.replace()
 
 
 def _matrix_step(

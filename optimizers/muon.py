@@ -97,8 +97,9 @@ class Muon(MatrixOptimizer):
             return None
         return share([(len(place.indices), place.rows, place.cols) for place in places], devices)
 
+    @staticmethod
     def directions(
-        self, stacks: Sequence[MatrixStack], group: dict[str, Any], plan: list[Bucket] | None
+        stacks: Sequence[MatrixStack], group: dict[str, Any], plan: list[Bucket] | None
     ) -> list[Tensor]:
         """The update rule from O on, in the order of the class docstring."""
         matrices = [stack.momentum for stack in stacks]

@@ -153,8 +153,8 @@ class SpectralNewton(MatrixOptimizer):
                 return None
             raise
 
+    @staticmethod
     def directions(
-        self,
         stacks: Sequence[MatrixStack],
         group: dict[str, Any],
         plan: list[SharedTransfer] | None,
@@ -171,7 +171,6 @@ class SpectralNewton(MatrixOptimizer):
             matrices = [matrix for matrix, _ in stacks]
             transferred = transfer_stacks(matrices, plan, normalize, product_dtype(matrices[0]))
         return [
-            # A method would tie what is compiled to this one optimizer.
             _scaled(update, stack, group, exact=plan is None)
             for update, stack in zip(transferred, stacks, strict=True)
         ]

@@ -172,7 +172,7 @@ def test_a_measurement_between_replays_changes_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["adamw", "muon", "spectral_newton"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "spectral_newton", "spectral_newton_alpha1"])
 def test_a_compiled_graph_trains_as_launched_steps_do(build: Any, batches: Any, name: str) -> None:
     torch.compiler.reset()
     launched = Rig(build, name, cuda_graph=False).train(batches)

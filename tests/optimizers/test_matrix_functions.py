@@ -309,3 +309,19 @@ def test_it_is_traced_whole_with_fits_made_on_the_host(
 
     compiled = torch.compile(transfer, backend="eager", fullgraph=True, dynamic=False)
     torch.testing.assert_close(compiled(matrix), transfer(matrix))
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("ieee", 1.0), ("tf32", 2.0)])
+def test_whether_cuda_rounds_to_tf32_is_known_while_traced(setting: str, expected: float) -> None:
+    """It decides the plan on CUDA; torch.compile cannot ask for the setting itself."""
+
+    def probe(x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if matrix_functions._tensor_float() else x
+
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = setting
+    try:
+        compiled = torch.compile(probe, backend="eager", fullgraph=True)
+        assert compiled(torch.ones(())) == expected
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
