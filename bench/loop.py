@@ -150,6 +150,8 @@ class Loop:
             shape=self.data.shape,
         )
         entropies = entropy_summary(self.data)
+        if self.device.type == "cuda":  # a step launched from Python takes another time
+            used["cuda_graph"] = self.training_step.graph is not None
         return {**summary, **entropies, **used, **target_summary(self.target, self.arrival)}
 
     def _run_epoch(self) -> None:

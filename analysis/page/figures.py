@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from statistics import median
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,7 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
         found: the rows.
         runs: the study's report runs.
         source: the archive, where the histories are.
-        x: one of `AXES`; seconds are those of training, at each run's mean speed.
+        x: one of `AXES`; seconds are those of training, at the median speed of a row.
         title: of the figure.
 
     Returns:
@@ -141,7 +142,7 @@ def _line(
     values = (100.0 if in_percent(metric) else 1.0) * whole.to_numpy(dtype=np.float64)
     at = whole.index.to_numpy(dtype=np.float64)
     if speed is not None:
-        at = at * mean([speed[run_id] for run_id in row.cell.run_ids])
+        at = at * median([speed[run_id] for run_id in row.cell.run_ids])
     ends = possible(metric, np.array([t_interval(one) for one in values]))
     middle = np.array([mean(one) for one in values])
     low, high = np.where(np.isnan(ends), middle[:, None], ends).T

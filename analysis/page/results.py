@@ -121,6 +121,8 @@ def _protocol(study: Study) -> str:
             f"- {len(study.preparation)} runs of seed {seeds} prepared the others (measured"
             " exponents) and are in no table"
         )
+    if study.absent:
+        lines.append(f"- planned, and not run yet: {', '.join(study.absent)}")
     known = provenance(both)
     for name, words in _PROVENANCE.items():
         counts = [(_short(name, text), count) for what, text, count in known if what == name]

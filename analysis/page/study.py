@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+from omegaconf import OmegaConf
 
 from analysis.run.archive import is_archive
 from analysis.runs import load_runs
@@ -38,11 +39,15 @@ class Header:
 
 @dataclass(frozen=True)
 class Study:
-    """One study; ``archive`` is None where it has not been run."""
+    """One study; ``archive`` is None where it has not been run.
+
+    ``planned``: the optimizers of its grid, as far as its sweep file names them.
+    """
 
     name: str
     header: Header
     archive: Path | None
+    planned: tuple[str, ...] = ()
 
     @cached_property
     def _runs(self) -> pd.DataFrame:
@@ -66,6 +71,12 @@ class Study:
         report = whole[~(whole["seed"] >= _FIRST_OTHER_SEED).fillna(False)].reset_index(drop=True)
         check_disjoint(report, tuning, f"{self.archive}")
         return report
+
+    @property
+    def absent(self) -> list[str]:
+        """The planned optimizers that no report run is of."""
+        there = set(self.runs["optimizer"]) if len(self.runs) else set()
+        return [name for name in self.planned if name not in there]
 
     @cached_property
     def tuned(self) -> bool:
@@ -135,7 +146,7 @@ def studies(results: Path, sweeps: Path) -> list[Study]:
     archives = {path.stem: path for path in results.glob("*.parquet") if is_archive(path)}
     files = {path.stem: path for path in sweeps.glob("study_*.yaml")}
     return [
-        Study(name, header(files.get(name)), archives.get(name))
+        Study(name, header(files.get(name)), archives.get(name), optimizers(files.get(name)))
         for name in sorted(archives.keys() | files.keys(), key=_natural)
     ]
 
@@ -160,6 +171,13 @@ def header(path: Path | None) -> Header:
         else:
             words.append(line.strip())
     return Header(" ".join(words), tuple(commands))
+
+
+def optimizers(path: Path | None) -> tuple[str, ...]:
+    """Return the optimizers that the grid of a sweep file names; empty where it names none."""
+    config = OmegaConf.load(path) if path else OmegaConf.create()
+    grid = OmegaConf.select(config, "hydra.sweeper.params.optimizer")
+    return tuple(name.strip() for name in grid.split(",")) if isinstance(grid, str) else ()
 
 
 def _without_announcement(words: Sequence[str]) -> list[str]:

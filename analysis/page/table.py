@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 
 import pandas as pd
 
@@ -14,10 +15,11 @@ from analysis.table.rows import Run
 from analysis.table.select import records
 from analysis.table.shown import comparison_text, value
 from analysis.table.target import REACHED
-from analysis.table.timing import SECONDS
+from analysis.table.timing import SECONDS, UNEVEN
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
+_SECONDS = "s/epoch: seconds of training an epoch, median over the same runs [least, most]."
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Row:
     optimizer: str
     cell: Cell
     against: dict[str, Cell]
-    seconds: Cell | None
+    seconds: tuple[float, ...]  # an epoch's of each run; none where they cannot be compared
     target: Cell | None
     budget: Budget
     run: Run | None  # one of its runs, which its settings are read from
@@ -101,7 +103,7 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
                 Row(
                     label, optimizer, cell,
                     {name: other.cells[i][j] for name, other in compared.items()},
-                    _cell(seconds, cell), _cell(target, cell),
+                    _seconds(of_row) if seconds else (), _cell(target, cell),
                     budgets.get((dataset, model, optimizer), Budget()),
                     of_row[0] if of_row else None,
                     tuple(sorted({_device(run) for run in of_row})),
@@ -111,7 +113,8 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
         notes = [note for note in every if not note.startswith("s/epoch")]
         missing = [name for name in BASELINES if _row(table, name) is None]
         notes += [f"No row {name} in this study." for name in missing]
-        notes += [f"Seconds withheld: {why}."] if why else []
+        notes += [f"Seconds withheld: {why}."] if why else [_SECONDS]
+        notes += [_uneven(row) for row in rows if _is_uneven(row)]
         notes += [_target(here), *target.notes[:1]] if target else []
         all_found.append(
             Results(dataset, model, tuple(rows), table, seconds, target, tuple(compared),
@@ -147,6 +150,24 @@ def _cell(table: Table | None, like: Cell) -> Cell | None:
     return next((cell for cell in cells if ids & set(cell.run_ids)), None)
 
 
+def _seconds(runs: list[Run]) -> tuple[float, ...]:
+    found = [run.get(SECONDS) for run in runs]
+    return tuple(float(one) for one in found if one is not None and math.isfinite(one))
+
+
+def _is_uneven(row: Row) -> bool:
+    return bool(row.seconds) and max(row.seconds) > UNEVEN * median(row.seconds)
+
+
+def _uneven(row: Row) -> str:
+    ratio = max(row.seconds) / median(row.seconds)
+    slow = sum(one > UNEVEN * median(row.seconds) for one in row.seconds)
+    return (
+        f"{RED} Uneven seconds: {slow} of {len(row.seconds)} runs of {row.label} took up to"
+        f" {ratio:.2f} times the median."
+    )
+
+
 def _device(run: Run) -> str:
     packed = run.get("provenance.packed")
     shared = f", {packed:g} runs at once" if isinstance(packed, float) and packed > 1 else ""
@@ -156,7 +177,7 @@ def _device(run: Run) -> str:
 def markdown(found: Results) -> str:
     """Return the table as Markdown."""
     header = ["optimizer", f"{found.table.metric} [95 %]", "trials", "settings",
-              "s/epoch [95 %]", "device"]  # fmt: skip
+              "s/epoch", "device"]  # fmt: skip
     header += [f"vs {name} [95 %], corrected p" for name in found.baselines]
     header += ["s to target"] if found.target else []
     common = usual([row.budget for row in found.rows])
@@ -171,7 +192,7 @@ def _line(row: Row, found: Results, common: tuple[int, int, float]) -> list[str]
     words = f"{_bold(value(row.cell, found.table), row.cell.best)} {_seeds(row.cell)}"
     line = [row.label, words, f"{row.budget.trials}{mark}"]
     line.append(row.budget.settings(row.run) if row.run else NOTHING)
-    line += [_shown(row.seconds, found.seconds), ", ".join(row.devices) or NOTHING]
+    line += [_spread(row), ", ".join(row.devices) or NOTHING]
     line += [comparison(row.against[name], found.table.metric) for name in found.baselines]
     if found.target:
         count = f" ({row.target.reached} of {row.target.n})" if row.target else ""
@@ -201,6 +222,13 @@ def _shown(cell: Cell | None, table: Table | None) -> str:
         return "missed"
     ends = [_digits(end) for end in cell.interval if not math.isnan(end)]
     return _digits(cell.mean) + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def _spread(row: Row) -> str:
+    if not row.seconds:
+        return NOTHING
+    ends = f"[{_digits(min(row.seconds))}, {_digits(max(row.seconds))}]"
+    return f"{_digits(median(row.seconds))} {ends}{f' {RED}' if _is_uneven(row) else ''}"
 
 
 def _digits(number: float) -> str:

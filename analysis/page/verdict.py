@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from statistics import median
 
 from analysis.page.budget import usual
 from analysis.page.study import Study, span, values
@@ -68,9 +69,9 @@ def _speed(found: Results, row: Row) -> list[str]:
     """Say how long an epoch takes against the first baseline."""
     others = {one.label: one.seconds for one in found.rows}
     base = others.get(found.baselines[0]) if found.baselines else None
-    if row.seconds is None or base is None or not base.mean > 0:
+    if not row.seconds or not base or not median(base) > 0:
         return []
-    ratio = row.seconds.mean / base.mean
+    ratio = median(row.seconds) / median(base)
     return [f"An epoch takes {ratio:.2f} times as long as with `{found.baselines[0]}`."]
 
 

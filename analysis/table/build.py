@@ -7,6 +7,7 @@ counted beside the number, never inside it.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -229,7 +230,7 @@ def _cell(
         n=len(used),
         expected=expected,
         diverged=sum(run["state"] == "diverged" for run in runs),
-        seconds_per_epoch=stats.mean(seconds) if seconds else math.nan,
+        seconds_per_epoch=statistics.median(seconds) if seconds else math.nan,
         run_ids=tuple(str(run["id"]) for run in used),
         iqm=stats.iqm(numbers) if numbers else math.nan,
         interval=_interval(numbers, statistic),
@@ -312,7 +313,7 @@ def _notes(chosen: Sequence[Run], metric: str) -> list[str]:
     states[f"done without a finite {metric}"] = states.pop("done", 0)
     unused = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count)
     notes = [
-        "s/epoch: mean seconds per epoch of the same runs.",
+        "s/epoch: median seconds per epoch of the same runs.",
         f"{used} of {len(chosen)} runs used."
         + (f" Never averaged in: {unused}." if unused else ""),
     ]

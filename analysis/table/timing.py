@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from analysis.table.rows import Run
 
 SECONDS = "seconds_per_epoch"
+GRAPH = "cuda_graph"  # whether a run's steps were in one; not told of a CPU
+UNEVEN = 1.2  # times the median: a run that took longer was not like the others
 _TIMING = ("seconds", "seconds_per_epoch", "per_second", "utilisation")
 
 
@@ -19,9 +21,9 @@ def is_timing(metric: str) -> bool:
 def mixture(runs: Sequence[Run]) -> str | None:
     """Return why the times of ``runs`` (finished ones of one column) cannot be compared.
 
-    One model of device, packed runs apart from unpacked ones, and one version of the code of each
-    optimizer (by its ``_target_``). A run that does not say counts as its own kind only beside
-    runs that do.
+    One model of device, packed runs apart from unpacked ones, one version of the code of each
+    optimizer (by its ``_target_``), and steps in a CUDA graph or launched from Python, alike for
+    all seeds of a variant. A run that does not say counts as its own kind only beside runs that do.
     """
     devices = sorted({str(run.get("provenance.device") or "a device not recorded") for run in runs})
     if len(devices) > 1:
@@ -36,6 +38,18 @@ def mixture(runs: Sequence[Run]) -> str | None:
     for target, found in sorted(versions.items()):
         if len(found) > 1:
             return f"{len(found)} versions of the code of {target}"
+    return _graphs(runs)
+
+
+def _graphs(runs: Sequence[Run]) -> str | None:
+    """Return whose steps some seeds replayed from a CUDA graph and others launched from Python."""
+    alike: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for run in runs:
+        if (told := run.get(GRAPH)) is not None:
+            alike[str(run.get("optimizer")), str(run.get("variant"))].append(bool(told))
+    for (optimizer, _), told in sorted(alike.items()):
+        if len(set(told)) > 1:
+            return f"{told.count(False)} of {len(told)} runs of {optimizer} had no CUDA graph"
     return None
 
 

@@ -40,7 +40,7 @@ def test_every_number_of_the_table(runs: Any, tmp_path: Path) -> None:
     assert (found.dataset, found.model) == ("digits", "convnet")
     table = cells(found)
     assert table["optimizer"] == [
-        "test/accuracy [95 %]", "trials", "settings", "s/epoch [95 %]", "device",
+        "test/accuracy [95 %]", "trials", "settings", "s/epoch", "device",
         "vs adamw [95 %], corrected p", "vs muon [95 %], corrected p", "s to target",
     ]  # fmt: skip
     ours = 100 * np.array(ACCURACIES["spectral_newton"])
@@ -120,6 +120,19 @@ def test_without_a_baseline_or_with_two_of_it(runs: Any, tmp_path: Path) -> None
     assert cells(found)["adamw lr=0.5"][2] == f"lr=0.5 {RED} not among its trials"
 
 
+def test_a_run_that_took_longer_than_the_others_is_told(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {"adamw": [0.9, 0.91], "sgd": [0.9, 0.92]})
+    for name, seconds in (("adamw", 1.79), ("sgd", 3.0)):  # the others took 1.5
+        config = runs.config(name, 2, sweep="study_x", optimizer__lr=1e-2, tuned=True)
+        study_runs.write(runs, root, config, 0.9, seconds=seconds)
+    (found,) = built(root)
+    table = cells(found)
+    assert table["adamw"][3] == "1.500 [1.500, 1.790]"
+    assert table["sgd"][3] == f"1.500 [1.500, 3.000] {RED}"
+    told = [note for note in found.notes if "Uneven" in note]
+    assert told == [f"{RED} Uneven seconds: 1 of 3 runs of sgd took up to 2.00 times the median."]
+
+
 def test_places_are_apart_and_corrected_together(runs: Any, tmp_path: Path) -> None:
     root = study_runs.study(runs, tmp_path, {"adamw": [0.9, 0.91], "sgd": [0.9, 0.92]})
     for name in ("adamw", "sgd"):
@@ -129,7 +142,7 @@ def test_places_are_apart_and_corrected_together(runs: Any, tmp_path: Path) -> N
             study_runs.write(runs, root, config, 0.5 + seed / 10, seconds=3.0)
     convnet, mlp = built(root)
     assert (convnet.model, mlp.model) == ("convnet", "mlp")
-    assert [row.seconds.mean for row in mlp.rows if row.seconds] == [3.0, 3.0]
+    assert [row.seconds for row in mlp.rows] == [(3.0, 3.0)] * 2
     assert [row.cell.mean for row in mlp.rows] == pytest.approx([0.55, 0.55])
     assert all("over 2 comparisons" in "".join(one.notes) for one in (convnet, mlp))
     assert mlp.rows[0].budget.trials == 0

@@ -46,7 +46,7 @@ def test_mean_and_sample_std_over_seeds(runs: Any) -> None:
     )
     assert cell.mean == pytest.approx(statistics.mean(accuracies), rel=1e-15)
     assert cell.std == pytest.approx(statistics.stdev(accuracies), rel=1e-12)
-    assert cell.seconds_per_epoch == pytest.approx(2.5, rel=1e-15)
+    assert cell.seconds_per_epoch == 2.0  # the median: one slow run tells of the machine
     assert (cell.n, cell.expected, cell.diverged) == (3, 3, 0)
     assert [run_id.split("-")[3] for run_id in cell.run_ids] == ["s0", "s1", "s2"]
     assert not cell.best  # nothing to compare it with

@@ -14,6 +14,9 @@ def run(
         "provenance.device": device,
         "provenance.optimizer_source": source,
         "config.optimizer._target_": target,
+        "optimizer": "muon",
+        "variant": "one",
+        "cuda_graph": True,
         **more,
     }
 
@@ -26,6 +29,7 @@ def run(
         ({"provenance.packed": True}, "1 of 2 runs shared their device with others (packed)"),
         ({"provenance.packed": 4.0}, "1 of 2 runs shared their device with others (packed)"),
         ({"source": "v2"}, "2 versions of the code of t.Muon"),
+        ({"cuda_graph": False}, "1 of 2 runs of muon had no CUDA graph"),
     ],
 )
 def test_what_is_not_mixed(other: dict[str, Any], why: str) -> None:
@@ -41,6 +45,8 @@ def test_what_is_not_mixed(other: dict[str, Any], why: str) -> None:
         {"provenance.packed": 1.0},
         {"provenance.packed": None},
         {"source": "v2", "target": "t.AdamW"},  # another optimizer is other code
+        {"cuda_graph": False, "variant": "another"},  # what it can be captured with is its own
+        {"cuda_graph": None},
     ],
 )
 def test_what_is_alike(other: dict[str, Any]) -> None:
