@@ -8,7 +8,7 @@ numbers; none takes a finite difference.
 |---|---|---|
 | sweep | softmax of logits [B, C] piecewise linear above each weight | about C, in all |
 | tangent | the same, and logits [B, ..., C] | 1 to 2 a direction, from the layer up |
-| double_backward | what autograd can differentiate twice | 2 to 4 a direction, from the layer up |
+| double_backward | what autograd can differentiate twice | 1.7-4 a direction, from the layer up |
 | forward_over_reverse | the same, but BatchNorm in train mode | 3 to 6 a direction, whole network |
 
 The rule of engine="auto": where `analysis.hessian.piecewise_linear` finds no obstacle, sweep if
