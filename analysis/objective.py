@@ -254,7 +254,7 @@ def check_twice_differentiable(gradients: Iterable[Tensor]) -> None:
     it is passed, and nothing leads through it. The gradients must start from a tensor that itself
     requires a gradient, or there is no such node.
     """
-    if any(node.name() == "torch::autograd::Error" for node in graph_nodes(gradients)):
+    if any(type(node).__name__ == "Error" for node in graph_nodes(gradients)):
         raise ValueError(
             "a function of the network has no second derivative (its backward is marked "
             "once_differentiable): put torch's own functions in its place"

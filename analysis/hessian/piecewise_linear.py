@@ -151,7 +151,8 @@ def _examine(
 
 def _smooth(logits: Tensor) -> str | None:
     """Name the smooth nonlinear functions between the weights and the logits."""
-    called = (n.name().rstrip("0123456789").removesuffix("Backward") for n in graph_nodes([logits]))
+    nodes = (type(node).__name__ for node in graph_nodes([logits]))
+    called = (name.rstrip("0123456789").removesuffix("Backward") for name in nodes)
     names = set(filter(_SMOOTH.fullmatch, called))
     return f"the network bends above a weight ({', '.join(sorted(names))})" if names else None
 

@@ -2,7 +2,8 @@
 
 A row is a run: its id, then each file of its folder as a column under the file's own name, JSON as
 text and measured tables (Parquet) as bytes. Checkpoints, logs and locks stay behind, and so do the
-process id and the name of the machine in status.json. The same runs give the same bytes.
+process id and the name of the machine in status.json, and where on it the run had its folders. The
+same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ _KEY, _MARK = b"spectral-bench", {"kind": "runs", "format": 1}
 _TEXT, _BYTES = (".json", ".jsonl"), ".parquet"
 _STATUS = "status.json"
 _OF_PROCESS = ("pid", "host")
+_CONFIG = "config.json"
+_PLACES = {"runs_dir": 1, "data_dir": 1, "exponents": 2}  # how much of an absolute path is kept
 _ELSEWHERE = ("wandb:", "offline:")
 
 
@@ -55,7 +58,22 @@ def _files(folder: Path) -> Files:
         status = json.loads(found[_STATUS])
         kept = {key: value for key, value in status.items() if key not in _OF_PROCESS}
         found[_STATUS] = (json.dumps(kept, indent=1) + "\n").encode()
+    if _CONFIG in found:
+        found[_CONFIG] = _without_places(found[_CONFIG])
     return found
+
+
+def _without_places(text: bytes) -> bytes:
+    """Return a config whose paths are the same on every machine; as it is where they are."""
+    config = json.loads(text)
+    absolute = {
+        name: path
+        for name in _PLACES
+        if isinstance(path := config.get(name), str) and Path(path).is_absolute()
+    }
+    for name, path in absolute.items():
+        config[name] = "/".join(Path(path).parts[-_PLACES[name] :])
+    return (json.dumps(config, indent=2) + "\n").encode() if absolute else text
 
 
 def state(files: Files) -> str:
@@ -65,7 +83,7 @@ def state(files: Files) -> str:
 
 def sweep(files: Files) -> str | None:
     """Return the name of the sweep that a run is of."""
-    name = json.loads(files["config.json"]).get("sweep")
+    name = json.loads(files[_CONFIG]).get("sweep")
     return None if name is None else str(name)
 
 

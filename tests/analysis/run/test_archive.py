@@ -82,6 +82,22 @@ def test_what_is_kept_and_what_stays_behind(folder: Path, tmp_path: Path) -> Non
     assert table["summary.json"].null_count == 2
 
 
+def test_where_a_run_had_its_folders_stays_behind(runs: Any, tmp_path: Path) -> None:
+    places = {
+        "runs_dir": "/home/ada/project/runs", "data_dir": "/data",
+        "exponents": "/home/ada/project/runs/one-s1999-0/exponents.parquet",
+    }  # fmt: skip
+    near = {"runs_dir": "runs", "data_dir": "../data", "exponents": None}
+    for seed, told in enumerate((places, near)):
+        runs.folder(tmp_path / "runs", {**runs.config(seed=seed), **told}, runs.summary(0.9))
+    table = pq.read_table(pack(tmp_path / "runs", tmp_path / "all.parquet"))
+    far, close = map(json.loads, table["config.json"].to_pylist())
+    kept = {"runs_dir": "runs", "data_dir": "data", "exponents": "one-s1999-0/exponents.parquet"}
+    assert {name: far[name] for name in places} == kept
+    assert {name: close[name] for name in places} == near
+    assert {**far, **near, "id": 0, "seed": 1} == {**close, "id": 0}
+
+
 def test_the_same_runs_give_the_same_bytes_in_any_order(folder: Path, tmp_path: Path) -> None:
     runs = run_archive.gather(folder)
     halves = dict(list(runs.items())[:3]), dict(list(runs.items())[3:])
