@@ -25,7 +25,9 @@ Error: the median over layers and runs of |s - alpha gamma| / s, which the prepr
 small, beside the same where h is a power law with noise, with its residuals permuted, and another
 layer's: an identity that its null models obey as well says nothing of its own.
 """
-_CLAIMS = "The preprint's claims on this study's own data, whatever its datasets:\n"
+_CLAIMS = """The preprint's claims on this study's own data, whatever its datasets; {others} of {all} ask for
+other runs and are left out (`python -m analysis.claims source={source} other_data=true` has them):
+"""
 
 
 def section(study: Study) -> str:
@@ -36,7 +38,13 @@ def section(study: Study) -> str:
     if measured.layers.empty:
         return ""
     found = [check(claim, measured, other_data=True) for claim in load_claims()]
-    return "\n".join([_WORDS, along_training(measured.layers), _CLAIMS, render(found, "markdown")])
+    judged = [one for one in found if one.verdict != "not measured"]
+    parts = [_WORDS, along_training(measured.layers)]
+    if judged:
+        source, others = f"results/{study.name}.parquet", len(found) - len(judged)
+        parts.append(_CLAIMS.format(others=others, all=len(found), source=source))
+        parts.append(render(judged, "markdown"))
+    return "\n".join(parts)
 
 
 def along_training(layers: pd.DataFrame) -> str:

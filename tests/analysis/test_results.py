@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,11 @@ def test_exponents_are_judged_by_the_claims(work: Path) -> None:
     assert "| resnet18 | fashion_mnist | adamw | 5 | 1 | 25 (25) | 1." in section
     assert "| claim | stated | ours | verdict |" in section
     assert "null: noise" in section
+    told = re.search(r"datasets; (\d+) of (\d+) ask for", section)
+    assert told is not None
+    rows = sum(line.startswith("| `") for line in section.splitlines())
+    assert rows == int(told[2]) - int(told[1]) > 0
+    assert "not measured |" not in section
     assert "### Exponents" not in page[page.index("## study_x") :]
 
 
