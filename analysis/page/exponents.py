@@ -25,9 +25,9 @@ Error: the median over layers and runs of |s - alpha gamma| / s, which the prepr
 small, beside the same where h is a power law with noise, with its residuals permuted, and another
 layer's: an identity that its null models obey as well says nothing of its own.
 """
-_CLAIMS = """The preprint's claims on this study's own data, whatever its datasets; {others} of {all}
-ask for other runs and are left out; all of them: `python -m analysis.claims source={source}
-other_data=true`.
+_CLAIMS = """The preprint's claims on this study's own data, whatever its datasets.
+{others} of {all} claims ask for other runs and are left out; all of them:
+`python -m analysis.claims source={source} other_data=true`.
 """
 
 
