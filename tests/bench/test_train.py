@@ -175,6 +175,7 @@ def test_auto_is_bf16_and_channels_last_on_a_gpu(quick: Make) -> None:
     assert summary["test/accuracy"] > 0.5
     (attempt,) = folder_of(run).provenance["attempts"]
     assert (attempt["device_type"], attempt["precision"]) == ("cuda", "bf16")
+    assert summary["cuda_graph"] is True
     assert attempt["device"] == torch.cuda.get_device_name(0)
 
 
