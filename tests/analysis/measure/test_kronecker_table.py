@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -82,6 +84,16 @@ def test_directions_without_a_gradient_enter_no_fit() -> None:
     for name in ("beta", "phi", "alpha_kron", "chi_slope", "iad_median", "sigma_model"):
         assert row[name] == shorter[name]
     assert row["delta_model"] == fits.best_rank_model(side.delta_spectrum.numpy()[:11])
+
+
+def test_a_factor_is_modelled_over_as_many_values_as_there_are_directions() -> None:
+    curvature, side = example()
+    rank = np.arange(1, 41, dtype=np.float64)
+    falling = rank**-1.0 * np.where(rank > 12, np.exp(-0.9 * (rank - 12)), 1.0)
+    longer = dataclasses.replace(side, delta_spectrum=torch.from_numpy(falling))
+    row = layer_row(direction_rows(curvature, longer, "class"), longer)
+    assert row["delta_model"] == fits.best_rank_model(falling[:12]) == "power_law"
+    assert fits.best_rank_model(falling) != "power_law"
 
 
 def models(sigma: str, delta: str) -> pd.DataFrame:

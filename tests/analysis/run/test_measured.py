@@ -38,12 +38,27 @@ def test_files_by_themselves_are_read_and_missing_exponents_are_fitted(tmp_path:
     assert from_exponents.directions.empty
 
 
-def test_a_file_without_a_run_is_named_after_its_folder(tmp_path: Path) -> None:
+def test_a_file_without_a_run_is_named_after_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     write_table(directions(ALPHAS), folder / "any.parquet", {})
     found = load([str(folder / "any.parquet")])
     assert set(found.layers["run"]) == {"mine"} and found.layers["model"].isna().all()
+    monkeypatch.chdir(folder)
+    assert set(load(["any.parquet"]).layers["run"]) == {"mine"}
+
+
+def test_a_run_folder_is_a_source_and_hidden_folders_are_none(tmp_path: Path) -> None:
+    for name in ("r0", "_r1", ".r2"):
+        write_run(tmp_path, name, [directions(ALPHAS)])
+    found = load([str(tmp_path)])
+    assert list(found.runs["id"]) == ["r0"]
+    alone = load([str(tmp_path / "r0")])
+    pd.testing.assert_frame_equal(alone.layers, found.layers)
+    named = [str(tmp_path / name) for name in ("r0", "_r1")]
+    pd.testing.assert_frame_equal(load(named).layers, load(named[::-1]).layers)
 
 
 @pytest.mark.parametrize("state", ["diverged", "failed", "running"])
