@@ -39,6 +39,7 @@ from bench.files import write_atomically
 from bench.provenance import device_name
 from bench.speed.curvature_peers import curvlinops_hessian, plain_double_backward
 from bench.speed.networks import Subject, subject
+from bench.speed.progress import say
 
 PROG = "python -m bench.speed.curvature"
 PEERS = {"plain": plain_double_backward, "curvlinops": curvlinops_hessian}
@@ -234,6 +235,7 @@ def measure(stage: Stage) -> list[Row]:
             rows.append(stage.measure(engine))
         except ValueError as error:
             raise UserError(f"engines={engine}: {error}") from error
+        say(f"{rows[-1].engine}: {rows[-1].seconds:.3f} s, {rows[-1].how}")
     labels = [row.engine for row in rows]
     exact = next((i for i, label in enumerate(labels) if "double_backward" in label), 0)
     reference = engines[exact]

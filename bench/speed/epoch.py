@@ -39,6 +39,7 @@ from bench.speed.optimizer_step import changes_of, environment
 from bench.speed.our_loop import OurLoop
 from bench.speed.plain import PlainLoop, Variant, make_loader, variants
 from bench.speed.profile import breakdown
+from bench.speed.progress import say
 from bench.speed.start import starts
 from bench.speed.stopwatch import Epoch
 from bench.usage import peak_mib, watch_memory
@@ -140,10 +141,15 @@ def compete(
     device: torch.device,
 ) -> list[Contender]:
     """Make the loops, and then let each have its turn in every round."""
-    contenders = [Contender.begin(make, steps, device) for make in makers]
-    for _ in range(epochs):
+    contenders = []
+    for make in makers:
+        contenders.append(Contender.begin(make, steps, device))
+        say(f"{contenders[-1].loop.name}: first epoch, {contenders[-1].first.seconds:.1f} s")
+    for number in range(1, epochs + 1):
         for contender in contenders:
             contender.epochs.append(contender.loop.epoch(steps))
+        took = ", ".join(f"{contender.epochs[-1].seconds:.3f}" for contender in contenders)
+        say(f"round {number} of {epochs}: {took} s")
     return contenders
 
 
@@ -166,6 +172,7 @@ def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
         contenders = compete(makers, asked.epochs, asked.steps, device)
         ours = [item.loop for item in contenders if isinstance(item.loop, OurLoop)]
         paces = [loop.pace() for loop in ours]
+    say("counting FLOPs, and timing the optimizers alone")
     batch = next(data.train_batches(0, 0, trainer.batch_size))
     costs = [_cost(loop, batch) for loop in ours]
     inputs = laid_out(batch[0], ours[0].memory_format)

@@ -26,6 +26,7 @@ from bench.build import build_optimizer
 from bench.errors import UserError
 from bench.files import write_atomically
 from bench.provenance import device_name
+from bench.speed.progress import say
 from bench.speed.shapes import skeleton
 from bench.speed.stopwatch import Timing, Work, side_by_side
 
@@ -229,11 +230,15 @@ def flops_of(component: dict[str, Any], asked: StepOptions, device: torch.device
 def measure(asked: StepOptions, device: torch.device) -> list[Row]:
     """Time every optimizer asked for."""
     candidates = [Candidate(spec, asked, device) for spec in asked.optimizers]
-    works = {candidate.spec: candidate.prepare() for candidate in candidates}
+    works = {}
+    for candidate in candidates:
+        works[candidate.spec] = candidate.prepare()
+        say(f"{candidate.spec}: ready to be timed ({candidate.how})")
     timings = side_by_side(works, device, rounds=asked.rounds, calls=asked.calls)
     rows = []
     for candidate in candidates:
         timing = timings[candidate.spec]
+        say(f"{candidate.spec}: {timing.median:.3f} ms a step; its FLOPs and error are next")
         ratios = {
             baseline: timing.ratio_to(timings[baseline])
             for baseline in asked.baselines
