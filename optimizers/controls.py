@@ -7,8 +7,8 @@ AdamW for the rest.
 from __future__ import annotations
 
 import hashlib
-import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,7 @@ from torch import Tensor
 from optimizers import checks
 from optimizers.base import ClosureOptimizer
 from optimizers.matrix_functions import as_matrix, shape_scale
-
-SPECTRA = ("uniform", "permuted")
+from optimizers.scrambled import SPECTRA, scramble
 
 
 class MomentumControl(ClosureOptimizer):
@@ -38,8 +37,10 @@ class MomentumControl(ClosureOptimizer):
         super().__init__(params, defaults)
 
     @abstractmethod
-    def direction(self, matrix: Tensor, group: dict[str, Any], key: str) -> Tensor:
-        """Return the step for ``matrix`` ``[m, n]``; ``key`` names the weight and the step."""
+    def directions(
+        self, matrices: Sequence[Tensor], group: dict[str, Any], keys: Sequence[str]
+    ) -> list[Tensor]:
+        """Return the step for each matrix ``[m, n]``; a key names a weight and its step."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of matrices."""
@@ -55,22 +56,23 @@ class MomentumControl(ClosureOptimizer):
             names = group.get("param_names") or [
                 f"{number}.{i}" for i in range(len(group["params"]))
             ]
-            for name, param in zip(names, group["params"], strict=True):
-                if self.has_gradient(param):
-                    self._step_matrix(name, param, param.grad, group)
+            pairs = zip(names, group["params"], strict=True)
+            chosen = [(name, param) for name, param in pairs if self.has_gradient(param)]
+            ahead = [as_matrix(self._momentum(param, param.grad, group)) for _, param in chosen]
+            keys = [f"{name}/{int(self.state[param]['step'])}" for name, param in chosen]
+            updates = self.directions(ahead, group, keys)
+            for (_, param), update in zip(chosen, updates, strict=True):
+                param.mul_(1 - group["lr"] * group["weight_decay"])
+                param.add_(update.reshape(param.shape).to(param.dtype), alpha=-group["lr"])
+                self.state[param]["step"] += 1
 
-    def _step_matrix(self, name: str, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    def _momentum(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[param]
         if not state:
             state["step"] = torch.tensor(0.0)
             state["momentum_buffer"] = torch.zeros_like(param)
-        buffer = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
-        ahead = grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
-        key = f"{name}/{int(state['step'])}"
-        update = self.direction(as_matrix(ahead), group, key).reshape(param.shape).to(param.dtype)
-        param.mul_(1 - group["lr"] * group["weight_decay"])
-        param.add_(update, alpha=-group["lr"])
-        state["step"] += 1
+        buffer: Tensor = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
+        return grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
 
 
 class MomentumOverDamping(MomentumControl):
@@ -103,10 +105,14 @@ class MomentumOverDamping(MomentumControl):
         }
         super().__init__(params, defaults)
 
-    def direction(self, matrix: Tensor, group: dict[str, Any], key: str) -> Tensor:  # noqa: ARG002
-        """Return ``matrix`` over the damping."""
-        damping: float = group["damping"]
-        return matrix / damping
+    def directions(
+        self,
+        matrices: Sequence[Tensor],
+        group: dict[str, Any],
+        keys: Sequence[str],  # noqa: ARG002
+    ) -> list[Tensor]:
+        """Return the matrices over the damping."""
+        return [matrix / group["damping"] for matrix in matrices]
 
 
 class ScrambledMuon(MomentumControl):
@@ -121,7 +127,8 @@ class ScrambledMuon(MomentumControl):
 
     Singular values that are zero but for rounding stay zero, as in Muon. The draw is a pure
     function of ``seed``, the weight's name (its place, where parameters are not named) and its
-    number of steps, so an interrupted run continues as it would have. The SVD is exact and slow.
+    number of steps, so an interrupted run continues as it would have. How it is computed, and with
+    what error: :mod:`optimizers.scrambled`.
     """
 
     def __init__(
@@ -149,29 +156,14 @@ class ScrambledMuon(MomentumControl):
         }
         super().__init__(params, defaults)
 
-    def direction(self, matrix: Tensor, group: dict[str, Any], key: str) -> Tensor:
-        """Return the scrambled polar factor, times Muon's shape scale; NaN for a NaN in it."""
-        work = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
-        peak = work.abs().max()
-        if not peak.isfinite():
-            return torch.full_like(work, math.nan)
-        left, sigma, right = torch.linalg.svd(work / peak.clamp(min=1e-38), full_matrices=False)
-        floor = max(matrix.shape) * torch.finfo(work.dtype).eps
-        real = sigma > sigma[0] * floor
-        stream = torch.Generator().manual_seed(_seed(group["seed"], key))
-        if group["spectrum"] == "uniform":
-            tau = torch.rand(len(sigma), generator=stream, dtype=torch.float64).to(sigma)
-        else:
-            rank = int(real.sum())
-            order = torch.cat(
-                [torch.randperm(rank, generator=stream), torch.arange(rank, len(sigma))]
-            )
-            tau = sigma[order.to(sigma.device)]
-        tau = torch.where(real, tau, 0.0)
-        tau = tau * (real.sum().sqrt() / tau.norm().clamp(min=floor * floor))
-        scale = shape_scale(len(matrix), matrix.shape[1], group["scale"])
-        scrambled: Tensor = left @ (tau.unsqueeze(1) * right)
-        return scrambled * scale
+    def directions(
+        self, matrices: Sequence[Tensor], group: dict[str, Any], keys: Sequence[str]
+    ) -> list[Tensor]:
+        """Return scrambled polar factors, times Muon's shape scale; NaN for a NaN in one."""
+        seeds = [_seed(group["seed"], key) for key in keys]
+        scrambled = scramble(matrices, seeds, group["spectrum"])
+        rule = group["scale"]
+        return [step * shape_scale(step.shape[0], step.shape[1], rule) for step in scrambled]
 
 
 def _seed(seed: int, key: str) -> int:
