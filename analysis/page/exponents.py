@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,10 @@ from analysis.claim.check import check
 from analysis.claim.columns import column
 from analysis.claim.model import load_claims
 from analysis.claim.render import number, render
+from analysis.page.budget import Place
+from analysis.page.maps import of_places
 from analysis.page.study import Study
-from analysis.run.measured import load
+from analysis.run.measured import Measured, load
 from analysis.stats import mean, t_interval
 
 _OF_RUN = ["model", "dataset", "optimizer", "epoch"]
@@ -31,11 +34,16 @@ _CLAIMS = """The preprint's claims on this study's own data, whatever its datase
 """
 
 
-def section(study: Study) -> str:
-    """Return a study's exponents as Markdown; empty where none of its finished runs has any."""
+def section(study: Study, apart: Sequence[Place] = ()) -> str:
+    """Return a study's exponents as Markdown; empty where none of its finished runs has any.
+
+    Args:
+        study: whose runs they are.
+        apart: optimizers whose runs are a map of settings: no mean over those would mean anything.
+    """
     if not any((runs["state"] == "done").any() for runs in (study.runs, study.preparation)):
         return ""
-    measured = load([str(study.archive)])
+    measured = _without(load([str(study.archive)]), apart)
     if measured.layers.empty:
         return ""
     found = [check(claim, measured, other_data=True) for claim in load_claims()]
@@ -46,6 +54,17 @@ def section(study: Study) -> str:
         parts.append(_CLAIMS.format(others=others, all=len(found), source=source))
         parts.append(render(judged, "markdown"))
     return "\n".join(parts)
+
+
+def _without(measured: Measured, apart: Sequence[Place]) -> Measured:
+    """Return what was measured on runs of other places than those ``apart``."""
+    tables = {
+        one.name: table[~of_places(table, apart)]
+        if len(table := getattr(measured, one.name))
+        else table
+        for one in fields(measured)
+    }
+    return Measured(**tables) if apart else measured
 
 
 def along_training(layers: pd.DataFrame) -> str:

@@ -96,7 +96,7 @@ def test_times_of_two_devices_are_withheld(runs: Any, tmp_path: Path) -> None:
         config = runs.config("muon", seed, sweep="study_x")
         study_runs.write(runs, root, config, 0.9, device="Another")
     (found,) = built(root)
-    assert found.seconds is None
+    assert not found.timed
     assert found.target is None
     table = cells(found)
     assert table["adamw"][3] == "–"
@@ -142,7 +142,7 @@ def test_places_are_apart_and_corrected_together(runs: Any, tmp_path: Path) -> N
             study_runs.write(runs, root, config, 0.5 + seed / 10, seconds=3.0)
     convnet, mlp = built(root)
     assert (convnet.model, mlp.model) == ("convnet", "mlp")
-    assert [row.seconds for row in mlp.rows] == [(3.0, 3.0)] * 2
+    assert [row.cell.seconds for row in mlp.rows] == [(3.0, 3.0)] * 2
     assert [row.cell.mean for row in mlp.rows] == pytest.approx([0.55, 0.55])
     assert all("over 2 comparisons" in "".join(one.notes) for one in (convnet, mlp))
     assert mlp.rows[0].budget.trials == 0
