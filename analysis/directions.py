@@ -128,9 +128,10 @@ def gradient_norms(gradient: Tensor) -> tuple[float, float]:
     Optimizers divide by them, and the leading singular values alone do not tell them.
     """
     matrix = gradient.double()
-    norm = torch.linalg.matrix_norm(matrix)
-    if not norm > 0:
+    peak = matrix.abs().max()
+    if not peak > 0:
         return 0.0, 0.0
+    norm = peak * torch.linalg.matrix_norm(matrix / peak)
     unit = matrix / norm  # no power of it overflows
     gram = unit @ unit.mT if len(unit) <= unit.shape[1] else unit.mT @ unit
     eighth = torch.linalg.matrix_norm(gram @ gram) ** (1 / 4)  # (trace of gram^4)^(1/8)

@@ -100,7 +100,7 @@ def _section(study: Study, tuned_by: Study, drawn: dict[str, str], figures: str)
     else:
         parts.append("No report runs yet, only tuning.\n")
     parts.append(_sensitivity(study, drawn, figures))
-    parts.append(exponents.section(study, apart=tuple(mapped)))
+    parts.append(exponents.section(study, drawn, figures, apart=tuple(mapped)))
     return "\n".join(part for part in parts if part)
 
 

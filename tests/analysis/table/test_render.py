@@ -16,7 +16,7 @@ NAN = math.nan
 
 
 def cell(mean: float = NAN, std: float = NAN, n: int = 0, **more: object) -> Cell:
-    given = {"expected": 3, "diverged": 0, "seconds_per_epoch": NAN, "run_ids": (), **more}
+    given = {"expected": 3, "diverged": 0, "seconds": (), "run_ids": (), **more}
     return Cell(mean, std, n, **given)  # type: ignore[arg-type]
 
 
