@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -29,11 +30,15 @@ class Directions:
             rank (below 1e-10 of the largest), where the direction is arbitrary.
         left: left singular vectors u_k as columns, [m, k] float64.
         right: right singular vectors v_k as columns, [n, k] float64.
+        norm: Frobenius norm of the whole gradient; NaN where directions are not of a gradient.
+        schatten8: (sum over all its singular values of sigma^8)^(1/8); NaN as ``norm``.
     """
 
     sigma: Tensor
     left: Tensor
     right: Tensor
+    norm: float = math.nan
+    schatten8: float = math.nan
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -113,7 +118,24 @@ def top_directions(gradient: Tensor, k: int) -> Directions:
     peak = left.gather(0, left.abs().argmax(dim=0, keepdim=True))
     sign = torch.where(peak < 0, -1.0, 1.0).to(left)
     resolved = sigma > RELATIVE_FLOOR * sigma[0]
-    return Directions(torch.where(resolved, sigma, 0.0), left * sign, right * sign)
+    top = torch.where(resolved, sigma, 0.0)
+    return Directions(top, left * sign, right * sign, *gradient_norms(gradient))
+
+
+def gradient_norms(gradient: Tensor) -> tuple[float, float]:
+    """Return the Frobenius and the Schatten-8 norm of a matrix [m, n], without an SVD.
+
+    Optimizers divide by them, and the leading singular values alone do not tell them.
+    """
+    matrix = gradient.double()
+    peak = matrix.abs().max()
+    if not peak > 0:
+        return 0.0, 0.0
+    norm = peak * torch.linalg.matrix_norm(matrix / peak)
+    unit = matrix / norm  # no power of it overflows
+    gram = unit @ unit.mT if len(unit) <= unit.shape[1] else unit.mT @ unit
+    eighth = torch.linalg.matrix_norm(gram @ gram) ** (1 / 4)  # (trace of gram^4)^(1/8)
+    return float(norm), float(norm * eighth)
 
 
 def _leading(matrix: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

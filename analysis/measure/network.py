@@ -24,7 +24,8 @@ class Measurement(NamedTuple):
 
     ``directions`` has one row a direction: layer, layer_type, rows, cols (matrix shape m, n), k
     (from 1), sigma, h, engine, step, epoch. ``exponents`` has one row a layer: the columns of
-    `analysis.measure.exponents.exponents_table` and of `analysis.measure.weights.weights_table`.
+    `analysis.measure.exponents.exponents_table` and of `analysis.measure.weights.weights_table`,
+    and the norms of the whole gradient, gradient_norm and gradient_schatten8.
     """
 
     directions: pd.DataFrame
@@ -95,6 +96,8 @@ def measure(
     ]
     table = pd.concat(frames, ignore_index=True)
     exponents = exponents_table(table).merge(weights_table(model, names), on="layer", how="left")
+    exponents["gradient_norm"] = [directions[layer].norm for layer in exponents["layer"]]
+    exponents["gradient_schatten8"] = [directions[layer].schatten8 for layer in exponents["layer"]]
     return Measurement(table, exponents)
 
 

@@ -27,6 +27,7 @@ class Line:
     middle: Array
     low: Array
     high: Array
+    dots: Array | None = None  # [n] radii of dots at the points; None: no dots
 
 
 def curves(
@@ -36,6 +37,7 @@ def curves(
     y_label: str,
     x_text: Callable[[float], str] = "{:g}".format,
     falling: bool = False,
+    whole: bool = False,
 ) -> str:
     """Return a line chart with bands; values that are not finite are left out.
 
@@ -45,6 +47,7 @@ def curves(
         y_label: for readers who cannot see.
         x_text: writes the number of a tick: where x is a logarithm, its power.
         falling: whether a better y is a smaller one (a loss): then the highest tenth is cut off.
+        whole: whether every point is shown, the worst too.
     """
     drawn = [line for line in lines if np.isfinite(line.middle).sum() > 1]
     if not drawn:
@@ -52,7 +55,7 @@ def curves(
     xs = np.concatenate([line.x for line in drawn])
     ys = np.concatenate([v for line in drawn for v in (line.low, line.middle, line.high)])
     # The first epochs would flatten all that follows: leave out the worst tenth.
-    shown = [0.0, 0.90] if falling else [0.10, 1.0]
+    shown = [0.0, 1.0] if whole else [0.0, 0.90] if falling else [0.10, 1.0]
     low, high = np.nanquantile(ys[np.isfinite(ys)], shown)
     pad = 0.05 * (high - low) or 0.5
     x_ticks, y_ticks = ticks(float(np.nanmin(xs)), float(np.nanmax(xs))), ticks(low - pad, high)
@@ -88,7 +91,20 @@ def curves(
             f'<path class="line c{line.colour % COLOURS}{dash}" d="{frame.path(points)}">'
             f"<title>{name}</title></path>"
         )
-    return "".join([*parts, "</g></svg>"])
+    dots = [dot for line in drawn for dot in _dots(line, frame)]
+    return "".join([*parts, "</g>", *dots, "</svg>"])
+
+
+def _dots(line: Line, frame: _Frame) -> list[str]:
+    """Return rings at the points of a line that has dots; they may reach over the frame."""
+    if line.dots is None:
+        return []
+    return [
+        f'<circle class="line c{line.colour % COLOURS}" cx="{frame.x(x):.1f}"'
+        f' cy="{frame.y(y):.1f}" r="{radius:.1f}"/>'
+        for x, y, radius in zip(line.x, line.middle, line.dots, strict=True)
+        if np.isfinite(y)
+    ]
 
 
 def bar(low: float, middle: float, high: float, span: tuple[float, float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,11 @@ from analysis.claim.check import check
 from analysis.claim.columns import column
 from analysis.claim.model import load_claims
 from analysis.claim.render import number, render
+from analysis.page import exponent_figures
+from analysis.page.budget import Place
+from analysis.page.maps import of_places
 from analysis.page.study import Study
-from analysis.run.measured import load
+from analysis.run.measured import Measured, load
 from analysis.stats import mean, t_interval
 
 _OF_RUN = ["model", "dataset", "optimizer", "epoch"]
@@ -25,27 +29,55 @@ Error: the median over layers and runs of |s - alpha gamma| / s, which the prepr
 small, beside the same where h is a power law with noise, with its residuals permuted, and another
 layer's: an identity that its null models obey as well says nothing of its own.
 """
+_LINES = """Bands are 95 % intervals over runs (Student's t); dashed is the null, h a power law with
+noise.
+"""
 _CLAIMS = """The preprint's claims on this study's own data, whatever its datasets.
 {others} of {all} claims ask for other runs and are left out; all of them:
 `python -m analysis.claims source={source} other_data=true`.
 """
 
 
-def section(study: Study) -> str:
-    """Return a study's exponents as Markdown; empty where none of its finished runs has any."""
+def section(
+    study: Study, drawn: dict[str, str], folder: str, *, apart: Sequence[Place] = ()
+) -> str:
+    """Return a study's exponents as Markdown; empty where none of its finished runs has any.
+
+    Args:
+        study: whose runs they are.
+        drawn: figures by name, added to.
+        folder: the figures' folder, as links on the page name it.
+        apart: optimizers whose runs are a map of settings: no mean over those would mean anything.
+    """
     if not any((runs["state"] == "done").any() for runs in (study.runs, study.preparation)):
         return ""
-    measured = load([str(study.archive)])
+    measured = _without(load([str(study.archive)]), apart)
     if measured.layers.empty:
         return ""
     found = [check(claim, measured, other_data=True) for claim in load_claims()]
     judged = [one for one in found if one.verdict != "not measured"]
     parts = [_WORDS, along_training(measured.layers)]
+    for name, title, svg in exponent_figures.along_training(measured.layers):
+        drawn[f"{study.name}-{name}.svg"] = svg
+        parts.append(f"![{title}]({folder}/{study.name}-{name}.svg)\n")
+        if name == "identity":
+            parts.append(_LINES)
     if judged:
         source, others = f"results/{study.name}.parquet", len(found) - len(judged)
         parts.append(_CLAIMS.format(others=others, all=len(found), source=source))
         parts.append(render(judged, "markdown"))
     return "\n".join(parts)
+
+
+def _without(measured: Measured, apart: Sequence[Place]) -> Measured:
+    """Return what was measured on runs of other places than those ``apart``."""
+    tables = {
+        one.name: table[~of_places(table, apart)]
+        if len(table := getattr(measured, one.name))
+        else table
+        for one in fields(measured)
+    }
+    return Measured(**tables) if apart else measured
 
 
 def along_training(layers: pd.DataFrame) -> str:

@@ -79,7 +79,7 @@ def _style() -> str:
 def axes(found: Results) -> list[str]:
     """Return the axes for ``found``: seconds where they may be compared; tokens for a language."""
     steps = "epoch" if in_percent(found.table.metric) else "tokens"
-    return ["seconds", steps] if found.seconds else [steps]
+    return ["seconds", steps] if found.timed else [steps]
 
 
 def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: str) -> str:
@@ -109,13 +109,20 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
     lines = [line for line in made if line is not None]
     unit = " (%)" if in_percent(metric) else ""
     percent = in_percent(metric)
-    svg = curves(lines, x_label=AXES[x], y_label=metric + unit, falling=not percent)
+    svg = curves(
+        lines, x_label=AXES[x], y_label=metric + unit, x_text=_tick, falling=not percent
+    )  # fmt: skip
     if not svg:
         return ""
     last = sorted(lines, key=lambda line: -line.middle[-1] if percent else line.middle[-1])
     digits = 2 if percent else 3
     legend = [(f"{line.middle[-1]:.{digits}f}  {line.label}", line.colour) for line in last]
     return document(svg, legend, title)
+
+
+def _tick(value: float) -> str:
+    """Return a number of an axis; millions of tokens as "8 M"."""
+    return f"{value / 1e6:g} M" if abs(value) >= 1e6 else f"{value:g}"
 
 
 def _ordered(found: Results) -> list[Row]:

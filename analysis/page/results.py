@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.page import budget, exponents
+from analysis.page import budget, exponents, map_section, maps
 from analysis.page import figures as results_figures
 from analysis.page import verdict as results_verdict
 from analysis.page.report import provenance
@@ -87,16 +87,20 @@ def _section(study: Study, tuned_by: Study, drawn: dict[str, str], figures: str)
     if study.header.text:
         parts.append(f"{study.header.text}\n")
     parts.append(_protocol(study))
+    mapped: dict[budget.Place, tuple[str, ...]] = {}
     if len(study.runs):
         if tuned_by is not study:
             parts.append(f"Settings are those that the tuning runs of {tuned_by.name} chose.\n")
         spent = budget.budgets(tuned_by.tuning)
-        for found in results(study.runs, spent):
+        mapped = maps.axes_of(study.runs, spent)
+        rest = study.runs[~maps.of_places(study.runs, mapped)]
+        for found in results(rest, spent) if len(rest) else ():
             parts.append(_place(found, study, tuned_by.tuning, drawn, figures))
+        parts += map_section.sections(study, mapped, drawn, figures) if mapped else []
     else:
         parts.append("No report runs yet, only tuning.\n")
     parts.append(_sensitivity(study, drawn, figures))
-    parts.append(exponents.section(study))
+    parts.append(exponents.section(study, drawn, figures, apart=tuple(mapped)))
     return "\n".join(part for part in parts if part)
 
 

@@ -15,10 +15,11 @@ from analysis.table.rows import Run
 from analysis.table.select import records
 from analysis.table.shown import comparison_text, value
 from analysis.table.target import REACHED
-from analysis.table.timing import SECONDS, UNEVEN
+from analysis.table.timing import SECONDS, UNEVEN, mixture
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
+_LOSS = "{metric} is a mean cross-entropy in nats, of a language model a token's: lower is better."
 _SECONDS = "s/epoch: seconds of training an epoch, median over the same runs [least, most]."
 
 
@@ -30,7 +31,6 @@ class Row:
     optimizer: str
     cell: Cell
     against: dict[str, Cell]
-    seconds: tuple[float, ...]  # an epoch's of each run; none where they cannot be compared
     target: Cell | None
     budget: Budget
     run: Run | None  # one of its runs, which its settings are read from
@@ -41,15 +41,15 @@ class Row:
 class Results:
     """The rows of one dataset and model. ``notes`` say how numbers were made and what is left out.
 
-    ``table`` is the study's; ``seconds`` and ``target`` are of this dataset and model, None where
-    times cannot be compared or no run has a target.
+    ``table`` is the study's; ``timed`` says whether seconds of this dataset and model can be
+    compared; ``target`` is of this dataset and model, None where they cannot or no run has one.
     """
 
     dataset: str
     model: str
     rows: tuple[Row, ...]
     table: Table
-    seconds: Table | None
+    timed: bool
     target: Table | None
     baselines: tuple[str, ...]
     notes: tuple[str, ...]
@@ -91,8 +91,9 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
     for j, column in enumerate(table.columns):
         dataset, _, model = column.partition("/")
         here = runs[(runs["dataset"] == dataset) & (runs["model"] == model)]
-        seconds, why = _timed(here, SECONDS)
-        target, _ = _timed(here, TARGET) if REACHED in here else (None, "")
+        used = [by_id[run_id] for line in table.cells for run_id in line[j].run_ids]
+        why = mixture(used)
+        target = _target_table(here)
         rows = []
         for i, label in enumerate(table.rows):
             cell, optimizer = table.cells[i][j], label.split(" ")[0]
@@ -103,7 +104,7 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
                 Row(
                     label, optimizer, cell,
                     {name: other.cells[i][j] for name, other in compared.items()},
-                    _seconds(of_row) if seconds else (), _cell(target, cell),
+                    _cell(target, cell),
                     budgets.get((dataset, model, optimizer), Budget()),
                     of_row[0] if of_row else None,
                     tuple(sorted({_device(run) for run in of_row})),
@@ -112,12 +113,14 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
         every = [note for one in (table, *compared.values()) for note in one.notes]
         notes = [note for note in every if not note.startswith("s/epoch")]
         missing = [name for name in BASELINES if _row(table, name) is None]
+        missing = missing if len(table.rows) > 1 else []  # of what nothing is compared with
         notes += [f"No row {name} in this study." for name in missing]
-        notes += [f"Seconds withheld: {why}."] if why else [_SECONDS]
+        notes += [_LOSS.format(metric=metric)] if metric.endswith("loss") else []
+        notes += [f"Seconds withheld: {SECONDS} of {column}: {why}."] if why else [_SECONDS]
         notes += [_uneven(row) for row in rows if _is_uneven(row)]
         notes += [_target(here), *target.notes[:1]] if target else []
         all_found.append(
-            Results(dataset, model, tuple(rows), table, seconds, target, tuple(compared),
+            Results(dataset, model, tuple(rows), table, not why, target, tuple(compared),
                     tuple(dict.fromkeys(notes)))
         )  # fmt: skip
     return all_found
@@ -129,11 +132,14 @@ def _row(table: Table, name: str) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def _timed(runs: pd.DataFrame, metric: str) -> tuple[Table | None, str]:
+def _target_table(runs: pd.DataFrame) -> Table | None:
+    """Return the seconds to the target; None where no run has one, or they cannot be compared."""
+    if REACHED not in runs or not runs[REACHED].notna().any():
+        return None
     try:
-        return build_table(runs, metric=metric, spread="interval"), ""
-    except ValueError as error:  # times that cannot be compared
-        return None, str(error).partition(";")[0]
+        return build_table(runs, metric=TARGET, spread="interval")
+    except ValueError:  # the same reason as the column's
+        return None
 
 
 def _target(runs: pd.DataFrame) -> str:
@@ -150,20 +156,15 @@ def _cell(table: Table | None, like: Cell) -> Cell | None:
     return next((cell for cell in cells if ids & set(cell.run_ids)), None)
 
 
-def _seconds(runs: list[Run]) -> tuple[float, ...]:
-    found = [run.get(SECONDS) for run in runs]
-    return tuple(float(one) for one in found if one is not None and math.isfinite(one))
-
-
 def _is_uneven(row: Row) -> bool:
-    return bool(row.seconds) and max(row.seconds) > UNEVEN * median(row.seconds)
+    return bool(row.cell.seconds) and max(row.cell.seconds) > UNEVEN * median(row.cell.seconds)
 
 
 def _uneven(row: Row) -> str:
-    ratio = max(row.seconds) / median(row.seconds)
-    slow = sum(one > UNEVEN * median(row.seconds) for one in row.seconds)
+    ratio = max(row.cell.seconds) / median(row.cell.seconds)
+    slow = sum(one > UNEVEN * median(row.cell.seconds) for one in row.cell.seconds)
     return (
-        f"{RED} Uneven seconds: {slow} of {len(row.seconds)} runs of {row.label} took up to"
+        f"{RED} Uneven seconds: {slow} of {len(row.cell.seconds)} runs of {row.label} took up to"
         f" {ratio:.2f} times the median."
     )
 
@@ -225,10 +226,10 @@ def _shown(cell: Cell | None, table: Table | None) -> str:
 
 
 def _spread(row: Row) -> str:
-    if not row.seconds:
+    if not row.cell.seconds:
         return NOTHING
-    ends = f"[{_digits(min(row.seconds))}, {_digits(max(row.seconds))}]"
-    return f"{_digits(median(row.seconds))} {ends}{f' {RED}' if _is_uneven(row) else ''}"
+    ends = f"[{_digits(min(row.cell.seconds))}, {_digits(max(row.cell.seconds))}]"
+    return f"{_digits(median(row.cell.seconds))} {ends}{f' {RED}' if _is_uneven(row) else ''}"
 
 
 def _digits(number: float) -> str:

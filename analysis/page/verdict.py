@@ -11,6 +11,7 @@ from analysis.page.table import Results, Row, p_words
 from analysis.table.model import in_percent
 from analysis.table.shown import comparison_text, value
 
+_LOWER = " (lower is better)"
 SUBJECT = "spectral_newton"  # the optimizer that the benchmark is about
 
 
@@ -21,7 +22,7 @@ def sentences(found: Results, study: Study) -> str:
         return ""
     row = rows[0]
     metric = found.table.metric
-    unit = " %" if in_percent(metric) else ""
+    unit = " %" if in_percent(metric) else f"{_unit(metric)}{_LOWER}" if _unit(metric) else ""
     words = [
         f"On {found.model} / {found.dataset} ({_circumstances(found, study, row)}),"
         f" `{row.label}` ends at {metric} {value(row.cell, found.table)}{unit}:"
@@ -33,6 +34,10 @@ def sentences(found: Results, study: Study) -> str:
     words += _speed(found, row)
     words += [_others(found, row, name) for name in found.baselines[:1]]
     return " ".join(words)
+
+
+def _unit(metric: str) -> str:
+    return " nats" if metric.endswith("loss") else ""
 
 
 def _circumstances(found: Results, study: Study, row: Row) -> str:
@@ -56,7 +61,7 @@ def _against(row: Row, name: str, metric: str) -> str:
     if found is None or found.n == 0:
         return f"not compared with `{name}`"
     words = comparison_text(cell, metric).removesuffix(f" {found.verdict}")
-    told = f"{words}{' points' if in_percent(metric) else ''}"
+    told = f"{words}{' points' if in_percent(metric) else _unit(metric)}"
     if found.n == 1:
         return f"not tested against `{name}` ({told})"
     told = f"{told}, corrected {p_words(found.adjusted_p)}"
@@ -67,11 +72,11 @@ def _against(row: Row, name: str, metric: str) -> str:
 
 def _speed(found: Results, row: Row) -> list[str]:
     """Say how long an epoch takes against the first baseline."""
-    others = {one.label: one.seconds for one in found.rows}
+    others = {one.label: one.cell.seconds for one in found.rows}
     base = others.get(found.baselines[0]) if found.baselines else None
-    if not row.seconds or not base or not median(base) > 0:
+    if not row.cell.seconds or not base or not median(base) > 0:
         return []
-    ratio = median(row.seconds) / median(base)
+    ratio = median(row.cell.seconds) / median(base)
     return [f"An epoch takes {ratio:.2f} times as long as with `{found.baselines[0]}`."]
 
 
@@ -84,6 +89,8 @@ def _others(found: Results, row: Row, name: str) -> str:
     if not parts:
         return ""
     tested = sum(counts.values())
+    if tested == 1:
+        return f"The one other row against `{name}`: {next(iter(counts))}."
     return f"Of the {tested} other rows against `{name}`: {', '.join(parts)}."
 
 

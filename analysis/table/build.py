@@ -7,7 +7,6 @@ counted beside the number, never inside it.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -223,14 +222,13 @@ def _cell(
     used = sorted((run for run in runs if _usable(run, metric)), key=lambda run: run["seed"])
     numbers = [float(run[metric]) for run in used if _is_finite(run.get(metric))]
     timed = [] if untimed else used
-    seconds = [float(run[SECONDS]) for run in timed if _is_finite(run.get(SECONDS))]
     cell = Cell(
         mean=stats.mean(numbers) if numbers else math.nan,
         std=stats.sample_std(numbers) if numbers else math.nan,
         n=len(used),
         expected=expected,
         diverged=sum(run["state"] == "diverged" for run in runs),
-        seconds_per_epoch=statistics.median(seconds) if seconds else math.nan,
+        seconds=tuple(float(run[SECONDS]) for run in timed if _is_finite(run.get(SECONDS))),
         run_ids=tuple(str(run["id"]) for run in used),
         iqm=stats.iqm(numbers) if numbers else math.nan,
         interval=_interval(numbers, statistic),

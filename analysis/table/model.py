@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -40,7 +41,8 @@ class Cell:
     """One cell: its statistics are over ``run_ids``, the finished runs; NaN where there are none.
 
     ``std`` is the sample standard deviation, NaN for one run; ``expected`` counts the column's
-    seeds; ``diverged`` counts this row's diverged runs. ``interval`` is the 95 % interval of the
+    seeds; ``diverged`` counts this row's diverged runs. ``seconds`` are those an epoch of its runs
+    took, none where they cannot be compared. ``interval`` is the 95 % interval of the
     table's statistic, ``comparison`` that with the baseline, ``needed`` the seeds that would
     resolve the difference asked for.
     """
@@ -50,7 +52,7 @@ class Cell:
     n: int
     expected: int
     diverged: int
-    seconds_per_epoch: float
+    seconds: tuple[float, ...]
     run_ids: tuple[str, ...]
     best: bool = False
     iqm: float = math.nan
@@ -58,6 +60,11 @@ class Cell:
     comparison: Comparison | None = None
     needed: int | None = None
     reached: int | None = None  # of a time to a target: how many of the n runs got there
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """The median over the runs: one that had to wait says nothing; NaN where there are none."""
+        return median(self.seconds) if self.seconds else math.nan
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,27 @@ def _details_order(key: Key) -> list[Any]:
     return [(name, order(value)) for name, value in key[1:]]
 
 
+def telling(runs: Sequence[Run], cols: Sequence[str]) -> list[str]:
+    """Return the columns in which variants of one table column differ, group names first.
+
+    Args:
+        runs: the runs of one optimizer; each has a variant.
+        cols: as for `assign_rows`.
+    """
+    _, crowds = _crowds(runs, cols)
+    return _telling(runs, crowds)
+
+
+def _crowds(runs: Sequence[Run], cols: Sequence[str]) -> tuple[dict[str, Run], list[list[Run]]]:
+    """Return a run of each variant, and those of each column's variants."""
+    variants: dict[str, Run] = {}
+    columns: dict[Key, set[str]] = defaultdict(set)
+    for run in runs:
+        variants.setdefault(str(run["variant"]), run)
+        columns[values(run, cols)].add(str(run["variant"]))
+    return variants, [[variants[v] for v in sorted(members)] for members in columns.values()]
+
+
 def _details(runs: Sequence[Run], cols: Sequence[str], short: bool) -> dict[str, Key]:
     """Return, for each variant in ``runs``, the (name, value) pairs that tell it from the others.
 
@@ -88,21 +109,16 @@ def _details(runs: Sequence[Run], cols: Sequence[str], short: bool) -> dict[str,
         cols: as for `assign_rows`; only variants of one column need to be told apart.
         short: whether "optimizer." is left out of a name.
     """
-    variants: dict[str, Run] = {}
-    columns: dict[Key, set[str]] = defaultdict(set)
-    for run in runs:
-        variants.setdefault(str(run["variant"]), run)
-        columns[values(run, cols)].add(str(run["variant"]))
-    crowds = [[variants[v] for v in sorted(members)] for members in columns.values()]
-    telling = _telling(runs, crowds)
+    variants, crowds = _crowds(runs, cols)
+    names = _telling(runs, crowds)
     details: dict[str, Key] = {
-        variant: tuple((_name(key, short), run[key]) for key in telling)
+        variant: tuple((_name(key, short), run[key]) for key in names)
         for variant, run in variants.items()
     }
     for members in crowds:  # what the configs do not show (a file's content) still differs
         alike: dict[Key, list[str]] = defaultdict(list)
         for run in members:
-            alike[values(run, telling)].append(str(run["variant"]))
+            alike[values(run, names)].append(str(run["variant"]))
         for twins in alike.values():
             for variant in twins if len(twins) > 1 else ():
                 details[variant] = (*details[variant], ("variant", variant))

@@ -57,7 +57,7 @@ def target_cell(cell: Cell, runs: Sequence[Run], metric: str) -> Cell:
         n=found.n,
         expected=cell.expected,
         diverged=cell.diverged,
-        seconds_per_epoch=cell.seconds_per_epoch,
+        seconds=cell.seconds,
         run_ids=tuple(ids),
         iqm=found.median,
         reached=found.reached,

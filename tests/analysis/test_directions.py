@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from analysis.directions import gradient_directions, layer_gradients, top_directions
+from analysis.directions import (
+    gradient_directions,
+    gradient_norms,
+    layer_gradients,
+    top_directions,
+)
 from analysis.objective import Settings
 
 DOUBLE = Settings(dtype=torch.float64)
@@ -178,3 +183,15 @@ def test_bad_requests_are_named(model: nn.Module, data: tuple[Tensor, Tensor]) -
         model[0].weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="layer '0': the gradient is not finite"):
         gradient_directions(model, F.cross_entropy, data, LAYERS, 2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_norms_are_of_all_singular_values(shape: tuple[int, int], scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    sigma = torch.linalg.svdvals(matrix)
+    found = top_directions(scale * matrix, 2)
+    assert found.norm == pytest.approx(scale * float(sigma.norm()), rel=1e-12)
+    assert found.schatten8 == pytest.approx(scale * float(sigma.norm(8)), rel=1e-12)
+    assert gradient_norms(torch.zeros(shape)) == (0.0, 0.0)

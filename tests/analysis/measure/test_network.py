@@ -71,7 +71,9 @@ def test_tables_are_tidy(network: nn.Module, data: tuple[Tensor, Tensor]) -> Non
     assert set(table["epoch"]) == {0.5}
     assert table.dtypes[["sigma", "h", "epoch"]].tolist() == ["float64"] * 3
     fitted, weights = exponents_table(table), weights_table(network, ["0", "4"])
-    assert list(found.exponents.columns) == [*fitted.columns, *weights.columns[1:]]
+    assert list(found.exponents.columns) == [
+        *fitted.columns, *weights.columns[1:], "gradient_norm", "gradient_schatten8"
+    ]  # fmt: skip
     pd.testing.assert_frame_equal(found.exponents[fitted.columns], fitted)
     pd.testing.assert_frame_equal(found.exponents[weights.columns], weights)
 

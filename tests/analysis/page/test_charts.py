@@ -95,3 +95,13 @@ def test_ticks_can_be_written_as_powers() -> None:
     texts = {e.text for e in ElementTree.fromstring(svg).iter() if e.tag == "text"}
     assert {"0.001", "0.01", "0.1"} <= texts
     assert "-3" not in texts
+
+
+def test_dots_are_rings_where_there_is_a_point_and_every_point_can_be_shown() -> None:
+    middle = np.array([1.0, math.nan, 100.0])
+    dotted = Line("a", 2, np.arange(3.0), middle, middle, middle, np.array([2.0, 3.0, 4.0]))
+    svg = curves([dotted], x_label="x", y_label="y", whole=True)
+    rings = [e for e in ElementTree.fromstring(svg).iter() if e.tag == "circle"]
+    assert [ring.get("r") for ring in rings] == ["2.0", "4.0"]
+    assert {ring.get("class") for ring in rings} == {"line c2"}
+    assert all(12 <= float(ring.get("cy", "nan")) <= 260 for ring in rings)

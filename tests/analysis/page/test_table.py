@@ -96,7 +96,7 @@ def test_times_of_two_devices_are_withheld(runs: Any, tmp_path: Path) -> None:
         config = runs.config("muon", seed, sweep="study_x")
         study_runs.write(runs, root, config, 0.9, device="Another")
     (found,) = built(root)
-    assert found.seconds is None
+    assert not found.timed
     assert found.target is None
     table = cells(found)
     assert table["adamw"][3] == "–"
@@ -142,7 +142,7 @@ def test_places_are_apart_and_corrected_together(runs: Any, tmp_path: Path) -> N
             study_runs.write(runs, root, config, 0.5 + seed / 10, seconds=3.0)
     convnet, mlp = built(root)
     assert (convnet.model, mlp.model) == ("convnet", "mlp")
-    assert [row.seconds for row in mlp.rows] == [(3.0, 3.0)] * 2
+    assert [row.cell.seconds for row in mlp.rows] == [(3.0, 3.0)] * 2
     assert [row.cell.mean for row in mlp.rows] == pytest.approx([0.55, 0.55])
     assert all("over 2 comparisons" in "".join(one.notes) for one in (convnet, mlp))
     assert mlp.rows[0].budget.trials == 0
@@ -155,6 +155,7 @@ def test_language_models_are_judged_by_their_loss(runs: Any, tmp_path: Path) -> 
     assert metric_of(load_runs(root), "val") == "val/loss"
     (found,) = built(root)
     assert found.table.metric == "test/loss"
+    assert any("nats" in note and "lower is better" in note for note in found.notes)
 
 
 def test_a_language_model_beside_others_keeps_its_own_metric(runs: Any, tmp_path: Path) -> None:
@@ -183,3 +184,14 @@ def test_a_lone_pair_has_no_test(runs: Any, tmp_path: Path) -> None:
     (sgd,) = [row for row in found.rows if row.label == "sgd"]
     assert comparison(sgd.against["adamw"], "test/accuracy") == "+5.00 (1 pair)"
     assert math.isnan(sgd.cell.interval.low)
+
+
+def test_a_place_without_a_target_beside_one_that_has_it(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {"adamw": [0.9, 0.91]})
+    config = runs.config("adamw", 0, sweep="study_x", names__model="mlp")
+    config["id"] += "-mlp"
+    runs.folder(root, config, runs.summary(0.5))
+    convnet, mlp = built(root)
+    assert convnet.target is not None
+    assert mlp.target is None
+    assert not any("Target" in note or note.startswith("No row") for note in mlp.notes)

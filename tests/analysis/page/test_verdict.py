@@ -81,3 +81,18 @@ def test_no_subject_no_verdict(runs: Any, tmp_path: Path) -> None:
     alone = study_runs.study(runs, tmp_path / "alone", {"spectral_newton": ADAMW}, rates=())
     assert said(alone).endswith("ends at test/accuracy 90.22 [89.98, 90.46] %.")
     assert "untuned" in said(alone)
+
+
+def test_a_loss_is_in_nats_and_lower_is_better(runs: Any, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for name, shift in (("adamw", 0.3), ("muon", 0.2), ("spectral_newton", 0.0)):
+        for seed, loss in enumerate([3.0, 3.1, 3.05, 3.2, 3.15]):
+            config = runs.config(name, seed, sweep="study_x")
+            noise = 0.001 * ((seed * len(name)) % 3)
+            more = {"tokens_per_second": 5.0, "test/loss": loss + shift + noise}
+            study_runs.write(runs, root, config, 0.5, **more)
+    text = said(root)
+    assert "ends at test/loss 3.1" in text
+    assert "] nats (lower is better): better than `adamw` (-0.3" in text
+    assert text.count(" nats, corrected p") == 2
+    assert text.endswith("The one other row against `adamw`: better.")

@@ -16,7 +16,7 @@ NAN = math.nan
 
 
 def cell(mean: float = NAN, std: float = NAN, n: int = 0, **more: object) -> Cell:
-    given = {"expected": 3, "diverged": 0, "seconds_per_epoch": NAN, "run_ids": (), **more}
+    given = {"expected": 3, "diverged": 0, "seconds": (), "run_ids": (), **more}
     return Cell(mean, std, n, **given)  # type: ignore[arg-type]
 
 
@@ -27,11 +27,11 @@ def table(metric: str = "test/accuracy", **more: object) -> Table:
         "columns": ("digits/convnet", "cifar10/resnet18"),
         "cells": (
             (
-                cell(0.93214, 0.00154, 3, seconds_per_epoch=1.23456, run_ids=("a", "b", "c")),
-                cell(0.5, NAN, 1, seconds_per_epoch=123.46, run_ids=("d",)),
+                cell(0.93214, 0.00154, 3, seconds=(1.23456,), run_ids=("a", "b", "c")),
+                cell(0.5, NAN, 1, seconds=(123.46,), run_ids=("d",)),
             ),
             (
-                cell(0.94, 0.01, 2, best=True, diverged=1, seconds_per_epoch=12.0),
+                cell(0.94, 0.01, 2, best=True, diverged=1, seconds=(12.0,)),
                 cell(expected=3, diverged=2),
             ),
             (cell(), cell(expected=1)),

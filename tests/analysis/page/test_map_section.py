@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import map_runs
+import study_runs
+
+from analysis.page.map_section import sections
+from analysis.page.maps import axes_of
+from analysis.page.results import pages
+from analysis.page.study import Header, Study
+from analysis.run import archive
+
+
+def kept(root: Path) -> Study:
+    path = root.with_name("study_m.parquet")
+    archive.write(path, archive.gather(root))
+    return Study("study_m", Header("A map?", ()), path)
+
+
+def told(study: Study, drawn: dict[str, str] | None = None) -> str:
+    places = axes_of(study.runs, {})
+    return "\n".join(sections(study, places, {} if drawn is None else drawn, "figures"))
+
+
+def test_every_setting_has_its_own_number(runs: Any, tmp_path: Path) -> None:
+    drawn: dict[str, str] = {}
+    text = told(kept(map_runs.write(runs, tmp_path / "runs")), drawn)
+    assert "### digits" not in text
+    assert "### convnet / digits: spectral_newton by alpha, damping" in text
+    assert "| alpha | damping=0.01 | damping=0.1 |" in text
+    assert "| 1 | 92.10 (lr 0.08 ↑, 2/2) | 91.10 (lr 0.08 ↑, 2/2) |" in text
+    assert "| 2 | **93.10** (lr 0.08 ↑, 2/2) | 92.10 (lr 0.08 ↑, 2/2) |" in text
+    assert "rates tried (0.02, 0.08)" in text
+    assert "nothing is tested" in text
+    assert "differ by a standard deviation of 0.14 points" in text
+    assert "- 16 of 16 runs used." in text
+    (name,) = drawn
+    assert f"(figures/{name})" in text
+    root = ElementTree.fromstring(drawn[name])
+    assert sum(e.tag.endswith("circle") for e in root.iter()) == 4
+
+
+def test_spectra_explain_it(runs: Any, tmp_path: Path) -> None:
+    text = told(kept(map_runs.write(runs, tmp_path / "runs")))
+    assert "at epoch 4: the singular values of the gradient in 2" in text
+    assert "30 % of its ||G||^2" in text
+    answer = text.splitlines()[2]
+    assert re.search(r"make `alpha=1, damping=0.1` \(slope \+0.\d\d, 91.10 %\) the most l", answer)
+    assert "`alpha=1, damping=0.01`" in answer
+    assert "beyond Muon is `alpha=2, damping=0.01` (slope -" in answer
+    slopes = text[text.index("#### Measured spectra") :]
+    (row,) = re.findall(r"^\| 2 \| (-0\.\d\d) \[", slopes, re.MULTILINE)
+    assert float(row) < 0
+
+
+def test_without_spectra_the_map_stands_alone(runs: Any, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for damping in (0.1, 0.5):
+        one = map_runs.config(runs, {"damping": damping}, 0, "study_m")
+        study_runs.write(runs, root, one, 0.9, state="diverged" if damping == 0.5 else "done")
+    drawn: dict[str, str] = {}
+    text = told(kept(root), drawn)
+    assert "| **90.00** (lr 0.001, 1/1) | – (1 diverged) |" in text
+    assert "singular values" not in text
+    assert drawn == {}
+
+
+def test_a_map_is_beside_the_table_and_not_in_it(runs: Any, tmp_path: Path) -> None:
+    root = map_runs.write(runs, tmp_path / "runs")
+    for name in ("adamw", "muon"):
+        study_runs.write(runs, root, runs.config(name, 0, sweep="study_m"), 0.8)
+    page = pages([kept(root)], "figures")["RESULTS.md"]
+    table = page[page.index("### convnet / digits\n") : page.index("### convnet / digits: spec")]
+    assert "| adamw | 80.00 (1/2, partial)" in table or "| adamw | **80.00" in table
+    assert "spectral_newton" not in table
+    assert "by alpha, damping" in page
+    assert "### Exponents" not in page  # a mean over settings means nothing
