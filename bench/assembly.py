@@ -16,7 +16,13 @@ from bench.accounting import Cost, measure_cost
 from bench.build import build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.data.base import Data
-from bench.device import choose_device, choose_memory_format, choose_precision, prepare
+from bench.device import (
+    choose_device,
+    choose_memory_format,
+    choose_precision,
+    code_of,
+    prepare,
+)
 from bench.divergence import DivergedError
 from bench.loop import Loop
 from bench.parallel import Team, rank_device
@@ -25,6 +31,9 @@ from bench.progress import make_progress
 from bench.run import Row, RunFolder
 from bench.seeding import derive
 from bench.tracking import NullTracker, RunInfo, Tracker
+
+# Costs that this process has measured, by the runs' ``code_of`` and their device.
+_costs: dict[tuple[str, str], Cost] = {}
 
 
 def make_loop(
@@ -37,7 +46,7 @@ def make_loop(
     memory_format = choose_memory_format(trainer.channels_last, device)
     model = experiment.seeded_model(run_config, experiment.shape_of(data))
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    cost = _cost(run_config, model, data) if trainer.accounting and team.leads else None
+    cost = _cost(run_config, model, data, device) if trainer.accounting and team.leads else None
     model = team.synchronise_norms(model, device)
     optimizer = build_optimizer(run_config.optimizer, model)
     total_steps = data.steps_per_epoch(trainer.batch_size) * trainer.epochs
@@ -69,15 +78,23 @@ def noise_seed(run_config: RunConfig, team: Team, step: int = 0) -> int:
     return derive(run_config.seed, "noise", *own)
 
 
-def _cost(run_config: RunConfig, model: nn.Module, data: Data) -> Cost | None:
-    """Measure a step's cost on a copy; a network that refuses to be copied or counted has none."""
+def _cost(run_config: RunConfig, model: nn.Module, data: Data, device: torch.device) -> Cost | None:
+    """Measure a step's cost on a copy, once in this process for runs that differ by seed and rate.
+
+    It takes seconds where an optimizer is compiled, more than a short run's training. A network
+    that refuses to be copied or counted has none.
+    """
+    alike = (code_of(run_config), str(device))
+    if alike in _costs:
+        return _costs[alike]
     batch = next(data.train_batches(run_config.seed, 0, run_config.trainer.batch_size))
     make = functools.partial(build_optimizer, run_config.optimizer)
     try:
-        return measure_cost(model, make, batch)
+        _costs[alike] = measure_cost(model, make, batch)
     except Exception as error:  # of a network or an optimizer that is not ours, say
         warnings.warn(f"FLOPs and the optimizer's time are not measured: {error}", stacklevel=2)
         return None
+    return _costs[alike]
 
 
 class _ReadFolder(RunFolder):

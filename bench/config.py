@@ -59,6 +59,7 @@ class TrainerConfig(_Strict):
     threads: int | None = Field(gt=0)
     log_every: int = Field(gt=0)
     checkpoint_every: int | None = Field(gt=0)
+    checkpoint_seconds: float = Field(default=10.0, ge=0)  # runs from before it have none
     accounting: bool
     progress: Literal["auto", "bar", "lines", "none"]
     curvature_every: Epochs | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import torch
 
+from bench import alike
 from bench.config import RunConfig, TrainerConfig
 
 _DEFAULT_THREADS = torch.get_num_threads()
@@ -41,8 +41,7 @@ def choose_memory_format(channels_last: bool | str, device: torch.device) -> tor
 
 def code_of(run: RunConfig) -> str:
     """Return what decides the code that a run compiles: all but seed, schedule, learning rate."""
-    optimizer = {key: value for key, value in run.optimizer.items() if key != "lr"}
-    return json.dumps([run.model, run.dataset, optimizer, run.trainer.model_dump(mode="json")])
+    return alike.code_of(run.model_dump(mode="json"))
 
 
 def prepare(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,6 +44,10 @@ from bench.usage import flops_until, usage_summary, watch_memory
 
 class Loop:
     """One run's training, from its newest checkpoint to its end or to divergence.
+
+    Checkpoints follow ``checkpoint_every`` (steps) and, at an epoch's end, ``checkpoint_seconds``;
+    the last step and a request to stop have one in any case. History is written at each epoch's
+    end all the same. The tracker is told what a checkpoint holds: it could not take rows back.
 
     Args:
         model: on the device, in the memory format and train mode it is to run in.
@@ -88,6 +93,7 @@ class Loop:
         self.precision, self.cost, self.team = precision, cost, team
         self.target = target
         self.arrival: Arrival | None = None
+        self._written, self._written_at = -1, time.monotonic()  # the newest checkpoint
         self.evaluation = Evaluation(
             model=model,
             optimizer=optimizer,
@@ -120,6 +126,7 @@ class Loop:
             StopRequested: the process was asked to stop; a checkpoint is written.
         """
         watch_memory(self.device)
+        self._written_at = time.monotonic()
         with self.progress:
             self.progress.start_at(self.step)
             if self.step == 0:
@@ -161,17 +168,33 @@ class Loop:
             at_end = self.step % self.steps_per_epoch == 0
             if at_end or self.step % self.config.log_every == 0:
                 self._log_window()
-            due = self.step % (self.config.checkpoint_every or self.steps_per_epoch) == 0
-            if not at_end and (due or self._stop_requested()):
-                self._commit()
+            if not at_end:
+                if self._steps_are_due():
+                    self._commit()
                 self._leave_if_requested()
         self._log_evaluation()
         self._measure_curvature()
-        self._commit()
+        last = self.step == self.total_steps
+        if last or self._steps_are_due() or self._seconds_are_over():
+            self._commit()
+        else:  # for whoever looks at the run; to resume is to write these rows again
+            with self.clock("checkpoint"):
+                self.folder.write_history(self.history)
+
+    def _steps_are_due(self) -> bool:
+        every = self.config.checkpoint_every
+        return every is not None and self.step % every == 0
+
+    def _seconds_are_over(self) -> bool:
+        """Whether the newest checkpoint is old enough by the leader's clock: all ranks write it."""
+        age = time.monotonic() - self._written_at
+        return self.team.any(self.team.leads and age >= self.config.checkpoint_seconds)
 
     def _leave_if_requested(self) -> None:
-        """Stop where the process was asked to; the checkpoint of this step is written."""
+        """Stop where the process was asked to, with a checkpoint of this very step."""
         if self._stop_requested():
+            if self._written != self.step:
+                self._commit()
             reason = preemption.requested() or "another process of the run"
             raise preemption.StopRequested(f"{reason} at step {self.step} of {self.total_steps}")
 
@@ -272,6 +295,7 @@ class Loop:
         with self.clock("checkpoint"):
             self.folder.commit(self.history, self.state_dict())
             self.tracker.log(self.history)
+        self._written, self._written_at = self.step, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a run needs to continue; tensors, numbers and strings only."""

@@ -149,7 +149,6 @@ class RunFolder:
         """Write history and checkpoint; a kill between the two loses nothing but time."""
         import torch  # seconds; whoever only looks at runs does without
 
-        self._check_lock()
         self.write_history(history)
         current, previous = self.path / "checkpoint.pt", self.path / "checkpoint.prev.pt"
         fresh = self.path / ".checkpoint.new.pt"
@@ -159,7 +158,8 @@ class RunFolder:
         fresh.replace(current)
 
     def write_history(self, history: list[Row]) -> None:
-        """Replace history.jsonl."""
+        """Replace history.jsonl; rows beyond the checkpoint are for readers, and never resumed."""
+        self._check_lock()
         write_json_lines(self.path / "history.jsonl", history)
 
     def finish(self, state: State, cause: str | None, summary: dict[str, Any]) -> None:

@@ -18,8 +18,9 @@ Key = tuple[Any, ...]
 # What only says where and how a run was carried out: it never tells two variants apart.
 NOT_SCIENTIFIC = ("tracker", "runs_dir", "data_dir", "exponents", "target", "tuned")
 NOT_SCIENTIFIC_TRAINER = (
-    "device", "threads", "progress", "log_every", "checkpoint_every", "eval_batch_size",
-    "compile", "cuda_graph", "accounting", "devices", "curvature_every", "curvature",
+    "device", "threads", "progress", "log_every", "checkpoint_every", "checkpoint_seconds",
+    "eval_batch_size", "compile", "cuda_graph", "accounting", "devices",
+    "curvature_every", "curvature",
 )  # fmt: skip
 NOT_SCIENTIFIC_OPTIMIZER = ("compile", "fused", "foreach", "capturable")
 NOT_SCIENTIFIC_DATASET = ("workers",)

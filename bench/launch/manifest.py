@@ -57,16 +57,19 @@ class Launch:
         """How it runs: ``pack``, ``fail_fast_after``, and the ``words`` for Hydra it came with."""
         return dict(self.content.get("options", {}))
 
+    def stored(self, run_id: str) -> dict[str, Any]:
+        """Return the config of one of its runs as plain values."""
+        return dict(self.content["runs"][run_id]["config"])
+
     def config(self, run_id: str, *, elsewhere: bool = False) -> RunConfig:
         """Return the config of one of its runs; see ``bench.config.typed`` for ``elsewhere``."""
         from bench.config import RunConfig
 
-        stored = self.content["runs"][run_id]["config"]
-        return RunConfig.model_validate(stored, context={"elsewhere": elsewhere})
+        return RunConfig.model_validate(self.stored(run_id), context={"elsewhere": elsewhere})
 
     def folder(self, run_id: str) -> RunFolder:
         """Return the folder of one of its runs."""
-        return RunFolder(Path(self.content["runs"][run_id]["config"]["runs_dir"]) / run_id)
+        return RunFolder(Path(self.stored(run_id)["runs_dir"]) / run_id)
 
     def jobs(self) -> list[Job]:
         """Return its runs, as the grid had them."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -17,7 +16,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bench.alike import code_of
 from bench.launch.manifest import Launch
+from bench.launch.order import Order
 from bench.launch.words import PACKED
 from bench.preemption import SIGNALS
 from bench.run import Kind
@@ -30,7 +31,8 @@ class Pool:
 
     Args:
         launch: knows the runs' configs.
-        run_ids: the runs, in the order in which they are begun.
+        run_ids: the runs, in the order in which they are begun; those of the same code as far as
+            possible by the same worker (see ``Order``).
         slots: the environment variables of each worker.
         say: is told a line about each run that is over.
     """
@@ -40,9 +42,7 @@ class Pool:
     ) -> None:
         self.launch, self.slots, self.say = launch, slots, say
         self.outcomes: dict[str, str] = {}
-        self._waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for run_id in run_ids:
-            self._waiting.put(run_id)
+        self._waiting = Order((run_id, code_of(launch.stored(run_id))) for run_id in run_ids)
         self._workers: dict[int, subprocess.Popen[str]] = {}
         self._lock = threading.RLock()  # a signal may interrupt stop(), and call it
         self._threads: list[threading.Thread] = []
@@ -51,7 +51,7 @@ class Pool:
     @property
     def unfinished(self) -> bool:
         """Whether runs are left that were stopped or never begun."""
-        return not self._waiting.empty() or "stopped" in self.outcomes.values()
+        return len(self._waiting) > 0 or "stopped" in self.outcomes.values()
 
     def run(self) -> None:
         """Carry out all runs, or stop on the way."""
@@ -84,9 +84,8 @@ class Pool:
         signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS, signal.SIGINT})
         worker: subprocess.Popen[str] | None = None
         while not self.stopped and not self.launch.given_up:
-            try:
-                run_id = self._waiting.get_nowait()
-            except queue.Empty:
+            run_id = self._waiting.take(number)
+            if run_id is None:
                 break
             if worker is None or worker.poll() is not None:
                 worker = self._start(number, slot)

@@ -144,6 +144,7 @@ class LoopRig:
         "threads": 1,
         "log_every": 3,  # windows across epochs' ends and checkpoints
         "checkpoint_every": None,
+        "checkpoint_seconds": 0,
         "accounting": False,
         "progress": "none",
     }

@@ -217,6 +217,7 @@ BAD_VALUES: list[tuple[tuple[str, ...], str, Any, str]] = [
     ((), "trainer.eval_batch_size", -1, "greater than 0"),
     ((), "trainer.log_every", 0, "greater than 0"),
     ((), "trainer.checkpoint_every", 0, "greater than 0"),
+    ((), "trainer.checkpoint_seconds", -1, "greater than or equal to 0"),
     ((), "trainer.threads", 0, "greater than 0"),
     ((), "trainer.label_smoothing", 1.0, "less than 1"),
     ((), "trainer.label_smoothing", -0.1, "greater than or equal to 0"),

@@ -160,6 +160,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("restored")
     words = ["model=convnet", "model.width=4", "tracker=none", "trainer.epochs=2"]
     words += ["trainer.batch_size=400", "trainer.threads=1", "trainer.device=cpu"]
+    words += ["trainer.checkpoint_seconds=0"]
     train.train(config.load([*words, "dataset.pad=1", f"runs_dir={runs}", "seed=3"]))
     (folder,) = runs.iterdir()
     return folder

@@ -93,6 +93,49 @@ def test_rows_after_the_checkpoint_are_written_again(
     assert history_file(rest) == history_file(whole)
 
 
+def test_rows_of_epochs_without_a_checkpoint_are_there_to_be_read_and_written_again(
+    build: Build, assert_same: Same
+) -> None:
+    whole = build("whole")
+    whole.run()
+    options = {"checkpoint_seconds": 1000, "checkpoint_every": 3}
+    with pytest.raises(KeyboardInterrupt):
+        build("stopped", stop=build.Stop(6), **options).run()
+    folder = RunFolder(whole.folder.path.parent / "stopped")
+    assert [row["step"] for row in folder.history()] == [3, 4]  # epoch 1 of steps 1 to 4
+    rest = build("stopped", **options)
+    assert rest.step == 3
+    assert [row["step"] for row in rest.history] == [3]
+    rest.run()
+    assert_same(rest.state_dict(), whole.state_dict())
+    assert history_file(rest) == history_file(whole)
+
+
+class Ticking:
+    """A clock that goes on by ``tick`` seconds each time it is asked."""
+
+    def __init__(self, tick: float) -> None:
+        self.tick, self.now = tick, 0.0
+
+    def monotonic(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0, [4, 8, 12, 16]), (2, [8, 16]), (3, [12, 16]), (9, [16])]
+)
+def test_at_an_epochs_end_only_a_checkpoint_that_is_old_enough_is_replaced(
+    build: Build, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: list[int]
+) -> None:
+    monkeypatch.setattr("bench.loop.time", Ticking(1.0))
+    loop = build(epochs=4, checkpoint_seconds=seconds)
+    steps: list[int] = []
+    monkeypatch.setattr(loop.folder, "commit", lambda _, state: steps.append(state["step"]))
+    loop.run()
+    assert steps == expected
+
+
 def test_an_unreadable_checkpoint_costs_time_alone(build: Build, assert_same: Same) -> None:
     whole = build("whole", checkpoint_every=3)
     whole.run()
@@ -123,7 +166,7 @@ def test_how_often_a_run_is_written_down_does_not_change_it(
     build: Build, assert_same: Same
 ) -> None:
     often = {"log_every": 1, "checkpoint_every": 1, "eval_batch_size": 3}
-    rarely = {"log_every": 100, "checkpoint_every": None, "eval_batch_size": 100}
+    rarely = {"log_every": 100, "checkpoint_seconds": 1000, "eval_batch_size": 100}
     runs = [ran(build("often", **often)), ran(build("rarely", **rarely))]
     states = [{**loop.state_dict(), "window": None} for loop in runs]
     assert_same(*states)

@@ -192,6 +192,7 @@ def test_a_signal_stops_both_and_nothing_is_left_running(tmp_path: Path) -> None
     arguments = [
         "trainer.devices=2",
         "trainer.epochs=4000",
+        "trainer.checkpoint_seconds=0",
         "trainer.threads=1",
         "trainer.progress=none",
         "tracker=none",
@@ -210,6 +211,7 @@ def test_a_signal_stops_both_and_nothing_is_left_running(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_followers_end_with_a_leader_that_is_killed(tmp_path: Path) -> None:
     arguments = ["trainer.devices=2", "trainer.epochs=4000", "tracker=none", f"runs_dir={tmp_path}"]
+    arguments += ["trainer.checkpoint_seconds=0"]
     command = [sys.executable, "-m", "bench.train", "trainer.threads=1", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     wait_for(lambda: any(tmp_path.glob("*/checkpoint.pt")))

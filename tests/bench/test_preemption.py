@@ -36,21 +36,41 @@ def test_each_signal_is_a_request(number: signal.Signals) -> None:
     assert preemption.requested() is None
 
 
+@pytest.mark.parametrize("seconds", [0, 1000])
 @pytest.mark.parametrize("at", [1, 2, 4, 5, 7])
-def test_a_stopped_loop_goes_on_to_the_same_bits(build: Any, assert_same: Any, at: int) -> None:
+def test_a_stopped_loop_goes_on_to_the_same_bits(
+    build: Any, assert_same: Any, at: int, seconds: int
+) -> None:
     whole = build("whole")
     whole.run()
-    stopped = build("part", stop=build.Stop(at, lambda: preemption.request("SIGUSR2")))
+    stop = build.Stop(at, lambda: preemption.request("SIGUSR2"))
+    stopped = build("part", stop=stop, checkpoint_seconds=seconds)
     with pytest.raises(StopRequested, match=f"SIGUSR2 at step {at} of 8"):
         stopped.run()
     checkpoint = stopped.folder.load_checkpoint()
-    assert checkpoint["step"] == at  # of the very step, whatever checkpoint_every says
+    assert checkpoint["step"] == at  # of the very step, however rarely it writes one
     preemption.clear()
     resumed = build("part")
     assert resumed.step == at
     resumed.run()
     assert_same(whole.state_dict(), resumed.state_dict())
     assert whole.folder.history() == resumed.folder.history()
+
+
+def test_a_request_while_an_epoch_is_written_down_has_its_checkpoint(
+    build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = build("run", checkpoint_seconds=1000)
+    write = RunFolder.write_history
+
+    def request(folder: RunFolder, history: list[Any]) -> None:
+        write(folder, history)
+        preemption.request("SIGTERM")
+
+    monkeypatch.setattr(RunFolder, "write_history", request)
+    with pytest.raises(StopRequested, match="SIGTERM at step 4 of 8"):
+        loop.run()
+    assert loop.folder.load_checkpoint()["step"] == 4
 
 
 def test_a_request_at_the_last_step_changes_nothing(build: Any) -> None:
@@ -83,6 +103,7 @@ def test_a_run_that_was_taken_over_writes_nothing_more(build: Any) -> None:
     (loop.folder.path / ".lock").write_text("{}")
     for write in (
         lambda: loop.folder.commit([], {}),
+        lambda: loop.folder.write_history([]),
         lambda: loop.folder.set_status("failed"),
         lambda: loop.folder.finish("done", None, {}),
     ):

@@ -20,6 +20,7 @@ from bench.seeding import derive
 
 Make = Callable[..., RunConfig]
 Same = Callable[..., None]
+EACH_EPOCH = ("trainer.epochs=2", "trainer.checkpoint_seconds=0")
 FILES = [
     "checkpoint.prev.pt",
     "checkpoint.pt",
@@ -48,7 +49,7 @@ def contents(folder: RunFolder) -> dict[str, tuple[bytes, int]]:
 
 
 def test_a_run_is_a_folder(quick: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    run = quick("trainer.epochs=2", "seed=5", "sweep=grid")
+    run = quick(*EACH_EPOCH, "seed=5", "sweep=grid")
     summary = train.train(run)
     folder = folder_of(run)
     assert sorted(path.name for path in folder.path.iterdir()) == FILES
@@ -183,7 +184,7 @@ def test_auto_is_bf16_and_channels_last_on_a_gpu(quick: Make) -> None:
 
 
 def test_the_tracker_is_told_all_of_it_after_the_folder(watched: Make, parts: Any) -> None:
-    run = watched("trainer.epochs=2", "trainer.checkpoint_every=2", "sweep=grid")
+    run = watched(*EACH_EPOCH, "trainer.checkpoint_every=2", "sweep=grid")
     summary = train.train(run)
     calls = parts.Watcher.calls
     history = folder_of(run).history()

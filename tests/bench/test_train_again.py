@@ -112,7 +112,8 @@ def test_an_interrupted_run_is_running_and_continues(
     assert_same: Same,
     tmp_path: Path,
 ) -> None:
-    run = watched("trainer.epochs=2", "trainer.checkpoint_every=2")
+    words = ["trainer.epochs=2", "trainer.checkpoint_every=2", "trainer.checkpoint_seconds=0"]
+    run = watched(*words)
     parts.Moody.at, parts.Moody.error = 4, KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         train.train(run)
@@ -124,9 +125,7 @@ def test_an_interrupted_run_is_running_and_continues(
     capsys.readouterr()
     train.train(run)
     assert f"{folder.path.name}: continues at step 3 of 6" in capsys.readouterr().out
-    whole = watched(
-        "trainer.epochs=2", "trainer.checkpoint_every=2", f"runs_dir={tmp_path / 'whole'}"
-    )
+    whole = watched(*words, f"runs_dir={tmp_path / 'whole'}")
     train.train(whole)
     assert_same(folder.load_checkpoint(), folder_of(whole).load_checkpoint())
     assert folder.history() == folder_of(whole).history()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import assembly, config, train
-from bench.accounting import Cost, ceiling
+from bench.accounting import Cost, ceiling, measure_cost
 from bench.clock import Clock
 from bench.identity import identify
 from bench.run import RunFolder
@@ -91,6 +91,45 @@ def test_accounting_changes_no_bit_of_a_run(quick: Callable[..., config.RunConfi
     assert torch.equal(found[0]["random"], found[1]["random"])
 
 
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Cost]:
+    """What is measured from now on, in a process that has measured nothing yet."""
+    found: list[Cost] = []
+
+    def measure(*arguments: Any) -> Cost:
+        found.append(measure_cost(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(assembly, "measure_cost", measure)
+    monkeypatch.setattr(assembly, "_costs", {})
+    return found
+
+
+def test_runs_alike_are_measured_once_and_keep_their_bits(
+    quick: Callable[..., config.RunConfig],
+    parts: Any,
+    measured: list[Cost],
+    assert_same: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    words = ["model._target_=bench_test_parts.NoisyNet", "~model.hidden"]  # dropout
+    words += ["trainer.accounting=true", "optimizer=muon"]
+    first = train.train(quick(*words, "seed=1"))
+    second = train.train(run := quick(*words, "seed=2", "optimizer.lr=0.01"))
+    assert len(measured) == 1
+    for key in ("flops/sample", "flops/optimizer_step"):
+        assert first[key] == second[key] > 0
+    assembly._costs.clear()
+    train.train(alone := run.model_copy(update={"runs_dir": str(tmp_path / "alone")}))
+    assert len(measured) == 2
+    one, two = (RunFolder(Path(each.runs_dir) / identify(each).id) for each in (run, alone))
+    assert_same(one.load_checkpoint(), two.load_checkpoint())
+    assert one.history() == two.history()
+    for other in ("optimizer=adamw", "trainer.batch_size=200"):
+        train.train(quick(*words, other))
+    assert len(measured) == 4
+
+
 def test_a_network_that_cannot_be_counted_is_trained_all_the_same(
     quick: Callable[..., config.RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +137,7 @@ def test_a_network_that_cannot_be_counted_is_trained_all_the_same(
         raise RuntimeError("no meta kernel")
 
     monkeypatch.setattr(assembly, "measure_cost", broken)
+    monkeypatch.setattr(assembly, "_costs", {})
     with pytest.warns(UserWarning, match="not measured: no meta kernel"):
         summary = train.train(quick("trainer.accounting=true"))
     assert summary["state"] == "done"

@@ -124,6 +124,7 @@ def test_failures_are_named_and_the_same_command_mends_them(sweep: Any, tmp_path
 
 def test_a_job_that_is_killed_whole_is_named(sweep: Any, tmp_path: Path) -> None:
     words = [*TINY, "optimizer=sgd", "optimizer._target_=parts.Slow", "trainer.epochs=500"]
+    words += ["trainer.checkpoint_seconds=0"]
     assert sweep("bench.train", "-m", *words).returncode == 0
     runs = tmp_path / "runs"
     deadline = time.monotonic() + 240

@@ -98,7 +98,7 @@ def test_failures_stay_their_own(launched: Callable[..., Launch]) -> None:
 
 @pytest.mark.slow
 def test_a_stop_leaves_resumable_runs_and_begins_no_more(launched: Callable[..., Launch]) -> None:
-    slow = ("optimizer.lr=0.125", "trainer.epochs=50")
+    slow = ("optimizer.lr=0.125", "trainer.epochs=50", "trainer.checkpoint_seconds=0")
     launch = launched((*slow, "seed=0"), (*slow, "seed=1"), (*slow, "seed=2"))
     said: list[str] = []
     pool = Pool(launch, launch.tasks[0], slots([], 2), said.append)
