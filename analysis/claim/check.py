@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 
 from analysis.claim.columns import column
 from analysis.claim.model import Claim, Quantity, Rule
+from analysis.claim.reported import in_pairs, reported
 from analysis.run.measured import Measured, last_epochs
 from analysis.stats import NO_INTERVAL, Interval
 
@@ -129,10 +130,26 @@ def _compared(
         kept = table[table["run"].isin(both[0] & both[1])]
         measured = replace(measured, **{quantity.table: kept})
         seed = 0  # the same runs on both sides are drawn together
+    elif "optimizer" in quantity.versus:
+        measured = _paired(quantity, where, measured, other_data)
     first, draws = _estimate(quantity, quantity.where, quantity.when, measured, other_data)
     second, others = _estimate(quantity, where, when, measured, other_data, seed=seed)
     ours = float(_related(quantity, first.value, second.value))
     return first, second, ours, _percentiles(_related(quantity, draws, others))
+
+
+def _paired(
+    quantity: Quantity, where: dict[str, Any], measured: Measured, other_data: bool
+) -> Measured:
+    """Return ``measured`` with the runs of two optimizers alone that stand beside each other."""
+    sides = [
+        select(quantity, wanted, quantity.when, measured, other_data)
+        for wanted in (quantity.where, where)
+    ]
+    kept = {run for side in in_pairs(*sides) for run in side["run"]}
+    if all(len(side) for side in sides) and not kept:
+        raise _NotMeasuredError("no two runs of the same dataset, model, sweep and seed")
+    return replace(measured, runs=measured.runs[measured.runs["id"].isin(kept)])
 
 
 def select(
@@ -144,8 +161,7 @@ def select(
         _NotMeasuredError: a condition on a column that is not there.
     """
     if quantity.table == "runs":
-        table = measured.runs.rename(columns={"id": "run"})
-        table = table[table["state"] == "done"]
+        table = reported(measured.runs).rename(columns={"id": "run"})
     else:
         table = _at(getattr(measured, quantity.table), when, quantity.table)
     for name, wanted in where.items():
@@ -154,7 +170,8 @@ def select(
         if name not in table.columns:
             raise _NotMeasuredError(f"no column {name!r} in what was measured")
         options = wanted if isinstance(wanted, list) else [wanted]
-        table = table[[any(_fits(value, option) for option in options) for value in table[name]]]
+        fits = [any(_fits(value, option) for option in options) for value in table[name]]
+        table = table.loc[fits]
     return table
 
 

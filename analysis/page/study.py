@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 
 from analysis.run.archive import is_archive
 from analysis.runs import load_runs
+from bench.tuned import FIRST_TUNING_SEED
 
 _TUNING = "_tune"
-_FIRST_OTHER_SEED = 1000  # report seeds are below
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Study:
             ValueError: a seed of theirs was used for tuning, or the archive is of another study.
         """
         whole, tuning = self._of(self.name), self.tuning
-        report = whole[~(whole["seed"] >= _FIRST_OTHER_SEED).fillna(False)].reset_index(drop=True)
+        report = whole[~(whole["seed"] >= FIRST_TUNING_SEED).fillna(False)].reset_index(drop=True)
         check_disjoint(report, tuning, f"{self.archive}")
         return report
 
@@ -88,7 +88,7 @@ class Study:
     def preparation(self) -> pd.DataFrame:
         """The runs of the study that no number is from."""
         whole = self._of(self.name)
-        return whole[(whole["seed"] >= _FIRST_OTHER_SEED).fillna(False)].reset_index(drop=True)
+        return whole[(whole["seed"] >= FIRST_TUNING_SEED).fillna(False)].reset_index(drop=True)
 
     @cached_property
     def tuning(self) -> pd.DataFrame:

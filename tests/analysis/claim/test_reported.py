@@ -1,0 +1,66 @@
+"""Runs by which optimizers are judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from measured_tables import write_run
+
+from analysis.claim.check import check
+from analysis.claim.model import Claim, load_claims
+from analysis.claim.reported import in_pairs, reported
+from analysis.run.measured import load
+
+
+def _gain() -> Claim:
+    return next(claim for claim in load_claims() if claim.id == "spectral-newton-gain")
+
+
+def _runs(root: Path, optimizer: str, accuracies: dict[int, float], name: str = "") -> None:
+    for seed, accuracy in accuracies.items():
+        run = f"{optimizer}{seed}{name}"
+        write_run(root, run, [], optimizer=optimizer, seed=seed, accuracy=accuracy)
+
+
+def test_runs_of_tuning_and_unfinished_ones_are_no_report() -> None:
+    runs = pd.DataFrame(
+        {
+            "id": list("abcd"),
+            "seed": pd.array([0, 1000, None, 1], dtype="Int64"),
+            "state": ["done", "done", "done", "diverged"],
+        }
+    )
+    assert list(reported(runs)["id"]) == ["a", "c"]
+
+
+def test_only_runs_with_a_counterpart_are_compared() -> None:
+    columns = {"dataset": "d", "model": "m"}
+    left = pd.DataFrame({**columns, "sweep": ["a", "a", "b"], "seed": [0, 1, 0]})
+    right = pd.DataFrame({**columns, "sweep": ["a", "b", "b"], "seed": [1, 0, 2]})
+    first, second = in_pairs(left, right)
+    assert list(first.index) == [1, 2] and list(second.index) == [0, 1]
+
+
+def test_neither_tuning_nor_other_settings_nor_other_seeds_move_a_gain(tmp_path: Path) -> None:
+    _runs(tmp_path, "adamw", {0: 0.90, 1: 0.91, 2: 0.92, 1000: 0.5, 7: 0.1})
+    _runs(tmp_path, "spectral_newton", {0: 0.92, 1: 0.93, 2: 0.94, 1000: 0.2})
+    _runs(tmp_path, "spectral_newton_alpha1", {0: 0.2, 1: 0.2, 2: 0.2})
+    found = check(_gain(), load([str(tmp_path)]))
+    assert found.ours == pytest.approx(0.02) and found.verdict == "holds"
+    assert found.versus is not None and found.versus.runs == ("adamw0", "adamw1", "adamw2")
+
+
+def test_without_common_seeds_there_is_no_comparison(tmp_path: Path) -> None:
+    _runs(tmp_path, "adamw", {0: 0.90, 1: 0.91, 2: 0.92})
+    _runs(tmp_path, "spectral_newton", {3: 0.92, 4: 0.93, 5: 0.94})
+    found = check(_gain(), load([str(tmp_path)]))
+    assert found.verdict == "not measured"
+    assert found.reason == "no two runs of the same dataset, model, sweep and seed"
+
+
+def test_the_cost_of_a_step_is_the_optimizers_own() -> None:
+    cost = next(claim for claim in load_claims() if claim.id == "spectral-newton-cost")
+    assert cost.quantity is not None
+    assert cost.quantity.column == "optimizer/seconds_per_step"
