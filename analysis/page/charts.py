@@ -46,17 +46,14 @@ def curves(
         x_label: below.
         y_label: for readers who cannot see.
         x_text: writes the number of a tick: where x is a logarithm, its power.
-        falling: whether a better y is a smaller one (a loss): then the highest tenth is cut off.
+        falling: whether a better y is a smaller one (a loss): then the highest are cut off.
         whole: whether every point is shown, the worst too.
     """
     drawn = [line for line in lines if np.isfinite(line.middle).sum() > 1]
     if not drawn:
         return ""
     xs = np.concatenate([line.x for line in drawn])
-    ys = np.concatenate([v for line in drawn for v in (line.low, line.middle, line.high)])
-    # The first epochs would flatten all that follows: leave out the worst tenth.
-    shown = [0.0, 1.0] if whole else [0.0, 0.90] if falling else [0.10, 1.0]
-    low, high = np.nanquantile(ys[np.isfinite(ys)], shown)
+    low, high = _span(drawn, falling=falling, whole=whole)
     pad = 0.05 * (high - low) or 0.5
     x_ticks, y_ticks = ticks(float(np.nanmin(xs)), float(np.nanmax(xs))), ticks(low - pad, high)
     frame = _Frame(float(np.nanmin(xs)), float(np.nanmax(xs)), float(low - pad), float(high + pad))
@@ -84,7 +81,9 @@ def curves(
         forth = list(zip(line.x[good], line.high[good], strict=True))
         back = list(zip(line.x[good], line.low[good], strict=True))[::-1]
         name = escape(line.label)
-        parts.append(f'<path class="band c{line.colour}" d="{frame.path([*forth, *back])}Z"/>')
+        parts.append(
+            f'<path class="band c{line.colour % COLOURS}" d="{frame.path([*forth, *back])}Z"/>'
+        )
         points = list(zip(line.x[good], line.middle[good], strict=True))
         dash = " dashed" if line.colour >= COLOURS else ""
         parts.append(
@@ -93,6 +92,22 @@ def curves(
         )
     dots = [dot for line in drawn for dot in _dots(line, frame)]
     return "".join([*parts, "</g>", *dots, "</svg>"])
+
+
+def _span(lines: Sequence[Line], *, falling: bool, whole: bool) -> tuple[float, float]:
+    """Return the least and the largest y to show.
+
+    The first epochs, and their bands, would flatten all that follows: the worst quarter of the
+    points is left out, and of the bands only the better side of the lines' ends is sure of room.
+    """
+    bands = [line.low if falling else line.high for line in lines]
+    ys = np.concatenate([line.middle for line in lines])
+    if whole:
+        ys = np.concatenate([ys, *(end for line in lines for end in (line.low, line.high))])
+    shown = [0.0, 1.0] if whole else [0.0, 0.75] if falling else [0.25, 1.0]
+    low, high = np.quantile(ys[np.isfinite(ys)], shown)
+    ends = [end[np.isfinite(end)][-1] for end in bands if np.isfinite(end).any()]
+    return (min([low, *ends]), high) if falling else (low, max([high, *ends]))
 
 
 def _dots(line: Line, frame: _Frame) -> list[str]:

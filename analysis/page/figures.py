@@ -27,6 +27,8 @@ _WIDTH, _PLOT, _HEIGHT, _LINE = 900, 640, 300, 18
 # What a training is drawn against, and its words.
 AXES = {"seconds": "seconds of training", "epoch": "epochs", "tokens": "tokens"}
 _SHOWN = 8  # lines that a front picture can hold
+_SEEDS = 3  # a line has at least: the interval of two says nothing and hides the others
+_FIRST = ("spectral_newton", "adamw", "muon")  # the same colours in every figure
 
 
 def document(svg: str, legend: Sequence[tuple[str, int]], title: str) -> str:
@@ -102,9 +104,10 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
     if x != "epoch":
         an_epoch = runs[SECONDS] * (runs["tokens_per_second"] if x == "tokens" else 1)
         speed = dict(zip(runs["id"], an_epoch, strict=True))
+    rows = _ordered(found)
+    colour = colours([row.label for row in rows])
     made = [
-        _line(row, colour, source=source, metric=metric, speed=speed)
-        for colour, row in enumerate(_ordered(found))
+        _line(row, colour[row.label], source=source, metric=metric, speed=speed) for row in rows
     ]
     lines = [line for line in made if line is not None]
     unit = " (%)" if in_percent(metric) else ""
@@ -125,10 +128,20 @@ def _tick(value: float) -> str:
     return f"{value / 1e6:g} M" if abs(value) >= 1e6 else f"{value:g}"
 
 
+def colours(labels: Sequence[str]) -> dict[str, int]:
+    """Return the colour of each line: `_FIRST` have the first ones, the others follow by name."""
+    others = sorted(set(labels) - set(_FIRST))
+    return {name: place for place, name in enumerate([*_FIRST, *others])}
+
+
 def _ordered(found: Results) -> list[Row]:
-    """Return the rows to draw, at most `_SHOWN`: baselines and Spectral Newton, then the best."""
+    """Return the rows to draw, at most `_SHOWN`: baselines and Spectral Newton, then the best.
+
+    Rows of few seeds are left out where others have more.
+    """
     sign = -1 if in_percent(found.table.metric) else 1
-    drawn = [row for row in found.rows if row.cell.n]
+    enough = min(_SEEDS, max((row.cell.n for row in found.rows), default=0))
+    drawn = [row for row in found.rows if row.cell.n >= max(enough, 1)]
     named = [n for name in ("spectral_newton", *found.baselines) for n in drawn if n.label == name]
     rest = sorted((row for row in drawn if row not in named), key=lambda r: sign * r.cell.mean)
     return [*named, *rest][:_SHOWN]
@@ -186,13 +199,14 @@ def sensitivity(tuning: pd.DataFrame, *, title: str) -> str:
     metric = metric_of(tuning, "val")
     scale = 100.0 if in_percent(metric) else 1.0
     lines = []
-    for colour, (name, points) in enumerate(best_trials(tuning).groupby("optimizer", sort=True)):
+    colour = colours([str(name) for name in tuning["optimizer"]])
+    for name, points in best_trials(tuning).groupby("optimizer", sort=True):
         good = points.dropna(subset=["value"])
         middle = scale * good["value"].to_numpy(dtype=np.float64)
         ends = possible(metric, scale * good[["low", "high"]].to_numpy(dtype=np.float64).T)
         low, high = np.where(np.isnan(ends), middle, ends)
         at = np.log10(good["lr"].to_numpy(dtype=np.float64))
-        lines.append(Line(str(name), colour, at, middle, low, high))
+        lines.append(Line(str(name), colour[str(name)], at, middle, low, high))
     unit = " (%)" if in_percent(metric) else ""
     svg = curves(
         lines, x_label="learning rate", y_label=metric + unit,

@@ -166,7 +166,10 @@ def _place(
                 drawn |= {FRONT: svg, SENTENCE: verdict}
             parts.append(f"![{title}]({figures}/{name})\n")
     if any(row.cell.n for row in found.rows):
-        parts.append("Lines are means over seeds, bands their 95 % intervals (Student's t).\n")
+        parts.append(
+            "Lines are means over seeds, bands their 95 % intervals (Student's t); rows of fewer"
+            " than three seeds are not drawn where others have more.\n"
+        )
     return "\n".join(parts)
 
 

@@ -75,7 +75,7 @@ def test_bars_share_a_scale() -> None:
     assert "nan" not in bar(1.0, 1.0, 1.0, (1.0, 1.0))
 
 
-def test_the_worst_tenth_is_cut_off_whichever_way_is_better() -> None:
+def test_the_worst_quarter_is_cut_off_whichever_way_is_better() -> None:
     x = np.arange(1.0, 101.0)
     falling = Line("loss", 0, x, *(101 - x,) * 3)
     for better_is_lower in (True, False):
@@ -85,6 +85,24 @@ def test_the_worst_tenth_is_cut_off_whichever_way_is_better() -> None:
         # Higher on the page is a smaller number; the chart goes from 12 to 260.
         assert (heights[0] < 12) == better_is_lower
         assert (heights[-1] > 260) == (not better_is_lower)
+        seen = sum(12 <= height <= 260 for height in heights)
+        assert 75 <= seen <= 80  # of 100; the frame leaves some room around
+
+
+def test_wide_bands_of_the_first_points_widen_no_frame() -> None:
+    x, middle = np.arange(8.0), np.linspace(90.0, 94.0, 8)
+    wide = np.array([50.0, 9.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.1])
+    lines = [Line("a", 0, x, middle, middle - wide, middle + wide)]
+    svg = curves(lines, x_label="x", y_label="y")
+    texts = [float(e.text or "nan") for e in ElementTree.fromstring(svg).iter() if e.tag == "text"
+             and e.get("class") == "end"]  # fmt: skip
+    assert min(texts) >= 90 and max(texts) <= 94.5
+
+
+def test_a_ninth_line_has_the_first_colour_dashed_and_a_band_of_it() -> None:
+    x = np.arange(3.0)
+    svg = curves([Line("ninth", 8, x, x, x - 1, x + 1)], x_label="x", y_label="y")
+    assert 'class="band c0"' in svg and 'class="line c0 dashed"' in svg
 
 
 def test_ticks_can_be_written_as_powers() -> None:

@@ -12,7 +12,7 @@ import study_runs
 from scipy import stats
 
 from analysis.page.budget import budgets
-from analysis.page.figures import axes, best_trials, document, sensitivity, training
+from analysis.page.figures import axes, best_trials, colours, document, sensitivity, training
 from analysis.page.table import results
 from analysis.run import archive as run_archive
 from analysis.runs import load_runs
@@ -66,8 +66,8 @@ def test_a_language_model_is_drawn_against_tokens(runs: Any, tmp_path: Path) -> 
 def test_the_band_is_students_interval(runs: Any, tmp_path: Path) -> None:
     values = [0.80, 0.82, 0.85]
     svg = drawn(study_runs.study(runs, tmp_path / "runs", {"adamw": values}), "epoch")
-    band = re.findall(r'class="band c0" d="M([^Z]*)Z', svg)[0].split("L")
-    line = re.findall(r'class="line c0" d="M(\d[^"]*)"', svg)[0].split("L")
+    band = re.findall(r'class="band c1" d="M([^Z]*)Z', svg)[0].split("L")
+    line = re.findall(r'class="line c1" d="M(\d[^"]*)"', svg)[0].split("L")
     high, middle, low = (
         float(point.split()[1]) for point in (band[3], line[3], band[4])
     )  # of the last epoch
@@ -82,8 +82,8 @@ def test_the_band_is_students_interval(runs: Any, tmp_path: Path) -> None:
 def test_the_band_of_an_accuracy_ends_at_0_and_100(runs: Any, tmp_path: Path) -> None:
     values = [0.60, 1.00]  # Student's interval of two: 100 times their half distance, and more
     svg = drawn(study_runs.study(runs, tmp_path / "runs", {"adamw": values}), "epoch")
-    band = re.findall(r'class="band c0" d="M([^Z]*)Z', svg)[0].split("L")
-    line = re.findall(r'class="line c0" d="M(\d[^"]*)"', svg)[0].split("L")
+    band = re.findall(r'class="band c1" d="M([^Z]*)Z', svg)[0].split("L")
+    line = re.findall(r'class="line c1" d="M(\d[^"]*)"', svg)[0].split("L")
     heights = [[float(point.split()[1]) for point in part] for part in (band, line)]
     means = [80 * epoch / (epoch + 0.1) for epoch in range(1, 5)]
     scale = (heights[1][0] - heights[1][3]) / (means[3] - means[0])  # pixels a point
@@ -96,6 +96,22 @@ def test_the_band_of_an_accuracy_ends_at_0_and_100(runs: Any, tmp_path: Path) ->
             for seed, value in enumerate(values)]  # fmt: skip
     shown = texts(sensitivity(trials(*rows), title="rates"))
     assert {"0", "100"} <= set(shown) and not {"-50", "150", "200"} & set(shown)
+
+
+def test_rows_of_fewer_than_three_seeds_are_left_out_where_others_have_more(
+    runs: Any, tmp_path: Path
+) -> None:
+    accuracies = {"adamw": [0.80, 0.82, 0.85], "muon": [0.9, 0.91]}
+    shown = texts(drawn(study_runs.study(runs, tmp_path / "runs", accuracies), "epoch"))
+    assert any("adamw" in text for text in shown) and not any("muon" in text for text in shown)
+
+
+def test_the_compared_ones_have_the_same_colour_in_every_figure() -> None:
+    one, other = colours(["muon", "lion", "adamw"]), colours(["adamw", "sgd", "spectral_newton"])
+    assert (
+        one["adamw"] == other["adamw"] == 1 and one["muon"] == 2 and other["spectral_newton"] == 0
+    )
+    assert one["lion"] == other["sgd"] == 3
 
 
 def test_at_most_eight_lines_the_compared_ones_among_them(runs: Any, tmp_path: Path) -> None:
