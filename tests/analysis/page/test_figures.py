@@ -95,7 +95,7 @@ def test_the_band_of_an_accuracy_ends_at_0_and_100(runs: Any, tmp_path: Path) ->
     rows = [("a", rate, f"{rate}", seed, value, "done") for rate in (1e-3, 1e-2)
             for seed, value in enumerate(values)]  # fmt: skip
     shown = texts(sensitivity(trials(*rows), title="rates"))
-    assert {"0", "100"} <= set(shown) and not {"-50", "150", "200"} & set(shown)
+    assert "100" in shown and not {"-50", "105", "120", "150", "200"} & set(shown)
 
 
 def test_rows_of_fewer_than_three_seeds_are_left_out_where_others_have_more(
