@@ -115,7 +115,8 @@ def _locate(
         raise UserError(f"{where}: a _target_ is missing; name the class or function to call")
     try:
         found = pkgutil.resolve_name(str(component["_target_"]))
-    except Exception as error:  # whatever the import raises, the name is what the user can mend
+    except Exception as raised:  # whatever the import raises, the name is what the user can mend
+        error = extras.import_failure(str(component["_target_"]), raised)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         extra = extras.needed(error)
         if extra is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
 
@@ -27,6 +28,23 @@ def needed(error: BaseException) -> str | None:
         if package and extra and canonical(package[0]) == wanted:
             return f"needs the `{extra[1]}` extra: pip install '{PROJECT}[{extra[1]}]'"
     return None
+
+
+def import_failure(target: str, error: Exception) -> Exception:
+    """Return why ``target`` cannot be imported, where ``error`` may only say that it is not there.
+
+    pkgutil.resolve_name takes a module whose own imports fail for an attribute that is missing.
+    """
+    module = target.rpartition(".")[0]
+    if not isinstance(error, AttributeError) or not module:
+        return error
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as missing:  # the module itself is not there: error says so
+        return error if f"{module}.".startswith(f"{missing.name}.") else missing
+    except Exception as deeper:
+        return deeper
+    return error
 
 
 def canonical(name: str) -> str:

@@ -8,6 +8,7 @@ import inspect
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import import_module
@@ -113,17 +114,35 @@ def optimizer_packages(
     Ours has the commit of ``git`` (:func:`git_state`) behind its version, as in
     0.1.0+1a2b3c4d5e6f, and ".dirty" with changes. A module of no installed package has None.
     """
-    found = _package(str(component["_target_"]), git)
+    found: dict[str, str | None] = {}
+    for module in _modules(str(component["_target_"])):
+        found |= _package(module, git)
     for value in component.values():
         if isinstance(value, Mapping) and "_target_" in value:
             found |= optimizer_packages(value, git)
     return found
 
 
-def _package(target: str, git: Mapping[str, Any]) -> dict[str, str | None]:
-    module = target.partition(".")[0]
+def _modules(target: str) -> list[str]:
+    """Return the top module of a target, and those that a class of ours is derived from but torch.
+
+    A class of ours around another package's is as much of that package's version as of ours.
+    """
+    own = target.partition(".")[0]
+    if not _is_our_module(own):
+        return [own]
+    bases = getattr(get_object(target), "__mro__", ())
+    above = {base.__module__.partition(".")[0] for base in bases}
+    return [own, *sorted(above - {own, "torch", *sys.stdlib_module_names})]
+
+
+def _is_our_module(module: str) -> bool:
     file = getattr(import_module(module), "__file__", None)
-    if file is not None and _is_ours(Path(file)):
+    return file is not None and _is_ours(Path(file))
+
+
+def _package(module: str, git: Mapping[str, Any]) -> dict[str, str | None]:
+    if _is_our_module(module):
         commit = f"+{git['commit'][:12]}" if git["commit"] else ""
         return {PROJECT: f"{_version(PROJECT)}{commit}{'.dirty' if git['dirty'] else ''}"}
     version = _version(module)  # a module nearly always has its package's name

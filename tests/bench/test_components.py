@@ -200,6 +200,11 @@ def test_a_package_that_is_not_installed_is_told_by_the_choice_that_needs_it(
     with pytest.raises(UserError) as caught:
         config.load(["tracker=none", "optimizer=soap"])
     assert str(caught.value) == f"optimizer=soap {how}"
+    monkeypatch.delitem(sys.modules, "bench.competitors.scalable_shampoo", raising=False)
+    monkeypatch.delattr("bench.competitors.scalable_shampoo", raising=False)
+    with pytest.raises(UserError) as caught:  # a module of ours around one of the package's
+        config.load(["tracker=none", "optimizer=shampoo"])
+    assert str(caught.value) == f"optimizer=shampoo {how}"
     deep = {**base.optimizer, "inner": {"_target_": "pytorch_optimizer.Lion"}}
     parts = {"optimizer": deep}
     with pytest.raises(UserError) as caught:

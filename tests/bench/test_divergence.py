@@ -143,9 +143,10 @@ def test_other_errors_are_never_divergence(build: Any) -> None:
         loop.run()
 
 
-def test_shampoo_beyond_all_bounds_ends_as_diverged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["shampoo", "shampoo_original"])
+def test_shampoo_beyond_all_bounds_ends_as_diverged(tmp_path: Path, name: str) -> None:
     pytest.importorskip("pytorch_optimizer")
-    words = ["optimizer=shampoo", "optimizer.lr=1e12", "model.width=2", "trainer.batch_size=400"]
+    words = [f"optimizer={name}", "optimizer.lr=1e12", "model.width=2", "trainer.batch_size=400"]
     words += ["trainer.epochs=2", "trainer.progress=none", "trainer.threads=1", "tracker=none"]
     summary = train.train(config.load([*words, f"runs_dir={tmp_path}"]))
     assert summary["state"] == "diverged"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from contract import missing_extra
 from torch import Tensor
 
 from bench import config, paths, train
@@ -22,9 +21,9 @@ FILES = sorted((paths.conf_dir() / "optimizer").glob("*.yaml"))
 
 @pytest.fixture(params=FILES, ids=lambda file: file.stem)
 def optimizer(request: pytest.FixtureRequest) -> str:
-    package = str(OmegaConf.load(request.param)._target_).split(".")[0]
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed: pip install 'spectral-bench[baselines]'")
+    lacking = missing_extra(request.param)
+    if lacking:
+        pytest.skip(f"{request.param.stem} {lacking}")
     return str(request.param.stem)
 
 

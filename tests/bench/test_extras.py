@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.extras import needed
+from bench.extras import import_failure, needed
 
 REQUIREMENTS = [
     "torch>=2.11",
@@ -49,6 +50,26 @@ def test_other_errors_and_an_uninstalled_project_have_none(monkeypatch: Any) -> 
 
     monkeypatch.setattr(importlib.metadata, "requires", missing)
     assert needed(ModuleNotFoundError("No module", name="pytorch_optimizer")) is None
+
+
+def test_why_an_import_failed_is_found_behind_a_missing_attribute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "extras_outer").mkdir()
+    (tmp_path / "extras_outer" / "__init__.py").touch()
+    (tmp_path / "extras_outer" / "lacking.py").write_text("import no_such_package.deep")
+    (tmp_path / "extras_outer" / "broken.py").write_text("1 / 0")
+    (tmp_path / "extras_outer" / "sound.py").touch()
+    said = AttributeError("has no such attribute")
+    found = import_failure("extras_outer.lacking.Mine", said)
+    assert isinstance(found, ModuleNotFoundError)
+    assert found.name == "no_such_package"
+    assert isinstance(import_failure("extras_outer.broken.Mine", said), ZeroDivisionError)
+    for target in ("extras_outer.sound.Mine", "extras_outer.nowhere.Mine", "Mine"):
+        assert import_failure(target, said) is said
+    other = ImportError("something else")
+    assert import_failure("extras_outer.lacking.Mine", other) is other
 
 
 def test_the_extras_of_this_project_are_found() -> None:

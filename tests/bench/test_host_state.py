@@ -112,7 +112,7 @@ def test_nothing_is_followed_round_in_circles() -> None:
 
 # An optimizer of conf/ may not enter this list unless its step is the same kernels every time.
 IN_PLACE = {"muon", "sgd", "sgd_over_damping", "spectral_newton", "spectral_newton_paper"}
-COUNTS = {"kfac", "psgd_kron", "schedule_free_adamw", "shampoo", "soap"}
+COUNTS = {"kfac", "psgd_kron", "schedule_free_adamw", "shampoo", "shampoo_original", "soap"}
 
 
 @pytest.mark.parametrize("name", NAMES)

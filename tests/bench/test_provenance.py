@@ -196,6 +196,12 @@ def test_a_competitor_is_named_by_its_package() -> None:
     version = importlib.metadata.version("pytorch-optimizer")
     component = {"_target_": "pytorch_optimizer.Lion"}
     assert optimizer_packages(component, CLEAN) == {"pytorch-optimizer": version}
+    around = {"_target_": "bench.competitors.scalable_shampoo.ScalableShampoo"}
+    ours = importlib.metadata.version("spectral-bench")
+    assert optimizer_packages(around, NOTHING) == {
+        "spectral-bench": ours,
+        "pytorch-optimizer": version,
+    }
 
 
 def test_a_module_of_no_package_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:

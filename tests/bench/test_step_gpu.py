@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from contract import missing_extra
 from torch import Tensor, nn
 
 from analysis.callback import CurvatureCallback
@@ -127,8 +128,9 @@ def nothing_may_wait() -> Iterator[None]:
 @pytest.mark.parametrize("yaml", YAMLS, ids=lambda path: path.stem)
 def test_a_graph_trains_as_launched_steps_do(build: Any, batches: Any, yaml: Path) -> None:
     name = yaml.stem
-    if "pytorch_optimizer." in yaml.read_text():
-        pytest.importorskip("pytorch_optimizer", reason="pip install 'spectral-bench[baselines]'")
+    lacking = missing_extra(yaml)
+    if lacking:
+        pytest.skip(f"{name} {lacking}")
     launched, graph = Rig(build, name, cuda_graph=False), Rig(build, name)
     torch.manual_seed(2)
     expected = launched.train(batches)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+
+from bench import extras
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
 
@@ -25,6 +28,17 @@ def components(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, value in config.items():
         if isinstance(value, dict) and "_target_" in value:
             yield f"{key}.", value
+
+
+def missing_extra(file: Path) -> str | None:
+    """How to install what a file's components need and is not here; None if all is."""
+    for _, component in components(file):
+        module = component["_target_"].rpartition(".")[0]
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            return extras.needed(error) or str(error)
+    return None
 
 
 def train(problem: Any, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from contract import FILES, components, content
+from contract import FILES, content, missing_extra
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -151,10 +150,9 @@ def write_exponents(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(params=FILES, ids=lambda file: file.stem)
 def file(request: pytest.FixtureRequest) -> Path:
-    for _, component in components(request.param):
-        package = component["_target_"].split(".")[0]
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: pip install 'spectral-bench[baselines]'")
+    lacking = missing_extra(request.param)
+    if lacking:
+        pytest.skip(f"{request.param.stem} {lacking}")
     return request.param
 
 

@@ -20,8 +20,8 @@ from torch import nn
 
 from optimizers.partition import hidden_matrices
 
-# Where a step is as large as its gradient (Shampoo: of a parameter without dimensions).
-UNBOUNDED = ("sgd", "sgd_over_damping", "shampoo")
+# Where a step is as large as its gradient (the first Shampoo: of a parameter without dimensions).
+UNBOUNDED = ("sgd", "sgd_over_damping", "shampoo_original")
 
 Build = Callable[..., torch.optim.Optimizer]
 
