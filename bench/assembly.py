@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench import experiment, targets
-from bench.accounting import Cost, measure_cost
+from bench import experiment
 from bench.build import build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.data.base import Data
@@ -23,14 +22,16 @@ from bench.device import (
     code_of,
     prepare,
 )
-from bench.divergence import DivergedError
 from bench.loop import Loop
-from bench.parallel import Team, rank_device
 from bench.preemption import StopRequested
-from bench.progress import make_progress
 from bench.run import Row, RunFolder
 from bench.seeding import derive
 from bench.tracking import NullTracker, RunInfo, Tracker
+from bench.training import targets
+from bench.training.accounting import Cost, measure_cost
+from bench.training.divergence import DivergedError
+from bench.training.parallel import Team, rank_device
+from bench.training.progress import make_progress
 
 # Costs that this process has measured, by the runs' ``code_of`` and their device.
 _costs: dict[tuple[str, str], Cost] = {}

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from bench import build, components, groups, paths, tuned
 from bench.errors import UserError, suggestion
-from bench.targets import Target
+from bench.training.targets import Target
 
 # The groups of which a run is composed; each choice's name is kept for tables and run names.
 GROUPS = ("model", "dataset", "optimizer", "schedule", "trainer", "tracker")

@@ -23,23 +23,23 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench import preemption
-from bench.accounting import Cost
-from bench.clock import Clock
 from bench.config import TrainerConfig
 from bench.data.base import Batch, Data
-from bench.divergence import DivergedError, LinAlgError, symptom
-from bench.evaluation import Evaluation, laid_out
-from bench.loss_window import LossWindow
-from bench.parallel import ALONE, Team
-from bench.progress import Progress
 from bench.run import Row, RunFolder, State
 from bench.seeding import random_state, set_random_state
-from bench.self_measurement import self_measurement
-from bench.step import TrainingStep
-from bench.summary import entropy_summary, summarise
-from bench.targets import Arrival, Target, target_summary
 from bench.tracking import Tracker
-from bench.usage import flops_until, usage_summary, watch_memory
+from bench.training.accounting import Cost
+from bench.training.clock import Clock
+from bench.training.divergence import DivergedError, LinAlgError, symptom
+from bench.training.evaluation import Evaluation, laid_out
+from bench.training.loss_window import LossWindow
+from bench.training.parallel import ALONE, Team
+from bench.training.progress import Progress
+from bench.training.self_measurement import self_measurement
+from bench.training.step import TrainingStep
+from bench.training.summary import entropy_summary, summarise
+from bench.training.targets import Arrival, Target, target_summary
+from bench.training.usage import flops_until, usage_summary, watch_memory
 
 
 class Loop:

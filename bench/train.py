@@ -15,17 +15,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from bench import cli, config, experiment, parallel, provenance
+from bench import cli, config, experiment, provenance
 from bench.assembly import follow, make_loop
 from bench.config import RunConfig
 from bench.data.base import Data
 from bench.device import choose_device, choose_precision, code_of, prepare
-from bench.divergence import DivergedError
 from bench.failure import kind_of, reason_of
 from bench.identity import Identity, identify, tracker_label
 from bench.loop import Loop
 from bench.run import RunFolder, State
 from bench.tracking import Guarded, RunInfo
+from bench.training import parallel
+from bench.training.divergence import DivergedError
 
 
 def train(run_config: RunConfig) -> dict[str, Any]:

@@ -26,13 +26,11 @@ from pydantic import Field
 from torch.utils.data import DataLoader
 
 from bench import cli, config, experiment, options
-from bench.accounting import Cost, ceiling, measure_cost
 from bench.build import build_optimizer
 from bench.config import RunConfig
 from bench.data.base import Batch, Data
 from bench.device import choose_device, prepare
 from bench.errors import UserError
-from bench.evaluation import laid_out
 from bench.files import write_atomically
 from bench.speed.epoch_table import LEGEND, Row, render, step_lines
 from bench.speed.optimizer_step import changes_of, environment
@@ -42,7 +40,9 @@ from bench.speed.profile import breakdown
 from bench.speed.progress import say
 from bench.speed.start import starts
 from bench.speed.stopwatch import Epoch
-from bench.usage import peak_mib, watch_memory
+from bench.training.accounting import Cost, ceiling, measure_cost
+from bench.training.evaluation import laid_out
+from bench.training.usage import peak_mib, watch_memory
 
 PROG = "python -m bench.speed.epoch"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,9 +9,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from bench.accounting import Cost
 from bench.speed.our_loop import Pace
 from bench.speed.stopwatch import Epoch
+from bench.training.accounting import Cost
 
 
 @dataclass(frozen=True)

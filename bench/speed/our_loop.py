@@ -14,10 +14,10 @@ from bench.build import build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.data.base import Data
 from bench.device import choose_memory_format, choose_precision
-from bench.evaluation import laid_out
-from bench.loss_window import LossWindow
 from bench.speed.stopwatch import Epoch
-from bench.step import TrainingStep
+from bench.training.evaluation import laid_out
+from bench.training.loss_window import LossWindow
+from bench.training.step import TrainingStep
 
 _BURSTS, _BURST = 7, 10  # steps in a burst: few enough that a device's queue takes them all
 

@@ -21,10 +21,10 @@ from bench import cli, config, train
 from bench.build import build_optimizer, build_schedule
 from bench.data.images import Augment, ImageData, Split
 from bench.loop import Loop
-from bench.progress import Lines
 from bench.run import RunFolder
 from bench.seeding import derive
 from bench.tracking import NullTracker, RunInfo
+from bench.training.progress import Lines
 
 # A run of 3 steps (1294 training images, batches of 400) and well under a second.
 QUICK = (

@@ -16,10 +16,10 @@ from loops import EPOCHS, MOMENTUM, SGD, STEPS, TOTAL, Build, Same, history_file
 from torch import Tensor, nn
 
 from bench.data.images import Augment
-from bench.divergence import DivergedError
 from bench.loop import Loop
 from bench.run import Row
 from bench.tracking import NullTracker, RunInfo
+from bench.training.divergence import DivergedError
 
 # -- seeds ----------------------------------------------------------------------------------------
 

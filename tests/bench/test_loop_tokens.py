@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from bench import config
 from bench.build import TokenShape, build_schedule
 from bench.loop import Loop
-from bench.progress import Lines
 from bench.run import RunFolder
 from bench.tracking import NullTracker, RunInfo
+from bench.training.progress import Lines
 
 VOCABULARY, LENGTH, CLASSES = 7, 5, 3
 

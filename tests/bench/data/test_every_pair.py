@@ -20,7 +20,7 @@ from bench.build import ImageShape, TokenShape, build_optimizer, declared_shape,
 from bench.config import RunConfig
 from bench.errors import UserError
 from bench.models import imagenet as pretrained
-from bench.objective import cross_entropy
+from bench.training.objective import cross_entropy
 
 
 def names(group: str) -> list[str]:

@@ -18,11 +18,11 @@ from torch import nn
 from bench import experiment, paths
 from bench.assembly import make_loop
 from bench.config import RunConfig
-from bench.evaluation import laid_out
 from bench.launch.grid import Composer, Job, combinations, master_config
-from bench.parallel import ALONE
 from bench.run import RunFolder
 from bench.tracking import NullTracker, RunInfo
+from bench.training.evaluation import laid_out
+from bench.training.parallel import ALONE
 from optimizers.partition import by_layer
 
 FILES = sorted((paths.home() / "sweeps").glob("*.yaml"))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench import paths
 from bench.build import ImageShape, TokenShape, attempt, build_model, taken_kinds
 from bench.errors import UserError
-from bench.objective import cross_entropy
+from bench.training.objective import cross_entropy
 from optimizers.partition import HIDDEN_TYPES, hidden_matrices, label_parameters, weight_layers
 
 FILES = sorted((paths.conf_dir() / "model").glob("*.yaml"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bench.accounting import Cost
 from bench.speed.epoch_table import Row, step_lines
 from bench.speed.our_loop import Pace
 from bench.speed.stopwatch import Epoch
+from bench.training.accounting import Cost
 
 
 def row(seconds: list[float], baseline: list[float], **more: object) -> Row:

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bench import parallel
-from bench.synced_norm import SyncedBatchNorm, synchronised_on_cpu
+from bench.training import parallel
+from bench.training.synced_norm import SyncedBatchNorm, synchronised_on_cpu
 
 SIZE = 2
 

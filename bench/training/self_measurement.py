@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.config import Epochs, TrainerConfig
 from bench.data.base import Data
-from bench.evaluation_weights import EvaluationWeights
+from bench.training.evaluation_weights import EvaluationWeights
 
 
 class Measures(Protocol):

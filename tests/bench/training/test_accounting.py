@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bench import config
-from bench.accounting import bare_copy, ceiling, measure_cost, model_flops, time_optimizer
 from bench.build import ImageShape, build_model, build_optimizer
+from bench.training.accounting import bare_copy, ceiling, measure_cost, model_flops, time_optimizer
 
 CPU = torch.device("cpu")
 

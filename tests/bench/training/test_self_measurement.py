@@ -19,7 +19,7 @@ from bench.config import RunConfig
 from bench.errors import UserError
 from bench.identity import identify
 from bench.run import RunFolder
-from bench.self_measurement import SelfMeasurement
+from bench.training.self_measurement import SelfMeasurement
 from optimizers.exponents import read_exponents
 
 Make = Callable[..., RunConfig]

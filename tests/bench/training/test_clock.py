@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bench.clock import PHASES, Clock
+from bench.training.clock import PHASES, Clock
 
 
 def test_every_phase_begins_at_zero() -> None:

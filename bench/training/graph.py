@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.host_state import difference, fingerprint
-from bench.recorder import Recorder
 from bench.snapshot import Snapshot
+from bench.training.host_state import difference, fingerprint
+from bench.training.recorder import Recorder
 
 Launch = Callable[[Tensor, Tensor], Tensor]
 

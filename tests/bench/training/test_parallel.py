@@ -19,8 +19,8 @@ import torch
 from bench import config, preemption, train
 from bench.errors import UserError
 from bench.identity import identify
-from bench.parallel import ALONE, Team, check, rank_device
 from bench.run import RunFolder
+from bench.training.parallel import ALONE, Team, check, rank_device
 
 Make = Callable[..., config.RunConfig]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

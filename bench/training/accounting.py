@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.objective import cross_entropy
-from bench.recorder import CudaRecorder
-from bench.step import choose_means
+from bench.training.objective import cross_entropy
+from bench.training.recorder import CudaRecorder
+from bench.training.step import choose_means
 
 # Of a batch, for gradients.
 _SAMPLES = 32

@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench import preemption
 from bench.config import TrainerConfig
 from bench.errors import UserError
-from bench.synced_norm import synchronised_on_cpu
+from bench.training.synced_norm import synchronised_on_cpu
 
 Follower = Callable[..., None]
 

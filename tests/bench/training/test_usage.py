@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from bench import assembly, config, train
-from bench.accounting import Cost, ceiling, measure_cost
-from bench.clock import Clock
 from bench.identity import identify
 from bench.run import RunFolder
-from bench.usage import flops_until, peak_mib, usage_summary
+from bench.training.accounting import Cost, ceiling, measure_cost
+from bench.training.clock import Clock
+from bench.training.usage import flops_until, peak_mib, usage_summary
 
 CPU = torch.device("cpu")
 COST = Cost(flops_per_sample=1e6, optimizer_flops=5e6, optimizer_seconds=0.01)

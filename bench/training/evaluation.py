@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.data.base import Data, SplitName
-from bench.evaluation_weights import EvaluationWeights
-from bench.objective import loss_and_hits
+from bench.training.evaluation_weights import EvaluationWeights
+from bench.training.objective import loss_and_hits
 
 # Batches from which BatchNorm is measured anew at evaluation weights.
 _NORM_BATCHES = 50

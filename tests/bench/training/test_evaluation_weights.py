@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import config, train
-from bench.evaluation_weights import EvaluationWeights
 from bench.experiment import restore
 from bench.loop import Loop
+from bench.training.evaluation_weights import EvaluationWeights
 
 
 class Averaged(torch.optim.SGD):

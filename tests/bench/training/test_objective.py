@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.objective import cross_entropy, loss_and_hits
+from bench.training.objective import cross_entropy, loss_and_hits
 
 SHAPES = [(6,), (4, 3)]  # images: a target a sample; tokens: one a position
 

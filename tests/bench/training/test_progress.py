@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import rich
 
-from bench import progress
-from bench.progress import Lines, TerminalBar, make_progress
+from bench.training import progress
+from bench.training.progress import Lines, TerminalBar, make_progress
 
 ROW = {"step": 10, "epoch": 1.0, "train/loss": 1.23456, "val/accuracy": 0.875}
 

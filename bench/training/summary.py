@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bench.build import Shape, TokenShape
-from bench.clock import PHASES, Clock
 from bench.data.base import Data
 from bench.data.tokens import TokenStream
 from bench.run import Row, State
+from bench.training.clock import PHASES, Clock
 
 _FINAL = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from bench.accounting import Cost, ceiling
-from bench.clock import Clock
+from bench.training.accounting import Cost, ceiling
+from bench.training.clock import Clock
 
 
 def watch_memory(device: torch.device) -> None:

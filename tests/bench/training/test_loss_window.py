@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.loss_window import LossWindow
+from bench.training.loss_window import LossWindow
 
 CPU = torch.device("cpu")
 

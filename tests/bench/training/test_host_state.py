@@ -10,7 +10,7 @@ from torch import nn
 
 from bench import config, paths
 from bench.build import build_optimizer
-from bench.host_state import difference, fingerprint
+from bench.training.host_state import difference, fingerprint
 
 CPU = torch.device("cpu")  # where the parameters are: what lies there may change
 GPU = torch.device("cuda")  # everything on the CPU is then on the host

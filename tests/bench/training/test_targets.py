@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from bench import config, paths, targets, train
+from bench import config, paths, train
 from bench.errors import UserError
 from bench.identity import identify
-from bench.targets import Arrival, Target, find, target_summary
+from bench.training import targets
+from bench.training.targets import Arrival, Target, find, target_summary
 
 MEASURED = {"val/accuracy": 0.9, "val/loss": 0.5, "test/accuracy": 0.8, "test/loss": 0.6}
 NAMES = {"dataset": "digits", "model": "convnet"}

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from analysis.callback import CurvatureCallback
 from bench import config, paths
-from bench.accounting import ceiling, measure_cost
 from bench.build import build_optimizer, build_schedule
 from bench.config import TrainerConfig
-from bench.loss_window import LossWindow
-from bench.step import TrainingStep
+from bench.training.accounting import ceiling, measure_cost
+from bench.training.loss_window import LossWindow
+from bench.training.step import TrainingStep
 
 pytestmark = [
     pytest.mark.gpu,

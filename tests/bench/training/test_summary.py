@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import tensor
 
-from bench.clock import PHASES, Clock
 from bench.data import synthetic_lm
 from bench.data.ngrams import entropies
 from bench.data.tokens import TokenStream
-from bench.summary import entropy_summary, summarise
+from bench.training.clock import PHASES, Clock
+from bench.training.summary import entropy_summary, summarise
 
 FINAL = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
 BEST = ("best/epoch", "best/val_accuracy", "best/test_accuracy")

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from bench import config, train
-from bench.divergence import DivergedError, symptom
 from bench.files import read_json
+from bench.training.divergence import DivergedError, symptom
 
 Act: TypeAlias = Callable[[list[nn.Parameter]], None]
 

@@ -19,8 +19,8 @@ from bench import config
 from bench.build import build_optimizer, build_schedule
 from bench.config import TrainerConfig
 from bench.errors import UserError
-from bench.objective import cross_entropy
-from bench.step import TrainingStep
+from bench.training.objective import cross_entropy
+from bench.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 STEPS = 8

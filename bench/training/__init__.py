@@ -1,0 +1,1 @@
+"""What a training is made of: the step and its graph, evaluation, clocks, costs, targets."""
