@@ -1,0 +1,1 @@
+"""Datasets: loaded, split, prepared once, and fed in batches that a seed decides."""

@@ -1,0 +1,1 @@
+"""Benchmarks of speed: what the figures of docs/speed.md are made with."""

@@ -1,0 +1,1 @@
+"""The search for settings: its space, its trials, and what is written down."""
