@@ -18,6 +18,8 @@ from analysis.claim.model import Claim, Quantity, Rule
 from analysis.claim.reported import in_pairs, reported
 from analysis.run.measured import Measured, last_epochs
 from analysis.stats import NO_INTERVAL, Interval
+from analysis.table.select import records
+from analysis.table.timing import SECONDS, is_timing, mixture
 
 Array = NDArray[np.float64]
 Verdict = Literal["holds", "fails", "not measured"]
@@ -146,10 +148,17 @@ def _paired(
         select(quantity, wanted, quantity.when, measured, other_data)
         for wanted in (quantity.where, where)
     ]
+    if any(side.empty for side in sides):
+        return measured  # whoever takes the estimates says which side it is
     kept = {run for side in in_pairs(*sides) for run in side["run"]}
-    if all(len(side) for side in sides) and not kept:
-        raise _NotMeasuredError("no two runs of the same dataset, model, sweep and seed")
-    return replace(measured, runs=measured.runs[measured.runs["id"].isin(kept)])
+    if not kept:
+        raise _NotMeasuredError(
+            "no two runs, one a side, of the same dataset, model, sweep and seed"
+        )
+    runs = measured.runs[measured.runs["id"].isin(kept)]
+    if is_timing(quantity.column) and (why := mixture(records(runs, SECONDS))):
+        raise _NotMeasuredError(f"{quantity.column} cannot be compared: {why}")
+    return replace(measured, runs=runs)
 
 
 def select(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pandas as pd
 
 from bench.tuned import FIRST_TUNING_SEED
@@ -21,12 +23,18 @@ def reported(runs: pd.DataFrame) -> pd.DataFrame:
 def in_pairs(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the runs that have one of the same dataset, model, sweep and seed on the other side.
 
-    So studies of different length, or seeds that only one side has, move no difference.
+    So studies of different length, or seeds that only one side has, move no difference. Nor does
+    a map of settings: where a side has several such runs, none of them is what the other is to be
+    compared with.
     """
-    keys = [set(_keys(side)) for side in (first, second)]
+    keys = [_single(side) for side in (first, second)]
     both = keys[0] & keys[1]
     kept = [side.loc[[key in both for key in _keys(side)]] for side in (first, second)]
     return kept[0], kept[1]
+
+
+def _single(runs: pd.DataFrame) -> set[tuple[str, ...]]:
+    return {key for key, count in Counter(_keys(runs)).items() if count == 1}
 
 
 def _keys(runs: pd.DataFrame) -> list[tuple[str, ...]]:

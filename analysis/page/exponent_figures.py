@@ -42,7 +42,8 @@ def _drawn(
 ) -> Iterator[tuple[str, str, str]]:
     svg = curves(lines, x_label=figures.AXES["epoch"], y_label=y_label, whole=True)
     if svg:
-        legend = [(line.label, line.colour) for line in lines]
+        seen = [line for line in lines if np.isfinite(line.middle).sum() > 1]  # a point is no line
+        legend = [(line.label, line.colour) for line in seen]
         yield name, title, figures.document(svg, legend, title)
 
 

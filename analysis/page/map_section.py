@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -20,7 +20,7 @@ from analysis.page.study import Study
 from analysis.run.measured import load
 from analysis.stats import mean
 from analysis.table.model import in_percent
-from analysis.table.rows import text
+from analysis.table.rows import order, text
 
 Alike = Mapping[int, Likeness]  # by the place of a setting in its map
 _RADII = (2.5, 6.5)  # of the dots of the least and the largest value along a line
@@ -96,7 +96,7 @@ def table(found: Map, cell: Callable[[int, Setting], str]) -> str:
         cell: the words of a setting, from its place in the map and itself.
     """
     names = [_short(name) for name in found.axes]
-    along = list(dict.fromkeys(one.values[-1] for one in sorted(found.settings, key=_last)))
+    along = _along(found.settings)
     extra = any(one.also for one in found.settings)
     header = [*names[:-1], *(["also"] if extra else [])]
     lines = [
@@ -113,10 +113,14 @@ def table(found: Map, cell: Callable[[int, Setting], str]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _last(one: Setting) -> tuple[bool, float, str]:
-    value = one.values[-1]
-    number = isinstance(value, float)
-    return number, value if number else 0.0, text(value)
+def _along(settings: Iterable[Setting]) -> list[Any]:
+    """Return the values of the last axis, in order."""
+    return sorted({one.values[-1] for one in settings}, key=order)
+
+
+def _line(one: Setting) -> tuple[list[Any], str]:
+    """Return what sorts the settings by their line of a figure."""
+    return [order(value) for value in one.values[:-1]], one.also
 
 
 def _short(axis: str) -> str:
@@ -174,6 +178,7 @@ def _answer(found: Map, alike: Alike) -> str:
             f"{_short(name)}={text(value)}"
             for name, value in zip(found.axes, one.values, strict=True)
         )
+        names += f" {one.also}" if one.also else ""
         slope = f"slope {alike[index].slope:+.2f}, " if index in alike else ""
         return f"`{names}` ({slope}{_number(one.cell.mean, found.table.metric)}{unit})"
 
@@ -226,7 +231,8 @@ def figure(found: Map, alike: Alike, *, title: str) -> str:
     """Return the result of each setting against its mean slope; empty where too few are known."""
     scale = 100.0 if in_percent(found.table.metric) else 1.0
     known = [(i, one) for i, one in enumerate(found.settings) if i in alike and one.cell.n]
-    along = sorted({one.values[-1] for _, one in known}, key=lambda v: (isinstance(v, str), v))
+    known.sort(key=lambda pair: _line(pair[1]))  # several may differ in what is no axis
+    along = _along(one for _, one in known)
     lines = []
     rows = groupby(known, key=lambda pair: (pair[1].values[:-1], pair[1].also))
     for colour, ((values, also), pairs) in enumerate(rows):

@@ -8,7 +8,7 @@ rates that were tried with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from analysis.page.budget import Budget, Place
 from analysis.page.table import metric_of
 from analysis.table.build import build_table
 from analysis.table.model import Cell, Table
-from analysis.table.rows import Run, assign_rows, order, telling
+from analysis.table.rows import Run, assign_rows, order, telling, text
 from analysis.table.select import records
 from analysis.table.timing import SECONDS
 
@@ -35,7 +35,7 @@ class Setting:
     ``values`` are those of the map's axes; ``also`` is what else tells it apart, else empty.
     ``cell`` is that of the rate; ``diverged`` counts the diverged runs of all its rates.
     ``rate`` is None where no rate has a finished run, or there are no rates; ``end`` is 1 or -1
-    where it is the largest or the least of several tried. ``run`` is any of its runs.
+    where it is the largest or the least of several tried with it. ``run`` is any of its runs.
     """
 
     values: tuple[Any, ...]
@@ -120,25 +120,30 @@ def build(runs: pd.DataFrame, place: Place, axes: tuple[str, ...]) -> Map:
     chooser = build_table(own, metric=validation, rows=axes, cols=cols) if known else table
     found = records(own, metric)
     keys, labels = assign_rows(found, axes, cols)
-    run_of = dict(zip(reversed(keys), reversed(found), strict=True))
     rates = tuple(sorted(set(own[_RATE]))) if varied else ()
-    rows = zip(labels.items(), table.cells, chooser.cells, strict=True)
     settings = []
-    for (key, label), cells, chosen in rows:
+    for key, cells, chosen in zip(labels, table.cells, chooser.cells, strict=True):
         at = max(range(len(cells)), key=lambda j: (*_merit(chosen[j], chooser.metric), -j))
-        run, (_, _, also) = run_of[key], label.partition(" ")
-        told = cells[at].n > 0 and varied
+        mine = [run for run, its in zip(found, keys, strict=True) if its == key]
+        rate = rates[at] if varied and cells[at].n > 0 else None
         settings.append(
             Setting(
-                tuple(run[name] for name in axes), also, cells[at],
+                tuple(mine[0][name] for name in axes),
+                " ".join(f"{name}={text(value)}" for name, value in key[1:]),
+                cells[at],
                 diverged=sum(cell.diverged for cell in cells),
-                rate=rates[at] if told else None,
-                end=(at == len(rates) - 1) - (at == 0) if told else 0,
-                run=run,
+                rate=rate,
+                end=0 if rate is None else _end(rate, [run[_RATE] for run in mine]),
+                run=mine[0],
             )
         )  # fmt: skip
     settings.sort(key=lambda one: ([order(value) for value in one.values], one.also))
     return Map(*place, axes, tuple(settings), rates, table, chooser.metric)
+
+
+def _end(rate: float, tried: Sequence[float]) -> int:
+    """Return 1 for the largest rate tried with a setting, -1 for the least; 0 for an only one."""
+    return (rate == max(tried)) - (rate == min(tried))
 
 
 def _merit(cell: Cell, metric: str) -> tuple[bool, bool, float]:

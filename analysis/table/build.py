@@ -27,7 +27,7 @@ from analysis.table.timing import SECONDS, is_timing, mixture
 __all__ = ["Cell", "Table", "build_table"]
 
 _HIGHER = ("accuracy", "samples_per_second", "tokens_per_second", "utilisation")
-_LOWER = ("loss", "seconds", "seconds_per_epoch", "perplexity")
+_LOWER = ("loss", "seconds", "seconds_per_epoch", "seconds_per_step", "perplexity")
 
 
 @dataclass(frozen=True)

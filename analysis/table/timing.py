@@ -10,7 +10,7 @@ from analysis.table.rows import Run
 SECONDS = "seconds_per_epoch"
 GRAPH = "cuda_graph"  # whether a run's steps were in one; not told of a CPU
 UNEVEN = 1.2  # times the median: a run that took longer was not like the others
-_TIMING = ("seconds", "seconds_per_epoch", "per_second", "utilisation")
+_TIMING = ("seconds", "seconds_per_epoch", "seconds_per_step", "per_second", "utilisation")
 
 
 def is_timing(metric: str) -> bool:

@@ -33,7 +33,7 @@ class ScalableShampoo(pytorch_optimizer.ScalableShampoo):
         """Continue from what :meth:`state_dict` gave, of parameters of the same shapes.
 
         Raises:
-            ValueError: the state is of other blocks, or of another graft.
+            ValueError: the state is of other blocks, or of a graft with other tensors.
         """
         states = state_dict["state"]
         # torch would cast the factors, which are wider than bfloat16 weights, to the weights' type.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from loops import MOMENTUM, STEPS, TOTAL, Build, Same, history_file, ran
 
+from bench.parallel import Team
 from bench.run import Row, RunFolder
 
 ADAMW = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.01, "weight_decay": 0.1}
@@ -134,6 +135,18 @@ def test_at_an_epochs_end_only_a_checkpoint_that_is_old_enough_is_replaced(
     monkeypatch.setattr(loop.folder, "commit", lambda _, state: steps.append(state["step"]))
     loop.run()
     assert steps == expected
+
+
+@pytest.mark.parametrize("leader", [False, True])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_follower_goes_by_the_leaders_clock(build: Build, leader: bool, old: bool) -> None:
+    class Follower(Team):
+        def any(self, mine: bool) -> bool:
+            return mine or leader
+
+    loop = build(checkpoint_seconds=0 if old else 1000)
+    loop.team = Follower(rank=1, size=2)
+    assert loop._seconds_are_over() is leader
 
 
 def test_an_unreadable_checkpoint_costs_time_alone(build: Build, assert_same: Same) -> None:

@@ -130,7 +130,8 @@ def test_optimizers_are_compared_by_difference_and_ratio(tmp_path: Path) -> None
     for optimizer, accuracy in [("adamw", 0.90), ("spectral_newton", 0.92)]:
         for seed in range(3):
             name = f"{optimizer}{seed}"
-            write_run(tmp_path, name, [], optimizer=optimizer, accuracy=accuracy + seed / 1000)
+            reached = accuracy + seed / 1000
+            write_run(tmp_path, name, [], optimizer=optimizer, seed=seed, accuracy=reached)
     sides = {"where": {"optimizer": "spectral*"}, "versus": {"optimizer": "adamw"}}
     about: dict[str, Any] = {"table": "runs", "column": "test/accuracy", "statistic": "mean"}
     found = load([str(tmp_path)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -52,15 +53,52 @@ def test_neither_tuning_nor_other_settings_nor_other_seeds_move_a_gain(tmp_path:
     assert found.versus is not None and found.versus.runs == ("adamw0", "adamw1", "adamw2")
 
 
+def test_a_map_of_settings_moves_no_gain(tmp_path: Path) -> None:
+    _runs(tmp_path, "adamw", {0: 0.90, 1: 0.91, 2: 0.92, 3: 0.93})
+    _runs(tmp_path, "spectral_newton", {0: 0.92, 1: 0.93, 2: 0.94, 3: 0.95})
+    _runs(tmp_path, "spectral_newton", {3: 0.2}, "damped")
+    found = check(_gain(), load([str(tmp_path)]))
+    assert found.ours == pytest.approx(0.02) and found.estimate is not None
+    assert found.estimate.runs == ("spectral_newton0", "spectral_newton1", "spectral_newton2")
+
+
+def test_datasets_models_and_sweeps_are_kept_apart() -> None:
+    left = pd.DataFrame({"dataset": ["d"], "model": ["m"], "sweep": ["a"], "seed": [0]})
+    for name in ("dataset", "model", "sweep"):
+        first, second = in_pairs(left, left.assign(**{name: "other"}))
+        assert first.empty and second.empty
+
+
 def test_without_common_seeds_there_is_no_comparison(tmp_path: Path) -> None:
     _runs(tmp_path, "adamw", {0: 0.90, 1: 0.91, 2: 0.92})
     _runs(tmp_path, "spectral_newton", {3: 0.92, 4: 0.93, 5: 0.94})
     found = check(_gain(), load([str(tmp_path)]))
     assert found.verdict == "not measured"
-    assert found.reason == "no two runs of the same dataset, model, sweep and seed"
+    assert found.reason == "no two runs, one a side, of the same dataset, model, sweep and seed"
 
 
 def test_the_cost_of_a_step_is_the_optimizers_own() -> None:
     cost = next(claim for claim in load_claims() if claim.id == "spectral-newton-cost")
     assert cost.quantity is not None
     assert cost.quantity.column == "optimizer/seconds_per_step"
+
+
+def test_a_side_without_runs_is_named(tmp_path: Path) -> None:
+    _runs(tmp_path, "spectral_newton", dict.fromkeys(range(3), 0.9))
+    reason = check(_gain(), load([str(tmp_path)])).reason
+    assert reason == "no runs of model=resnet18, dataset=cifar10, optimizer=adamw"
+
+
+def test_times_of_several_devices_are_not_compared(tmp_path: Path) -> None:
+    (cost,) = (claim for claim in load_claims() if claim.id == "spectral-newton-cost")
+    for optimizer in ("muon", "spectral_newton"):
+        _runs(tmp_path, optimizer, dict.fromkeys(range(3), 0.9))
+    found = load([str(tmp_path)])
+    ours = found.runs["optimizer"] == "spectral_newton"
+    seconds = ours.map({True: 1.8, False: 1.0})
+    alike = found.runs.assign(**{"optimizer/seconds_per_step": seconds, "provenance.device": "A"})
+    assert check(cost, replace(found, runs=alike)).ours == pytest.approx(1.8)
+    mixed = alike.assign(**{"provenance.device": ours.map({True: "A", False: "B"})})
+    judged = check(cost, replace(found, runs=mixed))
+    assert judged.verdict == "not measured"
+    assert "they ran on 2 device models (A, B)" in judged.reason

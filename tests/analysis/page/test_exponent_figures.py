@@ -39,3 +39,11 @@ def test_two_epochs_are_told_by_the_table() -> None:
     assert list(along_training(layers([0, 8]))) == []
     both = pd.concat([layers([0, 8]), layers([0, 1, 5], model="n")])
     assert all("m / d / o" not in svg for _, _, svg in along_training(both))
+
+
+def test_a_network_known_at_one_epoch_is_not_in_the_legend() -> None:
+    early = layers([0, 1, 5], model="n")
+    early.loc[early["epoch"] > 0, "alpha"] = np.nan
+    found = {n: svg for n, _, svg in along_training(pd.concat([layers([0, 1, 5]), early]))}
+    assert "m / d / o" in found["alpha"] and "n / d / o" not in found["alpha"]
+    assert "n / d / o" in found["gamma"]

@@ -79,3 +79,39 @@ def test_a_map_is_beside_the_table_and_not_in_it(runs: Any, tmp_path: Path) -> N
     assert "spectral_newton" not in table
     assert "by alpha, damping" in page
     assert "### Exponents" not in page  # a mean over settings means nothing
+
+
+def measured_runs(runs: Any, root: Path, settings: list[dict[str, Any]]) -> Study:
+    for number, setting in enumerate(settings):
+        epochs = setting.pop("epochs", 4)
+        whole = {"alpha": 2.0, "normalize": "frobenius", "lr": 0.1, **setting}
+        changes = {f"optimizer__{name}": value for name, value in whole.items()}
+        changes |= {"optimizer___target_": "optimizers.SpectralNewton", "trainer__epochs": epochs}
+        one = runs.config("spectral_newton", 0, sweep="study_m", **changes)
+        map_runs.measured(study_runs.write(runs, root, one, 0.5 + 0.1 * number))
+    return kept(root)
+
+
+def lines(svg: str) -> list[str]:
+    found = [e for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("title")]
+    return [str(e.text) for e in found]
+
+
+def test_what_is_no_axis_has_lines_and_words_of_its_own(runs: Any, tmp_path: Path) -> None:
+    settings = [{"damping": d, "epochs": n} for n in (4, 8) for d in (0.1, 0.01)]
+    drawn: dict[str, str] = {}
+    text = told(measured_runs(runs, tmp_path / "runs", settings), drawn)
+    (svg,) = drawn.values()
+    assert svg.count("<circle") == 4
+    assert lines(svg) == ["trainer.epochs=4", "trainer.epochs=8"]
+    assert "the best is that of `damping=0.01 trainer.epochs=8` (slope" in text
+
+
+def test_an_axis_may_have_a_value_that_is_missing(runs: Any, tmp_path: Path) -> None:
+    settings = [{"damping": d, "clip": c} for d in (0.1, 0.01) for c in (2.0, None, 10.0)]
+    drawn: dict[str, str] = {}
+    text = told(measured_runs(runs, tmp_path / "runs", settings), drawn)
+    assert "| damping | clip=null | clip=2 | clip=10 |" in text
+    (svg,) = drawn.values()
+    radii = [e.get("r") for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("circle")]
+    assert radii == ["2.5", "4.5", "6.5"] * 2

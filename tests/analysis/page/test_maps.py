@@ -87,6 +87,40 @@ def test_what_else_differs_is_not_averaged_over(runs: Any, tmp_path: Path) -> No
     assert {one.cell.n for one in found.settings} == {1}
 
 
+def test_the_end_of_the_rates_is_that_of_the_setting_itself(runs: Any, tmp_path: Path) -> None:
+    for damping, rates in ((0.1, (0.1, 0.2)), (0.01, (0.1, 0.2, 0.4)), (0.001, (0.4,))):
+        for rate in rates:
+            one = map_runs.config(runs, {"damping": damping, "lr": rate}, 0, "study_m")
+            study_runs.write(runs, tmp_path, one, rate)
+    found = build(load_runs(tmp_path), map_runs.PLACE, AXES[1:])
+    assert found.rates == (0.1, 0.2, 0.4)
+    assert [(one.rate, one.end) for one in found.settings] == [(0.4, 0), (0.4, 1), (0.2, 1)]
+
+
+def test_of_losses_the_least_on_validation_data_chooses(runs: Any, tmp_path: Path) -> None:
+    for damping in (0.1, 0.01):
+        for rate, validation, test in ((0.1, 2.0, 1.0), (0.2, 1.0, 3.0), (0.4, 1.0, 0.5)):
+            one = map_runs.config(runs, {"damping": damping, "lr": rate}, 0, "study_m")
+            ends = {"tokens_per_second": 1.0, "test/loss": test + damping}
+            study_runs.write(runs, tmp_path, one, 1 - validation, **ends)
+    found = build(load_runs(tmp_path), map_runs.PLACE, AXES[1:])
+    assert (found.table.metric, found.chosen_by) == ("test/loss", "val/loss")
+    assert [(one.rate, one.cell.mean) for one in found.settings] == [(0.2, 3.01), (0.2, 3.1)]
+    assert found.best is at(found, 0.01)
+
+
+def test_a_list_is_a_value_like_others(runs: Any, tmp_path: Path) -> None:
+    for betas in ([0.9, 0.95], [0.9, 0.99]):
+        one = runs.config("adamw", 0, sweep="study_m", optimizer__betas=betas)
+        study_runs.write(runs, tmp_path, one, 0.5)
+    found = build(
+        load_runs(tmp_path), ("digits", "convnet", "adamw"), ("config.optimizer.betas",)
+    )  # fmt: skip
+    assert [(one.values, one.also) for one in found.settings] == [
+        (("[0.9, 0.95]",), ""), (("[0.9, 0.99]",), "")
+    ]  # fmt: skip
+
+
 def test_places_of_a_table_of_measured_layers() -> None:
     table = pd.DataFrame({"dataset": ["d", "d"], "model": ["m", "n"], "optimizer": ["o", "o"]})
     assert of_places(table, [("d", "n", "o")]).tolist() == [False, True]

@@ -45,6 +45,19 @@ def test_a_setting_is_judged_by_its_own_spectra(runs: Any, tmp_path: Path) -> No
     assert (like.layers, like.directions, like.epochs) == (2, 3, (4.0,))
 
 
+def test_norms_are_of_the_whole_gradient_and_the_shorter_side(runs: Any, tmp_path: Path) -> None:
+    root = map_runs.write(runs, tmp_path)
+    found, known = spectra(load([str(root)])), records(load_runs(root), "test/accuracy")
+    run = {**known[0], "config.optimizer.normalize": "rms"}
+    longer = found.assign(gradient_norm=3.0)  # of matrices 4 x 9: sigma is divided by 3 / sqrt(4)
+    like = likeness(longer, [str(run["id"])], run)
+    assert like is not None
+    alpha, damping = (float(run[f"config.optimizer.{name}"]) for name in ("alpha", "damping"))
+    slopes = transfer.slope(map_runs.SIGMA[:3] / 1.5, alpha, damping)
+    assert like.slope == pytest.approx(slopes.mean())
+    assert like.share == pytest.approx(0.3 / 9)
+
+
 def test_what_cannot_be_judged_is_none(runs: Any, tmp_path: Path) -> None:
     root = map_runs.write(runs, tmp_path, norms=False)
     found, known = spectra(load([str(root)])), records(load_runs(root), "test/accuracy")

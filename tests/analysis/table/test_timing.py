@@ -57,4 +57,5 @@ def test_what_is_alike(other: dict[str, Any]) -> None:
 
 def test_names_of_times() -> None:
     assert all(map(is_timing, ["seconds_per_epoch", "clock/step_seconds", "samples_per_second"]))
+    assert is_timing("optimizer/seconds_per_step")
     assert not any(map(is_timing, ["test/accuracy", "train/loss", "best/epoch"]))
