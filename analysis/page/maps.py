@@ -25,6 +25,8 @@ from analysis.table.timing import SECONDS
 
 OWN = "config.optimizer."
 _RATE = f"{OWN}lr"
+# No axes: rates are chosen among, and a measured file that was measured anew is no other setting.
+_NO_AXES = (_RATE, f"{OWN}exponents")
 _PLACE = ["dataset", "model", "optimizer"]
 
 
@@ -74,7 +76,8 @@ class Map:
 def axes_of(runs: pd.DataFrame, budgets: Mapping[Place, Budget]) -> dict[Place, tuple[str, ...]]:
     """Return which optimizers have a map, and its axes: settings that differ and were not tuned.
 
-    A learning rate alone makes no map: its rows stand in the table of results.
+    A learning rate alone makes no map, nor do files of exponents: their rows stand in the table of
+    results.
 
     Args:
         runs: the report runs.
@@ -86,7 +89,7 @@ def axes_of(runs: pd.DataFrame, budgets: Mapping[Place, Budget]) -> dict[Place, 
         place = (dataset, model, optimizer)
         tuned = budgets.get(place, Budget()).keys
         differing = telling(records(group, SECONDS), _PLACE)
-        axes = [n for n in differing if n.startswith(OWN) and n != _RATE and n not in tuned]
+        axes = [n for n in differing if n.startswith(OWN) and n not in (*_NO_AXES, *tuned)]
         if axes:
             # Words first, then few numbers: the last axis goes along the columns of a table.
             found[place] = tuple(sorted(axes, key=partial(_width, group)))

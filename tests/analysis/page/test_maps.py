@@ -38,6 +38,17 @@ def test_learning_rates_alone_make_none(runs: Any, tmp_path: Path) -> None:
     assert axes_of(load_runs(tmp_path), {}) == {}
 
 
+def test_two_files_of_measured_exponents_make_none(runs: Any, tmp_path: Path) -> None:
+    for number in range(2):
+        exponents = tmp_path / f"{number}.parquet"
+        exponents.write_bytes(bytes([number]))
+        changes = {"optimizer__exponents": str(exponents), "optimizer__alpha": "measured"}
+        one = runs.config("spectral_newton", 0, sweep="study_m", **changes)
+        study_runs.write(runs, tmp_path / "runs", one, 0.9)
+    found = load_runs(tmp_path / "runs")
+    assert len(found) == 2 and axes_of(found, {}) == {}
+
+
 def test_words_come_first_then_few_numbers(runs: Any, tmp_path: Path) -> None:
     map_runs.write(runs, tmp_path)
     setting = {"alpha": 1.0, "damping": 0.5, "normalize": "none", "lr": 0.02}
