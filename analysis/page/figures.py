@@ -104,7 +104,7 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
     if x != "epoch":
         an_epoch = runs[SECONDS] * (runs["tokens_per_second"] if x == "tokens" else 1)
         speed = dict(zip(runs["id"], an_epoch, strict=True))
-    rows = _ordered(found)
+    rows = [row for row in _ordered(found) if row.cell.seconds or x != "seconds"]
     colour = colours([row.label for row in rows])
     made = [
         _line(row, colour[row.label], source=source, metric=metric, speed=speed) for row in rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -15,11 +16,14 @@ from analysis.table.rows import Run
 from analysis.table.select import records
 from analysis.table.shown import comparison_text, value
 from analysis.table.target import REACHED
-from analysis.table.timing import SECONDS, UNEVEN, mixture
+from analysis.table.timing import SECONDS, UNEVEN, mixture, sharing
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
 _LOSS = "{metric} is a mean cross-entropy in nats, of a language model a token's: lower is better."
+_SHARED = (
+    "Seconds of {names} are withheld: those runs shared their device with others, the rest did not."
+)
 _SECONDS = "s/epoch: seconds of training an epoch, median over the same runs [least, most]."
 
 
@@ -42,7 +46,8 @@ class Results:
     """The rows of one dataset and model. ``notes`` say how numbers were made and what is left out.
 
     ``table`` is the study's; ``timed`` says whether seconds of this dataset and model can be
-    compared; ``target`` is of this dataset and model, None where they cannot or no run has one.
+    compared, but for rows whose cell has none; ``target`` is of this dataset and model, None where
+    they cannot or no run has one.
     """
 
     dataset: str
@@ -91,9 +96,14 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
     for j, column in enumerate(table.columns):
         dataset, _, model = column.partition("/")
         here = runs[(runs["dataset"] == dataset) & (runs["model"] == model)]
-        used = [by_id[run_id] for line in table.cells for run_id in line[j].run_ids]
-        why = mixture(used)
-        target = _target_table(here)
+        used = {
+            label: [by_id[run_id] for run_id in line[j].run_ids]
+            for label, line in zip(table.rows, table.cells, strict=True)
+        }
+        shared = sharing(used)
+        alone = [run for label, of_row in used.items() if label not in shared for run in of_row]
+        why = mixture(alone)
+        target = _target_table(here[~here["id"].isin(_ids(used, shared))])
         rows = []
         for i, label in enumerate(table.rows):
             cell, optimizer = table.cells[i][j], label.split(" ")[0]
@@ -117,6 +127,7 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
         notes += [f"No row {name} in this study." for name in missing]
         notes += [_LOSS.format(metric=metric)] if metric.endswith("loss") else []
         notes += [f"Seconds withheld: {SECONDS} of {column}: {why}."] if why else [_SECONDS]
+        notes += [_SHARED.format(names=", ".join(sorted(shared)))] if shared and not why else []
         notes += [_uneven(row) for row in rows if _is_uneven(row)]
         notes += [_target(here), *target.notes[:1]] if target else []
         all_found.append(
@@ -124,6 +135,10 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
                     tuple(dict.fromkeys(notes)))
         )  # fmt: skip
     return all_found
+
+
+def _ids(runs: Mapping[str, Sequence[Run]], labels: Collection[str]) -> list[str]:
+    return [str(run["id"]) for label in labels for run in runs[label]]
 
 
 def _row(table: Table, name: str) -> str | None:

@@ -22,7 +22,7 @@ from analysis.table.comparisons import Test
 from analysis.table.model import Cell, Spread, Statistic, Table, in_percent
 from analysis.table.rows import Key, Run, assign_rows, order, text, values
 from analysis.table.target import is_target, target_cell, tells
-from analysis.table.timing import SECONDS, is_timing, mixture
+from analysis.table.timing import SECONDS, is_timing, mixture, sharing
 
 __all__ = ["Cell", "Table", "build_table"]
 
@@ -94,11 +94,21 @@ def build_table(
     notes = [_what_is_shown(metric, statistic, spread), *_notes(chosen, metric)]
     if others := len(everything) - len(chosen):
         notes.append(f"{others} runs of other seeds left out.")
-    mixed = {} if mix_timing else _mixtures(grid, metric)
+    mixed, apart = ({}, {}) if mix_timing else _untimed(grid, metric)
     notes += [f"s/epoch of {_name(where)} withheld: {why}." for where, why in mixed.items()]
+    for where, keys in apart.items():
+        names = ", ".join(grid.labels[key] for key in grid.labels if key in keys)
+        told = "the runs shared their device with others, those of other rows did not"
+        notes += [f"s/epoch of {_name(where)} withheld of {names}: {told}."] if names else []
     cells = [
         [
-            _cell(grid.runs[key, where], metric, grid.seeds[where], where in mixed, statistic)
+            _cell(
+                grid.runs[key, where],
+                metric,
+                grid.seeds[where],
+                where in mixed or key in apart.get(where, ()),
+                statistic,
+            )
             for where in grid.columns
         ]
         for key in grid.labels
@@ -177,23 +187,29 @@ def _name(where: Key) -> str:
     return "/".join(map(text, where))
 
 
-def _mixtures(grid: Grid, metric: str) -> dict[Key, str]:
-    """Return the columns whose times cannot be compared, each with the reason.
+def _untimed(grid: Grid, metric: str) -> tuple[dict[Key, str], dict[Key, set[Key]]]:
+    """Return the columns whose times cannot be compared, with why, and rows left out of the others.
 
     Raises:
-        ValueError: the metric itself is a time.
+        ValueError: the metric itself is a time, and not of all runs.
     """
-    used: dict[Key, list[Run]] = {where: [] for where in grid.columns}
-    for (_, where), runs in grid.runs.items():
-        used[where] += [run for run in runs if _usable(run, metric)]
-    found = {where: why for where, runs in used.items() if (why := mixture(runs))}
+    mixed, apart = {}, {}
+    for where in grid.columns:
+        used = {
+            key: [run for run in grid.runs[key, where] if _usable(run, metric)]
+            for key in grid.labels
+        }
+        apart[where] = set() if is_timing(metric) else sharing(used)
+        alone = [run for key, runs in used.items() if key not in apart[where] for run in runs]
+        if why := mixture(alone):
+            mixed[where] = why
     if is_timing(metric):
-        for where, why in found.items():
+        for where, why in mixed.items():
             raise ValueError(
                 f"{metric} of {_name(where)}: {why}; choose runs with sweep= or cols=, "
                 "or compare them all the same with mix_timing=true"
             )
-    return found
+    return mixed, apart
 
 
 def _by_seed(runs: Sequence[Run], metric: str) -> dict[int, float | None]:

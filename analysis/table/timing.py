@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 from analysis.table.rows import Run
 
 SECONDS = "seconds_per_epoch"
 GRAPH = "cuda_graph"  # whether a run's steps were in one; not told of a CPU
 UNEVEN = 1.2  # times the median: a run that took longer was not like the others
+Row = TypeVar("Row", bound=Hashable)
 _TIMING = ("seconds", "seconds_per_epoch", "seconds_per_step", "per_second", "utilisation")
 
 
@@ -39,6 +41,17 @@ def mixture(runs: Sequence[Run]) -> str | None:
         if len(found) > 1:
             return f"{len(found)} versions of the code of {target}"
     return _graphs(runs)
+
+
+def sharing(rows: Mapping[Row, Sequence[Run]]) -> set[Row]:
+    """Return the rows of a column with runs that shared their device, where others had it alone.
+
+    Their times are no times of the others; without them the others may still be compared. Empty
+    where all rows are of the same kind.
+    """
+    there = {row for row, runs in rows.items() if runs}
+    shared = {row for row in there if any(map(_is_packed, rows[row]))}
+    return shared if shared != there else set()
 
 
 def _graphs(runs: Sequence[Run]) -> str | None:

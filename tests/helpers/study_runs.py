@@ -20,6 +20,7 @@ def write(
     seconds: float = 1.5,
     target: float | None = 9.0,
     device: str = DEVICE,
+    packed: int = 1,
     **more: Any,
 ) -> Path:
     """Write one run; ``accuracy`` None: no summary. ``target`` None: it was missed."""
@@ -43,7 +44,7 @@ def write(
     versions = {"torch": "2.11.0"}
     attempt = {
         "device": device,
-        "packed": 1,
+        "packed": packed,
         "versions": versions,
         "git": {"commit": "0123456789" * 4, "dirty": False},
     }

@@ -90,6 +90,20 @@ def test_partial_diverged_and_unequal_rows_are_marked(runs: Any, tmp_path: Path)
     assert table["lion"][2:5] == ["–", "–", "–"]
 
 
+def test_a_row_whose_runs_shared_their_device_has_no_times_and_the_others_do(
+    runs: Any, tmp_path: Path
+) -> None:
+    root = study_runs.study(runs, tmp_path, ACCURACIES)
+    study_runs.study(runs, tmp_path, {"lion": [0.92, 0.91, 0.93]}, packed=4)
+    (found,) = built(root)
+    table = cells(found)
+    assert table["lion"][3] == "–" and table["lion"][-1].startswith("–")
+    assert table["lion"][4] == "Accelerator 9000, 4 runs at once"
+    assert table["muon"][3] == "1.500 [1.500, 1.500]" and table["muon"][-1] == "9.000 (5 of 5)"
+    assert any(note.startswith("Seconds of lion are withheld") for note in found.notes)
+    assert found.timed
+
+
 def test_times_of_two_devices_are_withheld(runs: Any, tmp_path: Path) -> None:
     root = study_runs.study(runs, tmp_path, {"adamw": [0.9, 0.91]})
     for seed in (0, 1):

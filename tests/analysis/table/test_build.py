@@ -325,6 +325,25 @@ def test_times_that_cannot_be_compared_are_withheld(
     assert only(build_table(mixed, seeds=[0])).seconds_per_epoch == 1.5
 
 
+def test_rows_that_shared_their_device_alone_lose_their_times(runs: Any) -> None:
+    rows = [record(runs, 0.9, seed, provenance=H100) for seed in (0, 1)]
+    packed = H100 | {"packed": 4, "optimizer_source": "b"}
+    rows += [record(runs, 0.8, seed, optimizer="sgd", provenance=packed) for seed in (0, 1)]
+    table = build_table(frame(rows))
+    seconds = dict(
+        zip(table.rows, [line[0].seconds_per_epoch for line in table.cells], strict=True)
+    )
+    assert seconds["adamw"] == 1.5 and math.isnan(seconds["sgd"])
+    (note,) = [note for note in table.notes if "withheld" in note]
+    assert note.startswith(
+        "s/epoch of digits/convnet withheld of sgd: the runs shared their device"
+    )
+    with pytest.raises(ValueError, match="2 of 4 runs shared their device"):
+        build_table(frame(rows), metric="seconds_per_epoch")
+    shown = build_table(frame(rows), mix_timing=True)
+    assert [line[0].seconds_per_epoch for line in shown.cells] == [1.5, 1.5]
+
+
 def test_a_partial_row_of_the_same_mean_is_not_best_beside_a_whole_one(runs: Any) -> None:
     whole = [record(runs, 0.8, seed) for seed in (0, 1)]
     table = build_table(frame([*whole, record(runs, 0.8, 0, optimizer="sgd")]))

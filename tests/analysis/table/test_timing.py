@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from analysis.table.timing import is_timing, mixture
+from analysis.table.timing import is_timing, mixture, sharing
 
 
 def run(
@@ -53,6 +53,13 @@ def test_what_is_alike(other: dict[str, Any]) -> None:
     assert mixture([run(), run(**other)]) is None
     assert mixture([]) is None
     assert mixture([run(device=None), run(device=None)]) is None
+
+
+def test_rows_that_shared_their_device_stand_apart_from_those_that_had_it_alone() -> None:
+    alone, packed = run(), run(**{"provenance.packed": 3.0})
+    assert sharing({"a": [alone], "b": [packed], "c": [alone, packed], "d": []}) == {"b", "c"}
+    assert sharing({"a": [packed], "b": [packed], "c": []}) == set()
+    assert sharing({"a": [alone], "b": []}) == set() == sharing({})
 
 
 def test_names_of_times() -> None:
