@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from analysis.run import folders
 from bench.files import write_atomically
@@ -66,14 +67,19 @@ def _files(folder: Path) -> Files:
 def _without_places(text: bytes) -> bytes:
     """Return a config whose paths are the same on every machine; as it is where they are."""
     config = json.loads(text)
-    absolute = {
-        name: path
-        for name in _PLACES
-        if isinstance(path := config.get(name), str) and Path(path).is_absolute()
-    }
-    for name, path in absolute.items():
-        config[name] = "/".join(Path(path).parts[-_PLACES[name] :])
-    return (json.dumps(config, indent=2) + "\n").encode() if absolute else text
+    short = _shortened(config)
+    return text if short == config else (json.dumps(short, indent=2) + "\n").encode()
+
+
+def _shortened(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with its absolute places cut, also those that an optimizer has."""
+    short = dict(config)
+    for name, value in config.items():
+        if isinstance(value, dict):
+            short[name] = _shortened(value)
+        elif name in _PLACES and isinstance(value, str) and Path(value).is_absolute():
+            short[name] = "/".join(Path(value).parts[-_PLACES[name] :])
+    return short
 
 
 def state(files: Files) -> str:

@@ -98,6 +98,22 @@ def test_where_a_run_had_its_folders_stays_behind(runs: Any, tmp_path: Path) -> 
     assert {**far, **near, "id": 0, "seed": 1} == {**close, "id": 0}
 
 
+def test_an_optimizers_own_file_is_told_without_the_machines_folders(
+    runs: Any, tmp_path: Path
+) -> None:
+    config = runs.config(seed=0)
+    config["optimizer"] = {
+        **config["optimizer"],
+        "exponents": "/home/ada/runs/one/exponents.parquet",
+        "matrix": {"exponents": "near/exponents.parquet", "lr": 0.1},
+    }
+    runs.folder(tmp_path / "runs", config, runs.summary(0.9))
+    table = pq.read_table(pack(tmp_path / "runs", tmp_path / "all.parquet"))
+    (found,) = map(json.loads, table["config.json"].to_pylist())
+    assert found["optimizer"]["exponents"] == "one/exponents.parquet"
+    assert found["optimizer"]["matrix"] == config["optimizer"]["matrix"]
+
+
 def test_the_same_runs_give_the_same_bytes_in_any_order(folder: Path, tmp_path: Path) -> None:
     runs = run_archive.gather(folder)
     halves = dict(list(runs.items())[:3]), dict(list(runs.items())[3:])
