@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.objective import Batch, Loss, Objective, Settings
+from optimizers.gram_functions import schatten8_bound
 
 # A singular value this much below the largest is rounding: a softmax head, whose gradient columns
 # sum to zero, has one such value, and it would decide gamma if it counted.
@@ -134,8 +135,7 @@ def gradient_norms(gradient: Tensor) -> tuple[float, float]:
     norm = peak * torch.linalg.matrix_norm(matrix / peak)
     unit = matrix / norm  # no power of it overflows
     gram = unit @ unit.mT if len(unit) <= unit.shape[1] else unit.mT @ unit
-    eighth = torch.linalg.matrix_norm(gram @ gram) ** (1 / 4)  # (trace of gram^4)^(1/8)
-    return float(norm), float(norm * eighth)
+    return float(norm), float(norm * schatten8_bound(gram))
 
 
 def _leading(matrix: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,16 +25,9 @@ NOT_SCIENTIFIC = frozenset(
     {"tracker", "sweep", "runs_dir", "data_dir", "exponents", "names", "target", "tuned"}
 )
 NOT_SCIENTIFIC_TRAINER = frozenset(
-    {"device", "threads", "progress", "log_every", "checkpoint_every", "checkpoint_seconds"}
-    | {
-        "eval_batch_size",
-        "compile",
-        "cuda_graph",
-        "accounting",
-        "devices",
-        "curvature_every",
-        "curvature",
-    }
+    {"device", "devices", "threads", "progress", "log_every", "eval_batch_size", "accounting"}
+    | {"checkpoint_every", "checkpoint_seconds", "compile", "cuda_graph"}
+    | {"curvature_every", "curvature"}
 )
 # Options of an optimizer, and of those inside it, that say how a step is computed and not which.
 NOT_SCIENTIFIC_OPTIMIZER = frozenset({"compile", "fused", "foreach", "capturable"})

@@ -126,7 +126,6 @@ class Loop:
             StopRequested: the process was asked to stop; a checkpoint is written.
         """
         watch_memory(self.device)
-        self._written_at = time.monotonic()
         with self.progress:
             self.progress.start_at(self.step)
             if self.step == 0:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pandas as pd
 
-from bench.tuned import FIRST_TUNING_SEED
+from analysis.run.seeds import prepared
 
 _ALIKE = ["dataset", "model", "sweep", "seed"]
 
@@ -16,8 +16,7 @@ def reported(runs: pd.DataFrame) -> pd.DataFrame:
 
     What a tuning run reached says how bad some of the settings were that nobody chose.
     """
-    prepared = (runs["seed"] >= FIRST_TUNING_SEED).fillna(False).astype(bool)
-    return runs[(runs["state"] == "done") & ~prepared]
+    return runs[(runs["state"] == "done") & ~prepared(runs)]
 
 
 def in_pairs(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

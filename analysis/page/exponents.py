@@ -16,7 +16,7 @@ from analysis.page import exponent_figures
 from analysis.page.budget import Place
 from analysis.page.maps import of_places
 from analysis.page.study import Study
-from analysis.run.measured import Measured, load
+from analysis.run.measured import Measured
 from analysis.stats import mean, t_interval
 
 _OF_RUN = ["model", "dataset", "optimizer", "epoch"]
@@ -51,7 +51,7 @@ def section(
     """
     if not any((runs["state"] == "done").any() for runs in (study.runs, study.preparation)):
         return ""
-    measured = _without(load([str(study.archive)]), apart)
+    measured = _without(study.measured, apart)
     if measured.layers.empty:
         return ""
     found = [check(claim, measured, other_data=True) for claim in load_claims()]
@@ -71,13 +71,11 @@ def section(
 
 def _without(measured: Measured, apart: Sequence[Place]) -> Measured:
     """Return what was measured on runs of other places than those ``apart``."""
-    tables = {
-        one.name: table[~of_places(table, apart)]
-        if len(table := getattr(measured, one.name))
-        else table
-        for one in fields(measured)
-    }
-    return Measured(**tables) if apart else measured
+    if not apart:
+        return measured
+    tables = {one.name: getattr(measured, one.name) for one in fields(measured)}
+    kept = {n: t[~of_places(t, apart)] if len(t) else t for n, t in tables.items()}
+    return Measured(**kept)
 
 
 def along_training(layers: pd.DataFrame) -> str:

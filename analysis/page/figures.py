@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.page.charts import COLOURS, Line, curves
-from analysis.page.table import Results, Row, metric_of
+from analysis.page.table import BASELINES, Results, Row, metric_of
+from analysis.page.verdict import SUBJECT
 from analysis.runs import load_history
 from analysis.stats import mean, t_interval
 from analysis.table.model import in_percent, possible
@@ -28,7 +29,7 @@ _WIDTH, _PLOT, _HEIGHT, _LINE = 900, 640, 300, 18
 AXES = {"seconds": "seconds of training", "epoch": "epochs", "tokens": "tokens"}
 _SHOWN = 8  # lines that a front picture can hold
 _SEEDS = 3  # a line has at least: the interval of two says nothing and hides the others
-_FIRST = ("spectral_newton", "adamw", "muon")  # the same colours in every figure
+_FIRST = (SUBJECT, *BASELINES)  # the same colours in every figure
 
 
 def document(svg: str, legend: Sequence[tuple[str, int]], title: str) -> str:
@@ -142,7 +143,7 @@ def _ordered(found: Results) -> list[Row]:
     sign = -1 if in_percent(found.table.metric) else 1
     enough = min(_SEEDS, max((row.cell.n for row in found.rows), default=0))
     drawn = [row for row in found.rows if row.cell.n >= max(enough, 1)]
-    named = [n for name in ("spectral_newton", *found.baselines) for n in drawn if n.label == name]
+    named = [n for name in (SUBJECT, *found.baselines) for n in drawn if n.label == name]
     rest = sorted((row for row in drawn if row not in named), key=lambda r: sign * r.cell.mean)
     return [*named, *rest][:_SHOWN]
 

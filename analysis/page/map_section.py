@@ -17,7 +17,6 @@ from analysis.page.charts import Line, curves
 from analysis.page.maps import OWN, Map, Setting, build
 from analysis.page.spectra import Likeness, likeness, spectra
 from analysis.page.study import Study
-from analysis.run.measured import load
 from analysis.stats import mean
 from analysis.table.model import in_percent
 from analysis.table.rows import order, text
@@ -65,7 +64,7 @@ def sections(
         folder: the figures' folder, as links on the page name it.
     """
     done = bool((study.runs["state"] == "done").any())
-    measured = spectra(load([str(study.archive)])) if done else pd.DataFrame({"run": []})
+    measured = spectra(study.measured) if done else pd.DataFrame({"run": []})
     for place, axes in places.items():
         found = build(study.runs, place, axes)
         alike: dict[int, Likeness] = {}

@@ -17,8 +17,9 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from analysis.run.archive import is_archive
+from analysis.run.measured import Measured, load
+from analysis.run.seeds import prepared
 from analysis.runs import load_runs
-from bench.tuned import FIRST_TUNING_SEED
 
 _TUNING = "_tune"
 
@@ -68,7 +69,7 @@ class Study:
             ValueError: a seed of theirs was used for tuning, or the archive is of another study.
         """
         whole, tuning = self._of(self.name), self.tuning
-        report = whole[~(whole["seed"] >= FIRST_TUNING_SEED).fillna(False)].reset_index(drop=True)
+        report = whole[~prepared(whole)].reset_index(drop=True)
         check_disjoint(report, tuning, f"{self.archive}")
         return report
 
@@ -88,7 +89,12 @@ class Study:
     def preparation(self) -> pd.DataFrame:
         """The runs of the study that no number is from."""
         whole = self._of(self.name)
-        return whole[(whole["seed"] >= FIRST_TUNING_SEED).fillna(False)].reset_index(drop=True)
+        return whole[prepared(whole)].reset_index(drop=True)
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What its finished runs measured; there must be one of the report, or that prepared it."""
+        return load([str(self.archive)])
 
     @cached_property
     def tuning(self) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from analysis.table.rows import Run
 from analysis.table.select import records
 from analysis.table.shown import comparison_text, value
 from analysis.table.target import REACHED
-from analysis.table.timing import SECONDS, UNEVEN, mixture, sharing
+from analysis.table.timing import SECONDS, UNEVEN, comparable
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
@@ -100,9 +100,7 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
             label: [by_id[run_id] for run_id in line[j].run_ids]
             for label, line in zip(table.rows, table.cells, strict=True)
         }
-        shared = sharing(used)
-        alone = [run for label, of_row in used.items() if label not in shared for run in of_row]
-        why = mixture(alone)
+        shared, why = comparable(used)
         target = _target_table(here[~here["id"].isin(_ids(used, shared))])
         rows = []
         for i, label in enumerate(table.rows):

@@ -22,7 +22,7 @@ from analysis.table.comparisons import Test
 from analysis.table.model import Cell, Spread, Statistic, Table, in_percent
 from analysis.table.rows import Key, Run, assign_rows, order, text, values
 from analysis.table.target import is_target, target_cell, tells
-from analysis.table.timing import SECONDS, is_timing, mixture, sharing
+from analysis.table.timing import SECONDS, comparable, is_timing, mixture
 
 __all__ = ["Cell", "Table", "build_table"]
 
@@ -199,16 +199,15 @@ def _untimed(grid: Grid, metric: str) -> tuple[dict[Key, str], dict[Key, set[Key
             key: [run for run in grid.runs[key, where] if _usable(run, metric)]
             for key in grid.labels
         }
-        apart[where] = set() if is_timing(metric) else sharing(used)
-        alone = [run for key, runs in used.items() if key not in apart[where] for run in runs]
-        if why := mixture(alone):
-            mixed[where] = why
-    if is_timing(metric):
-        for where, why in mixed.items():
+        every = [run for runs in used.values() for run in runs]
+        if is_timing(metric) and (why := mixture(every)):
             raise ValueError(
                 f"{metric} of {_name(where)}: {why}; choose runs with sweep= or cols=, "
                 "or compare them all the same with mix_timing=true"
             )
+        apart[where], why = comparable(used)
+        if why:
+            mixed[where] = why
     return mixed, apart
 
 

@@ -54,6 +54,12 @@ def sharing(rows: Mapping[Row, Sequence[Run]]) -> set[Row]:
     return shared if shared != there else set()
 
 
+def comparable(rows: Mapping[Row, Sequence[Run]]) -> tuple[set[Row], str | None]:
+    """Return the rows of a column that `sharing` sets apart, and the `mixture` of the others."""
+    apart = sharing(rows)
+    return apart, mixture([run for row, runs in rows.items() if row not in apart for run in runs])
+
+
 def _graphs(runs: Sequence[Run]) -> str | None:
     """Return whose steps some seeds replayed from a CUDA graph and others launched from Python."""
     alike: dict[tuple[str, str], list[bool]] = defaultdict(list)
