@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 import types
 import warnings
@@ -188,31 +187,6 @@ def test_an_optimizer_that_swallows_any_key_is_held_to_those_it_names(
         check(base.model_copy(update={"optimizer": {**optimizer, key: 0.1}}))
     assert str(caught.value).startswith(f"optimizer.{key}: bench_test_components.{name} has no")
     assert str(caught.value).endswith(says)
-
-
-def test_a_package_that_is_not_installed_is_told_by_the_choice_that_needs_it(
-    base: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)  # import fails
-    requirement = 'pytorch-optimizer>=4.1; extra == "baselines"'
-    monkeypatch.setattr(importlib.metadata, "requires", lambda _: [requirement])
-    how = "needs the `baselines` extra: pip install 'spectral-bench[baselines]'"
-    with pytest.raises(UserError) as caught:
-        config.load(["tracker=none", "optimizer=soap"])
-    assert str(caught.value) == f"optimizer=soap {how}"
-    monkeypatch.delitem(sys.modules, "bench.competitors.scalable_shampoo", raising=False)
-    monkeypatch.delattr("bench.competitors.scalable_shampoo", raising=False)
-    with pytest.raises(UserError) as caught:  # a module of ours around one of the package's
-        config.load(["tracker=none", "optimizer=shampoo"])
-    assert str(caught.value) == f"optimizer=shampoo {how}"
-    deep = {**base.optimizer, "inner": {"_target_": "pytorch_optimizer.Lion"}}
-    parts = {"optimizer": deep}
-    with pytest.raises(UserError) as caught:
-        components.check(parts, {"optimizer": "mine"})
-    assert str(caught.value) == f"optimizer=mine {how}"
-    with pytest.raises(UserError) as caught:  # a component that is no file of conf/
-        components.check(parts)
-    assert str(caught.value) == f"pytorch_optimizer.Lion {how}"
 
 
 def test_values_get_the_types_of_the_signature(check_model: Check) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import components, config
+from bench.errors import UserError
 from bench.extras import import_failure, needed
 
 REQUIREMENTS = [
@@ -77,3 +80,29 @@ def test_the_extras_of_this_project_are_found() -> None:
     assert needed(ModuleNotFoundError("", name="hypothesis")) == (
         "needs the `dev` extra: pip install 'spectral-bench[dev]'"
     )
+
+
+def test_a_package_that_is_not_installed_is_told_by_the_choice_that_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = config.load(["tracker=none"])
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)  # import fails
+    requirement = 'pytorch-optimizer>=4.1; extra == "baselines"'
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: [requirement])
+    how = "needs the `baselines` extra: pip install 'spectral-bench[baselines]'"
+    with pytest.raises(UserError) as caught:
+        config.load(["tracker=none", "optimizer=soap"])
+    assert str(caught.value) == f"optimizer=soap {how}"
+    monkeypatch.delitem(sys.modules, "bench.competitors.scalable_shampoo", raising=False)
+    monkeypatch.delattr("bench.competitors.scalable_shampoo", raising=False)
+    with pytest.raises(UserError) as caught:  # a module of ours around one of the package's
+        config.load(["tracker=none", "optimizer=shampoo"])
+    assert str(caught.value) == f"optimizer=shampoo {how}"
+    deep = {**base.optimizer, "inner": {"_target_": "pytorch_optimizer.Lion"}}
+    parts = {"optimizer": deep}
+    with pytest.raises(UserError) as caught:
+        components.check(parts, {"optimizer": "mine"})
+    assert str(caught.value) == f"optimizer=mine {how}"
+    with pytest.raises(UserError) as caught:  # a component that is no file of conf/
+        components.check(parts)
+    assert str(caught.value) == f"pytorch_optimizer.Lion {how}"
