@@ -23,17 +23,19 @@ def along_training(layers: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
     Args:
         layers: the layers of `analysis.run.measured.Measured`.
     """
-    networks = [
+    every = [
         (" / ".join(map(str, key)), rows)
         for key, rows in layers.groupby(_NETWORK, sort=True)
         if rows["epoch"].nunique() >= _FEWEST
-    ][:COLOURS]
+    ]
+    networks = every[:COLOURS]
+    left_out = f"; the first {COLOURS} of {len(every)} networks" if every[COLOURS:] else ""
     for name in ("alpha", "gamma", "s"):
         lines = [_exponent(label, k, rows, name) for k, (label, rows) in enumerate(networks)]
-        title = f"{name} along training: mean over layers, then over runs"
+        title = f"{name} along training: mean over layers, then over runs{left_out}"
         yield from _drawn(name, title, [line for line in lines if line is not None], name)
     pairs = [one for k, (label, rows) in enumerate(networks) for one in _identity(label, k, rows)]
-    title = "|s - alpha gamma| / s in %, along training: median over layers and runs"
+    title = f"|s - alpha gamma| / s in %, along training: median over layers and runs{left_out}"
     yield from _drawn("identity", title, pairs, "relative error (%)")
 
 

@@ -47,3 +47,10 @@ def test_a_network_known_at_one_epoch_is_not_in_the_legend() -> None:
     found = {n: svg for n, _, svg in along_training(pd.concat([layers([0, 1, 5]), early]))}
     assert "m / d / o" in found["alpha"] and "n / d / o" not in found["alpha"]
     assert "n / d / o" in found["gamma"]
+
+
+def test_networks_beyond_the_colours_are_counted_in_the_title() -> None:
+    nine = pd.concat([layers([0, 1, 5], model=f"m{k}") for k in range(9)])
+    titles = [title for _, title, _ in along_training(nine)]
+    assert titles and all(title.endswith("; the first 8 of 9 networks") for title in titles)
+    assert not any("first" in title for _, title, _ in along_training(layers([0, 1, 5])))
