@@ -147,10 +147,8 @@ def _number(value: float, metric: str) -> str:
 def _shown(found: Map) -> str:
     """Say how the first table was made."""
     percent = in_percent(found.table.metric)
-    spreads = [c.std for row in found.table.cells for c in row if c.n > 1 and math.isfinite(c.std)]
-    spread = ""
-    if spreads:
-        pooled = math.sqrt(mean([one**2 for one in spreads]))
+    pooled, spread = _pooled(found), ""
+    if math.isfinite(pooled):
         told = f"{100 * pooled:.2f} points" if percent else f"{pooled:.4f}"
         spread = f" Seeds of one setting and rate differ by a standard deviation of {told}."
     words = _SHOWN.format(
@@ -159,6 +157,25 @@ def _shown(found: Map) -> str:
     )  # fmt: skip
     used = [note for note in found.table.notes if "runs used" in note]
     return "\n".join([words, *(f"- {note}" for note in used)]) + "\n"
+
+
+def _pooled(found: Map) -> float:
+    """Return the standard deviation of seeds, pooled over settings and rates; NaN where unknown."""
+    spreads = [c.std for row in found.table.cells for c in row if c.n > 1 and math.isfinite(c.std)]
+    return math.sqrt(mean([one**2 for one in spreads])) if spreads else math.nan
+
+
+def _resolved(found: Map, best: Setting) -> str:
+    """Say how many other means two standard errors of a difference do not tell from the best."""
+    pooled = _pooled(found)
+    others = [one.cell for one in found.settings if one is not best and one.cell.n]
+    if not math.isfinite(pooled) or not others:
+        return ""
+    near = sum(
+        abs(one.mean - best.cell.mean) <= 2 * pooled * math.sqrt(1 / one.n + 1 / best.cell.n)
+        for one in others
+    )
+    return f"; {near} of the {len(others)} others lie within two standard errors of it"
 
 
 def _answer(found: Map, alike: Alike) -> str:
@@ -185,7 +202,8 @@ def _answer(found: Map, alike: Alike) -> str:
     return (
         f"Measured spectra make {told(sgd)} the most like SGD and {told(muon)} the most like Muon"
         + (f"; the farthest beyond Muon is {told(inverse)}" if beyond else "")
-        + f". Of these means, the best is that of {told(best)}.\n"
+        + f". Of these means, the best is that of {told(best)}"
+        + f"{_resolved(found, found.settings[best])}.\n"
     )
 
 
