@@ -57,9 +57,7 @@ def test_spectra_explain_it(runs: Any, tmp_path: Path) -> None:
     assert float(row) < 0
 
 
-def test_the_best_mean_is_told_with_what_it_does_not_differ_from(
-    runs: Any, tmp_path: Path
-) -> None:
+def test_the_best_mean_is_told_with_what_it_does_not_differ_from(runs: Any, tmp_path: Path) -> None:
     clear = told(kept(map_runs.write(runs, tmp_path / "clear" / "runs")))
     assert "; 0 of the 3 others lie within two standard errors of it." in clear.splitlines()[2]
     # Two seeds 0.75 points apart: a mean's standard error is 0.375, a difference's 0.53.
