@@ -111,7 +111,9 @@ def _protocol(study: Study) -> str:
         if runs.empty:
             continue
         seeds = span([int(seed) for seed in runs["seed"].dropna()])
-        told = [f"{len(runs)} runs", f"seeds {seeds}"]
+        planned = study.planned.size if what == "report" else 0
+        of_planned = f" of {planned} planned" if planned > len(runs) else ""
+        told = [f"{len(runs)}{of_planned} runs", f"seeds {seeds}"]
         for name in ("trainer.epochs", "trainer.batch_size", "schedule", "model", "dataset"):
             column = name if name in runs else f"config.{name}"
             found = values(runs, column)
@@ -125,8 +127,10 @@ def _protocol(study: Study) -> str:
             f"- {len(study.preparation)} runs of seed {seeds} prepared the others (measured"
             " exponents) and are in no table"
         )
-    if study.absent:
-        lines.append(f"- planned, and not run yet: {', '.join(study.absent)}")
+    absent = study.planned.absent(study.runs)
+    if absent:
+        told = [f"{axis} {', '.join(lacking)}" for axis, lacking in absent.items()]
+        lines.append(f"- planned, and not run yet: {'; '.join(told)}")
     known = provenance(both)
     for name, words in _PROVENANCE.items():
         counts = [(_short(name, text), count) for what, text, count in known if what == name]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import OmegaConf
 
+from analysis.page.planned import Grid, grid
 from analysis.run.archive import is_archive
 from analysis.run.measured import Measured, load
 from analysis.run.seeds import prepared
@@ -40,15 +40,12 @@ class Header:
 
 @dataclass(frozen=True)
 class Study:
-    """One study; ``archive`` is None where it has not been run.
-
-    ``planned``: the optimizers of its grid, as far as its sweep file names them.
-    """
+    """One study; ``archive`` is None where it has not been run, ``planned`` what its file plans."""
 
     name: str
     header: Header
     archive: Path | None
-    planned: tuple[str, ...] = ()
+    planned: Grid = field(default_factory=Grid)
 
     @cached_property
     def _runs(self) -> pd.DataFrame:
@@ -72,12 +69,6 @@ class Study:
         report = whole[~prepared(whole)].reset_index(drop=True)
         check_disjoint(report, tuning, f"{self.archive}")
         return report
-
-    @property
-    def absent(self) -> list[str]:
-        """The planned optimizers that no report run is of."""
-        there = set(self.runs["optimizer"]) if len(self.runs) else set()
-        return [name for name in self.planned if name not in there]
 
     @cached_property
     def tuned(self) -> bool:
@@ -152,7 +143,7 @@ def studies(results: Path, sweeps: Path) -> list[Study]:
     archives = {path.stem: path for path in results.glob("*.parquet") if is_archive(path)}
     files = {path.stem: path for path in sweeps.glob("study_*.yaml")}
     return [
-        Study(name, header(files.get(name)), archives.get(name), optimizers(files.get(name)))
+        Study(name, header(files.get(name)), archives.get(name), grid(files.get(name)))
         for name in sorted(archives.keys() | files.keys(), key=_natural)
     ]
 
@@ -177,13 +168,6 @@ def header(path: Path | None) -> Header:
         else:
             words.append(line.strip())
     return Header(" ".join(words), tuple(commands))
-
-
-def optimizers(path: Path | None) -> tuple[str, ...]:
-    """Return the optimizers that the grid of a sweep file names; empty where it names none."""
-    config = OmegaConf.load(path) if path else OmegaConf.create()
-    grid = OmegaConf.select(config, "hydra.sweeper.params.optimizer")
-    return tuple(name.strip() for name in grid.split(",")) if isinstance(grid, str) else ()
 
 
 def _without_announcement(words: Sequence[str]) -> list[str]:

@@ -66,7 +66,7 @@ def test_studies_are_those_with_a_file_or_an_archive_in_natural_order(
     ]  # fmt: skip
 
 
-def test_what_a_grid_names_and_no_run_is_of(runs: Any, tmp_path: Path) -> None:
+def test_a_study_knows_what_its_file_plans(runs: Any, tmp_path: Path) -> None:
     root = study_runs.study(runs, tmp_path / "runs", {"sgd": [0.5, 0.6]})
     path = archive(root, tmp_path / "study_x.parquet")
     (tmp_path / "study_x.yaml").write_text(
@@ -75,9 +75,8 @@ def test_what_a_grid_names_and_no_run_is_of(runs: Any, tmp_path: Path) -> None:
     (tmp_path / "study_y.yaml").write_text("# A map.\n")
     no_runs, found = studies(tmp_path, tmp_path)[::-1]
     assert (found.name, found.archive) == ("study_x", path)
-    assert found.planned == ("sgd", "adamw", "muon")
-    assert found.absent == ["adamw", "muon"]
-    assert no_runs.planned == ()
+    assert found.planned.absent(found.runs) == {"optimizer": ["adamw", "muon"]}
+    assert no_runs.planned.size == 0
 
 
 def test_report_runs_tuning_runs_and_what_prepared_them(runs: Any, tmp_path: Path) -> None:

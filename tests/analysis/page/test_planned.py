@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.page.planned import Grid, grid
+
+FILE = """# A study.
+hydra:
+  sweeper:
+    params:
+      optimizer: "sgd,\\
+        muon"
+      optimizer.damping: 0.1,1e-3
+      optimizer.normalize: none,frobenius
+      seed: 0,1
+"""
+
+
+def read(path: Path, text: str) -> Grid:
+    path.write_text(text)
+    return grid(path)
+
+
+def test_values_are_what_hydra_makes_of_them(tmp_path: Path) -> None:
+    found = read(tmp_path / "s.yaml", FILE)
+    assert found.axes == {
+        "optimizer": ("sgd", "muon"),
+        "optimizer.damping": (0.1, 0.001),
+        "optimizer.normalize": ("none", "frobenius"),
+        "seed": (0, 1),
+    }
+    assert found.size == 16
+
+
+def test_one_value_is_an_axis_of_one(tmp_path: Path) -> None:
+    found = read(tmp_path / "s.yaml", "hydra: {sweeper: {params: {seed: 3, model: mlp}}}")
+    assert (found.axes, found.size) == ({"seed": (3,), "model": ("mlp",)}, 1)
+
+
+def test_what_cannot_be_read_off_plans_nothing(tmp_path: Path) -> None:
+    ranges = read(tmp_path / "s.yaml", 'hydra: {sweeper: {params: {seed: "range(0,5)"}}}')
+    for one in (ranges, read(tmp_path / "t.yaml", "a: 1"), grid(None)):
+        assert (one.size, one.absent(pd.DataFrame({"seed": [0]}))) == (0, {})
+
+
+def test_values_that_no_run_has(tmp_path: Path) -> None:
+    planned = read(tmp_path / "s.yaml", FILE)
+    runs = pd.DataFrame(
+        {
+            "optimizer": ["muon", "muon"],
+            "seed": [0, 1],
+            "config.optimizer.damping": [0.001, 0.001],
+            "config.optimizer.normalize": ["frobenius", "none"],
+        }
+    )
+    assert planned.absent(runs) == {"optimizer": ["sgd"], "optimizer.damping": ["0.1"]}
+    assert planned.absent(runs[["seed"]]) == {}  # of the rest these runs say nothing
+
+
+def test_a_missing_value_is_no_value(tmp_path: Path) -> None:
+    planned = read(tmp_path / "s.yaml", "hydra: {sweeper: {params: {optimizer.clip: '1.0,2.0'}}}")
+    runs = pd.DataFrame({"config.optimizer.clip": [1.0, float("nan")]})
+    assert planned.absent(runs) == {"optimizer.clip": ["2.0"]}
