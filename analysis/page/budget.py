@@ -94,7 +94,10 @@ def line(found: Mapping[str, Budget], tuning: pd.DataFrame, *, tuned: bool = Fal
     if costs == {Budget().cost}:
         if tuned:
             return f"{RED} **Tuned, but by runs that are in no archive**: budgets are unknown."
-        return f"{RED} **Untuned**: settings are those of the sweep and of the optimizers' files."
+        words = "settings are those of the sweep and of the optimizers' files"
+        if len(found) == 1:  # nothing is compared that this could make unfair
+            return f"Untuned: {words}."
+        return f"{RED} **Untuned**: {words}."
     seeds = span([int(seed) for seed in tuning["seed"].dropna()])
     if len(costs) == 1:
         one = next(iter(found.values()))

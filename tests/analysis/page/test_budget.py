@@ -68,9 +68,11 @@ def test_the_line_says_whether_budgets_are_equal(runs: Any, tmp_path: Path) -> N
     assert unequal.startswith(f"{RED} **Tuning budgets are unequal**: a 6 trials (6 runs, 24 epoch")
     assert "b 6 trials (6 runs, 30 epochs)" in unequal
     assert RED in line({"a": Budget(), "b": one}, rows)
-    assert line({"a": Budget()}, rows) == (
+    assert line({"a": Budget(), "b": Budget()}, rows) == (
         f"{RED} **Untuned**: settings are those of the sweep and of the optimizers' files."
     )
+    alone = line({"a": Budget()}, rows)
+    assert alone == "Untuned: settings are those of the sweep and of the optimizers' files."
     assert "runs that are in no archive" in line({"a": Budget()}, rows, tuned=True)
     assert "no archive" not in line({"a": one}, rows, tuned=True)
 
