@@ -170,13 +170,14 @@ def _line(
     return Line(row.label, colour, at, middle, low, high)
 
 
-def best_trials(tuning: pd.DataFrame) -> pd.DataFrame:
+def best_trials(tuning: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
     """Return for each optimizer and learning rate the best of its other settings, over its seeds.
 
-    Columns: optimizer, lr, value (the mean of the validation metric), low, high (its 95 %
-    interval, NaN for one seed); a rate of which every trial diverged has NaN.
+    ``metric`` is what the tuning was scored by, None for the usual one. Columns: optimizer, lr,
+    value (the mean of the metric), low, high (its 95 % interval, NaN for one seed); a rate of which
+    every trial diverged has NaN.
     """
-    metric = metric_of(tuning, "val")
+    metric = metric or metric_of(tuning, "val")
     sign = 1 if metric.endswith("accuracy") else -1
     rows = []
     if "config.optimizer.lr" not in tuning or metric not in tuning:
@@ -192,16 +193,16 @@ def best_trials(tuning: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["optimizer", "lr", "value", "low", "high"])
 
 
-def sensitivity(tuning: pd.DataFrame, *, title: str) -> str:
-    """Return the validation metric against the learning rate, the best of the other settings.
+def sensitivity(tuning: pd.DataFrame, metric: str | None = None, *, title: str) -> str:
+    """Return ``metric`` against the learning rate, as of `best_trials`.
 
     Empty where no optimizer has two rates.
     """
-    metric = metric_of(tuning, "val")
+    metric = metric or metric_of(tuning, "val")
     scale = 100.0 if in_percent(metric) else 1.0
     lines = []
     colour = colours([str(name) for name in tuning["optimizer"]])
-    for name, points in best_trials(tuning).groupby("optimizer", sort=True):
+    for name, points in best_trials(tuning, metric).groupby("optimizer", sort=True):
         good = points.dropna(subset=["value"])
         middle = scale * good["value"].to_numpy(dtype=np.float64)
         ends = possible(metric, scale * good[["low", "high"]].to_numpy(dtype=np.float64).T)

@@ -54,6 +54,13 @@ def grid(path: Path | None) -> Grid:
     return Grid({axis: tuple(map(_value, told.split(","))) for axis, told in axes.items()})
 
 
+def tuning_metric(path: Path | None) -> str | None:
+    """Return what a sweep file's tuning is scored by, such as "val/loss"; None without tuning."""
+    config = OmegaConf.load(path) if path else OmegaConf.create()
+    told = OmegaConf.select(config, "study.tuning.metric")
+    return None if told is None else str(told)
+
+
 def _value(word: str) -> Any:
     """Return what Hydra would make of a word: 0.1 a number, none a word."""
     return OmegaConf.from_dotlist([f"value={word.strip()}"]).value

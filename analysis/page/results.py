@@ -94,7 +94,7 @@ def _section(study: Study, tuned_by: Study, drawn: dict[str, str], figures: str)
         spent = budget.budgets(tuned_by.tuning)
         mapped = maps.axes_of(study.runs, spent)
         rest = study.runs[~maps.of_places(study.runs, mapped)]
-        for found in results(rest, spent) if len(rest) else ():
+        for found in results(rest, spent, study.first) if len(rest) else ():
             parts.append(_place(found, study, tuned_by.tuning, drawn, figures))
         parts += map_section.sections(study, mapped, drawn, figures) if mapped else []
     else:
@@ -184,26 +184,26 @@ def _sensitivity(study: Study, drawn: dict[str, str], figures: str) -> str:
     if tuning.empty:
         return ""
     for (dataset, model), runs in tuning.groupby(["dataset", "model"], sort=True):
-        title = f"{model} / {dataset}: learning-rate sensitivity of the tuning runs"
-        svg = results_figures.sensitivity(runs, title=title)
+        metric = study.scored_by or metric_of(runs, "val")
+        title = f"{model} / {dataset}: {metric} of the tuning runs against the learning rate"
+        svg = results_figures.sensitivity(runs, metric, title=title)
         if svg:
             name = f"{study.name}-{model}-{dataset}-sensitivity.svg"
             drawn[name] = svg
             parts.append(f"![{title}]({figures}/{name})\n")
-        parts.append(_rates(runs))
+        parts.append(_rates(runs, metric))
     return "\n".join(["### Learning rates\n", *parts]) if parts else ""
 
 
-def _rates(tuning: pd.DataFrame) -> str:
+def _rates(tuning: pd.DataFrame, metric: str) -> str:
     """Return which learning rates were tried, the best, and those nearly as good."""
-    metric = metric_of(tuning, "val")
     percent = in_percent(metric)
     slack, words = (0.01, "1 point") if percent else (0.05, "0.05")
     lines = [
         f"| optimizer | tried | best | within {words} of its best {metric} | diverged runs |",
         "| --- | --- | ---: | --- | ---: |",
     ]
-    trials = results_figures.best_trials(tuning)
+    trials = results_figures.best_trials(tuning, metric)
     for name, points in trials.groupby("optimizer", sort=True):
         good = points.dropna(subset=["value"])
         lost = int((tuning[tuning["optimizer"] == name]["state"] == "diverged").sum())

@@ -66,7 +66,9 @@ def metric_of(runs: pd.DataFrame, split: str = "test") -> str:
     return f"{split}/loss" if language else f"{split}/accuracy"
 
 
-def results(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
+def results(
+    runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None = None
+) -> list[Results]:
     """Return the results of each dataset and model.
 
     Verdicts are corrected over all that are judged by the same metric.
@@ -74,19 +76,18 @@ def results(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
     Args:
         runs: the report runs.
         budgets: what tuning has cost.
+        first: the optimizer that others are compared with where there is none of `BASELINES`.
     """
     place = runs.groupby(["dataset", "model"], dropna=False)
     metrics = place["id"].transform(lambda ids: metric_of(runs.loc[ids.index]))
     judged = [runs[metrics == metric] for metric in sorted(set(metrics))]
-    return [one for alike in judged for one in _judged(alike, budgets)]
+    return [one for alike in judged for one in _judged(alike, budgets, first)]
 
 
-def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
+def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None) -> list[Results]:
     metric = metric_of(runs)
     table = build_table(runs, metric=metric, spread="interval")
-    baselines = {name: found for name in BASELINES if (found := _row(table, name)) is not None}
-    if len(table.rows) == 1:
-        baselines = {}  # nothing to compare it with
+    baselines, absent = _baselines(table, first)
     compared = {
         name: build_table(runs, metric=metric, spread="interval", baseline=label)
         for name, label in baselines.items()
@@ -120,9 +121,7 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
             )  # fmt: skip
         every = [note for one in (table, *compared.values()) for note in one.notes]
         notes = [note for note in every if not note.startswith("s/epoch")]
-        missing = [name for name in BASELINES if _row(table, name) is None]
-        missing = missing if len(table.rows) > 1 else []  # of what nothing is compared with
-        notes += [f"No row {name} in this study." for name in missing]
+        notes += absent
         notes += [_LOSS.format(metric=metric)] if metric.endswith("loss") else []
         notes += [f"Seconds withheld: {SECONDS} of {column}: {why}."] if why else [_SECONDS]
         notes += [_SHARED.format(names=", ".join(sorted(shared)))] if shared and not why else []
@@ -133,6 +132,18 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget]) -> list[Results]:
                     tuple(dict.fromkeys(notes)))
         )  # fmt: skip
     return all_found
+
+
+def _baselines(table: Table, first: str | None) -> tuple[dict[str, str], list[str]]:
+    """Return the label of each optimizer to compare with, and notes on those that are not there."""
+    if len(table.rows) == 1:
+        return {}, []  # nothing to compare it with
+    there = {name: label for name in BASELINES if (label := _row(table, name)) is not None}
+    label = _row(table, first) if first else None
+    if not there and first and label is not None:
+        none = " or ".join(BASELINES)
+        return {first: label}, [f"No row {none} in this study: compared with {first}, its first."]
+    return there, [f"No row {name} in this study." for name in BASELINES if name not in there]
 
 
 def _ids(runs: Mapping[str, Sequence[Run]], labels: Collection[str]) -> list[str]:

@@ -155,6 +155,9 @@ def test_a_rates_best_trial_counts_whole_ones_only() -> None:
     assert found["high"][0] == pytest.approx(stats.t.interval(0.95, 1, 0.6, 0.1)[1])
     losses = tuning.rename(columns={"val/accuracy": "val/loss"}).assign(tokens_per_second=1.0)
     assert best_trials(losses)["value"].tolist() == pytest.approx([0.6, math.nan, 0.3], nan_ok=True)
+    both = tuning.assign(**{"val/loss": 1 - tuning["val/accuracy"]})  # accuracy is the usual one
+    scored = best_trials(both, "val/loss")["value"].tolist()
+    assert scored == pytest.approx([0.4, math.nan, 0.6], nan_ok=True)
 
 
 def test_the_sensitivity_figure() -> None:
@@ -166,6 +169,8 @@ def test_the_sensitivity_figure() -> None:
     found = texts(svg)
     assert {"0.001", "0.01", "0.1", "a", "b", "learning rate"} <= set(found)
     assert "c" not in found  # one rate is no line
+    scored = trials(*rows).assign(**{"val/loss": [0.2, 0.1, 0.4] * 2})
+    assert {"0.2", "0.3"} <= set(texts(sensitivity(scored, "val/loss", title="rates")))
     assert sensitivity(trials(rows[0]), title="rates") == ""
     assert sensitivity(trials(rows[0]).drop(columns="config.optimizer.lr"), title="r") == ""
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.page.planned import Grid, grid
+from analysis.page.planned import Grid, grid, tuning_metric
 
 FILE = """# A study.
 hydra:
@@ -63,3 +63,11 @@ def test_a_missing_value_is_no_value(tmp_path: Path) -> None:
     planned = read(tmp_path / "s.yaml", "hydra: {sweeper: {params: {optimizer.clip: '1.0,2.0'}}}")
     runs = pd.DataFrame({"config.optimizer.clip": [1.0, float("nan")]})
     assert planned.absent(runs) == {"optimizer.clip": ["2.0"]}
+
+
+def test_what_tuning_is_scored_by(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("study: {tuning: {metric: val/loss, trials: 6}}")
+    assert tuning_metric(path) == "val/loss"
+    path.write_text(FILE)
+    assert tuning_metric(path) is tuning_metric(None) is None

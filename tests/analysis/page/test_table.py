@@ -21,9 +21,10 @@ ACCURACIES = {
 }
 
 
-def built(root: Path) -> list[Results]:
+def built(root: Path, first: str | None = None) -> list[Results]:
     runs = load_runs(root)
-    return results(runs[runs["sweep"] == "study_x"], budgets(runs[runs["sweep"] == "study_x_tune"]))
+    report, tuning = (runs[runs["sweep"] == name] for name in ("study_x", "study_x_tune"))
+    return results(report, budgets(tuning), first)
 
 
 def cells(found: Results) -> dict[str, list[str]]:
@@ -132,6 +133,27 @@ def test_without_a_baseline_or_with_two_of_it(runs: Any, tmp_path: Path) -> None
     assert "No row adamw in this study." in found.notes
     assert "No row muon in this study." in found.notes
     assert cells(found)["adamw lr=0.5"][2] == f"lr=0.5 {RED} not among its trials"
+
+
+def test_where_no_usual_baseline_is_there_the_studys_first_is_one(
+    runs: Any, tmp_path: Path
+) -> None:
+    root = study_runs.study(runs, tmp_path, {"adam": [0.9, 0.91, 0.92], "sgd": [0.8, 0.81, 0.83]})
+    (found,) = built(root, first="adam")
+    assert found.baselines == ("adam",)
+    assert "No row adamw or muon in this study: compared with adam, its first." in found.notes
+    assert "**worse**" in cells(found)["sgd"][5]
+    assert cells(found)["optimizer"][5] == "vs adam [95 %], corrected p"
+    (none,) = built(root, first="lion")  # it was not run
+    assert none.baselines == ()
+    assert "No row muon in this study." in none.notes
+
+
+def test_the_usual_baselines_come_before_the_studys_first(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {"adamw": [0.9, 0.91], "sgd": [0.8, 0.81]})
+    (found,) = built(root, first="sgd")
+    assert found.baselines == ("adamw",)
+    assert "No row muon in this study." in found.notes
 
 
 def test_a_run_that_took_longer_than_the_others_is_told(runs: Any, tmp_path: Path) -> None:
