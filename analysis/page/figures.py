@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.page.charts import COLOURS, Line, curves
-from analysis.page.table import BASELINES, Results, Row, metric_of
+from analysis.page.table import BASELINES, Results, Row
 from analysis.page.verdict import SUBJECT
 from analysis.runs import load_history
 from analysis.stats import mean, t_interval
@@ -170,14 +170,12 @@ def _line(
     return Line(row.label, colour, at, middle, low, high)
 
 
-def best_trials(tuning: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
+def best_trials(tuning: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return for each optimizer and learning rate the best of its other settings, over its seeds.
 
-    ``metric`` is what the tuning was scored by, None for the usual one. Columns: optimizer, lr,
-    value (the mean of the metric), low, high (its 95 % interval, NaN for one seed); a rate of which
-    every trial diverged has NaN.
+    Columns: optimizer, lr, value (the mean of ``metric``, what the tuning was scored by), low, high
+    (its 95 % interval, NaN for one seed); a rate of which every trial diverged has NaN.
     """
-    metric = metric or metric_of(tuning, "val")
     sign = 1 if metric.endswith("accuracy") else -1
     rows = []
     if "config.optimizer.lr" not in tuning or metric not in tuning:
@@ -193,12 +191,11 @@ def best_trials(tuning: pd.DataFrame, metric: str | None = None) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["optimizer", "lr", "value", "low", "high"])
 
 
-def sensitivity(tuning: pd.DataFrame, metric: str | None = None, *, title: str) -> str:
+def sensitivity(tuning: pd.DataFrame, metric: str, *, title: str) -> str:
     """Return ``metric`` against the learning rate, as of `best_trials`.
 
     Empty where no optimizer has two rates.
     """
-    metric = metric or metric_of(tuning, "val")
     scale = 100.0 if in_percent(metric) else 1.0
     lines = []
     colour = colours([str(name) for name in tuning["optimizer"]])

@@ -9,21 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
 from omegaconf import OmegaConf
-
-_CALL = "("  # of Hydra's range(...), glob(...): not a list that can be read off
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The values along each axis, such as ``{"optimizer": ("sgd", "adamw"), "seed": (0, 1)}``."""
+class Plan:
+    """The values along each axis, such as ``{"optimizer": ("sgd", "adamw"), "seed": (0, 1)}``.
+
+    ``scored_by`` is what the tuning is scored by, such as "val/loss"; None without tuning.
+    """
 
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    scored_by: str | None = None
 
     @property
     def size(self) -> int:
         """How many runs the grid plans; 0 where it names none."""
         return math.prod(map(len, self.axes.values())) if self.axes else 0
+
+    @property
+    def first(self) -> str | None:
+        """The first optimizer of the grid."""
+        return next(iter(self.axes.get("optimizer", ())), None)
 
     def absent(self, runs: pd.DataFrame) -> dict[str, list[str]]:
         """Return the values, as typed, that none of ``runs`` has, by axis; of axes they tell.
@@ -34,33 +43,34 @@ class Grid:
         found: dict[str, list[str]] = {}
         for axis, planned in self.axes.items():
             column = next((name for name in (axis, f"config.{axis}") if name in runs), None)
-            if column is None:
+            if column is None or any(isinstance(value, list | dict) for value in planned):
                 continue
-            there = set(runs[column].dropna())
-            lacking = [str(value) for value in planned if value not in there]
+            there = {None if pd.isna(value) else value for value in runs[column]}
+            lacking = [_typed(value) for value in planned if value not in there]
             found |= {axis: lacking} if lacking else {}
         return found
 
 
-def grid(path: Path | None) -> Grid:
-    """Return the grid of a sweep file; empty where there is none, or it is not of plain lists."""
+def plan(path: Path | None) -> Plan:
+    """Return what a sweep file plans; without axes where there is none, or one is no list."""
     config = OmegaConf.load(path) if path else OmegaConf.create()
-    params = OmegaConf.select(config, "hydra.sweeper.params")
-    if params is None:
-        return Grid()
-    axes = {str(axis): str(values) for axis, values in params.items()}
-    if any(_CALL in values for values in axes.values()):
-        return Grid()
-    return Grid({axis: tuple(map(_value, told.split(","))) for axis, told in axes.items()})
+    scored_by = OmegaConf.select(config, "study.tuning.metric")
+    words = [
+        f"{axis}={values}"
+        for axis, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items()
+    ]
+    overrides = OverridesParser.create().parse_overrides(words)
+    if any(one.is_sweep_override() and not one.is_choice_sweep() for one in overrides):
+        overrides = []  # range(...) and the like
+    return Plan({one.key_or_group: _values(one) for one in overrides}, scored_by)
 
 
-def tuning_metric(path: Path | None) -> str | None:
-    """Return what a sweep file's tuning is scored by, such as "val/loss"; None without tuning."""
-    config = OmegaConf.load(path) if path else OmegaConf.create()
-    told = OmegaConf.select(config, "study.tuning.metric")
-    return None if told is None else str(told)
+def _typed(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
-def _value(word: str) -> Any:
-    """Return what Hydra would make of a word: 0.1 a number, none a word."""
-    return OmegaConf.from_dotlist([f"value={word.strip()}"]).value
+def _values(override: Override) -> tuple[Any, ...]:
+    """Return the values of one axis, as Hydra reads them."""
+    several = override.is_sweep_override()
+    every = list(override.sweep_iterator()) if several else [override.value()]
+    return tuple(one.text if isinstance(one, QuotedString) else one for one in every)

@@ -94,7 +94,7 @@ def _section(study: Study, tuned_by: Study, drawn: dict[str, str], figures: str)
         spent = budget.budgets(tuned_by.tuning)
         mapped = maps.axes_of(study.runs, spent)
         rest = study.runs[~maps.of_places(study.runs, mapped)]
-        for found in results(rest, spent, study.first) if len(rest) else ():
+        for found in results(rest, spent, study.planned.first) if len(rest) else ():
             parts.append(_place(found, study, tuned_by.tuning, drawn, figures))
         parts += map_section.sections(study, mapped, drawn, figures) if mapped else []
     else:
@@ -184,7 +184,7 @@ def _sensitivity(study: Study, drawn: dict[str, str], figures: str) -> str:
     if tuning.empty:
         return ""
     for (dataset, model), runs in tuning.groupby(["dataset", "model"], sort=True):
-        metric = study.scored_by or metric_of(runs, "val")
+        metric = study.planned.scored_by or metric_of(runs, "val")
         title = f"{model} / {dataset}: {metric} of the tuning runs against the learning rate"
         svg = results_figures.sensitivity(runs, metric, title=title)
         if svg:

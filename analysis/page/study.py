@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.page.planned import Grid, grid, tuning_metric
+from analysis.page.planned import Plan, plan
 from analysis.run.archive import is_archive
 from analysis.run.measured import Measured, load
 from analysis.run.seeds import prepared
@@ -40,16 +40,12 @@ class Header:
 
 @dataclass(frozen=True)
 class Study:
-    """One study; ``archive`` is None where it has not been run, ``planned`` what its file plans.
-
-    ``scored_by``: the metric of its tuning, None where its file names none.
-    """
+    """One study; ``archive`` is None where it has not been run, ``planned`` what its file plans."""
 
     name: str
     header: Header
     archive: Path | None
-    planned: Grid = field(default_factory=Grid)
-    scored_by: str | None = None
+    planned: Plan = field(default_factory=Plan)
 
     @cached_property
     def _runs(self) -> pd.DataFrame:
@@ -73,11 +69,6 @@ class Study:
         report = whole[~prepared(whole)].reset_index(drop=True)
         check_disjoint(report, tuning, f"{self.archive}")
         return report
-
-    @property
-    def first(self) -> str | None:
-        """The first optimizer of its grid."""
-        return next(iter(self.planned.axes.get("optimizer", ())), None)
 
     @cached_property
     def tuned(self) -> bool:
@@ -152,12 +143,9 @@ def studies(results: Path, sweeps: Path) -> list[Study]:
     archives = {path.stem: path for path in results.glob("*.parquet") if is_archive(path)}
     files = {path.stem: path for path in sweeps.glob("study_*.yaml")}
     return [
-        Study(
-            name, header(file := files.get(name)), archives.get(name), grid(file),
-            tuning_metric(file),
-        )
+        Study(name, header(files.get(name)), archives.get(name), plan(files.get(name)))
         for name in sorted(archives.keys() | files.keys(), key=_natural)
-    ]  # fmt: skip
+    ]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

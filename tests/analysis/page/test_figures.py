@@ -13,7 +13,7 @@ from scipy import stats
 
 from analysis.page.budget import budgets
 from analysis.page.figures import axes, best_trials, colours, document, sensitivity, training
-from analysis.page.table import results
+from analysis.page.table import metric_of, results
 from analysis.run import archive as run_archive
 from analysis.runs import load_runs
 
@@ -94,7 +94,7 @@ def test_the_band_of_an_accuracy_ends_at_0_and_100(runs: Any, tmp_path: Path) ->
         assert below - at == pytest.approx(scale * mean, abs=4)
     rows = [("a", rate, f"{rate}", seed, value, "done") for rate in (1e-3, 1e-2)
             for seed, value in enumerate(values)]  # fmt: skip
-    shown = texts(sensitivity(trials(*rows), title="rates"))
+    shown = texts(sensitivity(trials(*rows), "val/accuracy", title="rates"))
     assert "100" in shown and not {"-50", "105", "120", "150", "200"} & set(shown)
 
 
@@ -147,14 +147,15 @@ def test_a_rates_best_trial_counts_whole_ones_only() -> None:
         ("b", 0.2, "v4", 1000, 0.4, "done"),
         ("b", 0.2, "v5", 1000, 0.3, "done"),
     )
-    found = best_trials(tuning)
+    found = best_trials(tuning, metric_of(tuning, "val"))
     assert list(zip(found["optimizer"], found["lr"], strict=True)) == [
         ("a", 0.1), ("a", 0.2), ("b", 0.2)
     ]  # fmt: skip
     assert found["value"].tolist() == pytest.approx([0.6, math.nan, 0.4], nan_ok=True)
     assert found["high"][0] == pytest.approx(stats.t.interval(0.95, 1, 0.6, 0.1)[1])
     losses = tuning.rename(columns={"val/accuracy": "val/loss"}).assign(tokens_per_second=1.0)
-    assert best_trials(losses)["value"].tolist() == pytest.approx([0.6, math.nan, 0.3], nan_ok=True)
+    usual = best_trials(losses, metric_of(losses, "val"))["value"].tolist()
+    assert usual == pytest.approx([0.6, math.nan, 0.3], nan_ok=True)
     both = tuning.assign(**{"val/loss": 1 - tuning["val/accuracy"]})  # accuracy is the usual one
     scored = best_trials(both, "val/loss")["value"].tolist()
     assert scored == pytest.approx([0.4, math.nan, 0.6], nan_ok=True)
@@ -165,14 +166,16 @@ def test_the_sensitivity_figure() -> None:
         (name, rate, f"{name}{rate}", 1000, 0.5 + rate, "done")
         for name in ("a", "b") for rate in (1e-3, 1e-2, 1e-1)
     ]  # fmt: skip
-    svg = sensitivity(trials(*rows, ("c", 0.1, "c", 1000, 0.5, "done")), title="rates")
+    three = trials(*rows, ("c", 0.1, "c", 1000, 0.5, "done"))
+    svg = sensitivity(three, "val/accuracy", title="rates")
     found = texts(svg)
     assert {"0.001", "0.01", "0.1", "a", "b", "learning rate"} <= set(found)
     assert "c" not in found  # one rate is no line
     scored = trials(*rows).assign(**{"val/loss": [0.2, 0.1, 0.4] * 2})
     assert {"0.2", "0.3"} <= set(texts(sensitivity(scored, "val/loss", title="rates")))
-    assert sensitivity(trials(rows[0]), title="rates") == ""
-    assert sensitivity(trials(rows[0]).drop(columns="config.optimizer.lr"), title="r") == ""
+    assert sensitivity(trials(rows[0]), "val/accuracy", title="rates") == ""
+    without = trials(rows[0]).drop(columns="config.optimizer.lr")
+    assert sensitivity(without, "val/accuracy", title="r") == ""
 
 
 def test_a_long_legend_has_room() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.page.planned import Grid, grid, tuning_metric
+from analysis.page.planned import Plan, plan
 
 FILE = """# A study.
 hydra:
@@ -18,9 +18,9 @@ hydra:
 """
 
 
-def read(path: Path, text: str) -> Grid:
+def read(path: Path, text: str) -> Plan:
     path.write_text(text)
-    return grid(path)
+    return plan(path)
 
 
 def test_values_are_what_hydra_makes_of_them(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_one_value_is_an_axis_of_one(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_off_plans_nothing(tmp_path: Path) -> None:
     ranges = read(tmp_path / "s.yaml", 'hydra: {sweeper: {params: {seed: "range(0,5)"}}}')
-    for one in (ranges, read(tmp_path / "t.yaml", "a: 1"), grid(None)):
+    for one in (ranges, read(tmp_path / "t.yaml", "a: 1"), plan(None)):
         assert (one.size, one.absent(pd.DataFrame({"seed": [0]}))) == (0, {})
 
 
@@ -68,6 +68,16 @@ def test_a_missing_value_is_no_value(tmp_path: Path) -> None:
 def test_what_tuning_is_scored_by(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text("study: {tuning: {metric: val/loss, trials: 6}}")
-    assert tuning_metric(path) == "val/loss"
+    assert plan(path).scored_by == "val/loss"
     path.write_text(FILE)
-    assert tuning_metric(path) is tuning_metric(None) is None
+    assert plan(path).scored_by is plan(None).scored_by is None
+
+
+def test_null_is_a_value_and_lists_are_not_compared(tmp_path: Path) -> None:
+    text = "hydra: {sweeper: {params: {optimizer.clip: 'null,2.0', optimizer.betas: '[0.9,0.99]'}}}"
+    planned = read(tmp_path / "s.yaml", text)
+    assert planned.axes == {"optimizer.clip": (None, 2.0), "optimizer.betas": ([0.9, 0.99],)}
+    runs = pd.DataFrame({"config.optimizer.clip": [2.0], "config.optimizer.betas": ["(0.9, 0.99)"]})
+    assert planned.absent(runs) == {"optimizer.clip": ["null"]}
+    runs = pd.DataFrame({"config.optimizer.clip": [float("nan")]})
+    assert planned.absent(runs) == {"optimizer.clip": ["2.0"]}
