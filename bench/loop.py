@@ -239,6 +239,7 @@ class Loop:
         # The rate of the window's last step, not of the step to come.
         rate = float(self.schedule.base_lrs[0]) * self.schedule.lr_lambdas[0](step - 1)
         self._log({"train/loss": sum(losses) / len(losses), "lr": rate}, step)
+        self.progress.losses(self.history[-1])
 
     def _log_evaluation(self) -> None:
         with self.clock("evaluation"):

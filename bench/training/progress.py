@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Literal, Protocol
 
@@ -13,6 +14,7 @@ from rich.progress import Progress as Bar
 from bench.run import Row
 
 _QUIET_SECONDS = 15.0  # between plain lines; a short run prints only its result
+_SILENT_SECONDS = 60.0  # an epoch that takes longer has lines within it
 
 
 class Progress(Protocol):
@@ -23,6 +25,9 @@ class Progress(Protocol):
 
     def advance(self) -> None:
         """One step was made."""
+
+    def losses(self, row: Row) -> None:
+        """``row`` of the history has a new training loss."""
 
     def epoch(self, number: int, row: Row) -> None:
         """Epoch ``number`` (from 1) is over; ``row`` is its history row."""
@@ -38,11 +43,17 @@ class Progress(Protocol):
 
 
 class Lines:
-    """A line an epoch, at most one every 15 s; ``quiet`` for none at all."""
+    """A line an epoch, at most one every 15 s, and one a minute within longer epochs.
 
-    def __init__(self, name: str, epochs: int, *, quiet: bool = False) -> None:
-        self._name, self._epochs, self._quiet = name, epochs, quiet
-        self._last = time.monotonic()
+    ``quiet`` for none at all.
+    """
+
+    def __init__(self, name: str, epochs: int, total_steps: int, *, quiet: bool = False) -> None:
+        self._name, self._epochs, self._total_steps = name, epochs, total_steps
+        self._quiet = quiet
+        self._row: Row = {}
+        self._step = self._first = 0
+        self._started = self._last = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
@@ -51,10 +62,26 @@ class Lines:
         return None
 
     def start_at(self, step: int) -> None:
-        """Do nothing."""
+        """Count from there."""
+        self._step = self._first = step
+        self._started = time.monotonic()
 
     def advance(self) -> None:
-        """Do nothing: steps are too many for lines."""
+        """Print where the run is if nothing was printed for a minute."""
+        self._step += 1
+        now = time.monotonic()
+        if self._quiet or now - self._last < _SILENT_SECONDS:
+            return
+        self._last = now
+        done, to_do = self._step - self._first, self._total_steps - self._step
+        left = timedelta(seconds=round((now - self._started) / done * to_do))
+        at = f"step {self._step}/{self._total_steps}"
+        parts = [f"{self._name}: {at}", *_numbers(self._row), f"about {left} left"]
+        print(", ".join(parts), flush=True)
+
+    def losses(self, row: Row) -> None:
+        """Keep it for the next line."""
+        self._row = row
 
     def epoch(self, number: int, row: Row) -> None:
         """Print the epoch's numbers if the last line is long enough ago."""
@@ -62,7 +89,7 @@ class Lines:
         if self._quiet or now - self._last < _QUIET_SECONDS:
             return
         self._last = now
-        print(f"{self._name}: epoch {number}/{self._epochs}, {_numbers(row)}", flush=True)
+        print(f"{self._name}: epoch {number}/{self._epochs}", *_numbers(row), sep=", ", flush=True)
 
 
 class TerminalBar:
@@ -78,6 +105,7 @@ class TerminalBar:
             transient=True,
         )
         self._task = self._bar.add_task(name, total=total_steps, numbers="")
+        self._row: Row = {}
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -94,10 +122,18 @@ class TerminalBar:
         """Move the bar by one step."""
         self._bar.advance(self._task)
 
+    def losses(self, row: Row) -> None:
+        """Show the training loss beside the bar."""
+        self._show(row)
+
     def epoch(self, number: int, row: Row) -> None:
         """Show the epoch's numbers beside the bar."""
         del number
-        self._bar.update(self._task, numbers=_numbers(row))
+        self._show(row)
+
+    def _show(self, row: Row) -> None:
+        self._row |= row  # the last accuracy stays until there is a newer one
+        self._bar.update(self._task, numbers=", ".join(_numbers(self._row)))
 
 
 def make_progress(
@@ -106,9 +142,14 @@ def make_progress(
     """Return what ``style`` asks for; "auto" is a bar where standard output is a terminal."""
     if style == "bar" or (style == "auto" and sys.stdout.isatty()):
         return TerminalBar(name, total_steps)
-    return Lines(name, epochs, quiet=style == "none")
+    return Lines(name, epochs, total_steps, quiet=style == "none")
 
 
-def _numbers(row: Row) -> str:
-    accuracy = f"{100 * row['val/accuracy']:.1f} %"
-    return f"train loss {row['train/loss']:.4f}, validation accuracy {accuracy}"
+def _numbers(row: Row) -> list[str]:
+    """What ``row`` has of loss and accuracy, in words."""
+    words = []
+    if "train/loss" in row:
+        words.append(f"train loss {row['train/loss']:.4f}")
+    if "val/accuracy" in row:
+        words.append(f"validation accuracy {100 * row['val/accuracy']:.1f} %")
+    return words

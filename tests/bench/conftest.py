@@ -111,7 +111,7 @@ class Stop(Lines):
     """Progress that calls ``act`` once the run has made ``at`` steps in all."""
 
     def __init__(self, at: int, act: Callable[[], None] | None = None) -> None:
-        super().__init__("run", 2, quiet=True)
+        super().__init__("run", epochs=2, total_steps=8, quiet=True)
         self.at, self.act, self.steps = at, act, 0
 
     def start_at(self, step: int) -> None:
@@ -189,7 +189,8 @@ class LoopRig:
         model = self.parts.NoisyNet(2, 3, 5).to(device, memory_format=memory_format)
         made = build_optimizer(optimizer, model)
         cosine = {"_target_": "bench.schedules.cosine", "_partial_": True, "warmup": 0.3}
-        schedule = build_schedule(cosine, made, data.steps_per_epoch(8) * trainer.epochs)
+        total_steps = data.steps_per_epoch(8) * trainer.epochs
+        schedule = build_schedule(cosine, made, total_steps)
         torch.manual_seed(derive(seed, "noise"))
         loop = Loop(
             model=model,
@@ -203,7 +204,7 @@ class LoopRig:
             memory_format=memory_format,
             folder=folder,
             tracker=NullTracker(RunInfo(name, None, {}, self.root)),
-            progress=stop or Lines(name, trainer.epochs, quiet=True),
+            progress=stop or Lines(name, trainer.epochs, total_steps, quiet=True),
         )
         checkpoint = folder.load_checkpoint()
         if checkpoint is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def test_a_long_run_prints_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.05)
-    lines = Lines("digits-mlp", 5)
+    lines = Lines("digits-mlp", 5, 50)
     lines.epoch(1, ROW)  # too early
     time.sleep(0.06)
     lines.epoch(2, ROW)
@@ -92,12 +93,35 @@ def test_a_long_run_prints_a_line_now_and_then(
     )
 
 
+def test_a_long_epoch_prints_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_SILENT_SECONDS", 0.05)
+    lines = Lines("digits-mlp", 2, 4000)
+    lines.start_at(1000)
+    lines.advance()  # too early
+    time.sleep(0.06)
+    lines.advance()
+    lines.losses({"step": 1002, "epoch": 0.5, "train/loss": 2.5, "lr": 0.1})
+    lines.advance()  # too soon after
+    time.sleep(0.06)
+    lines.advance()
+    first, second = capsys.readouterr().out.splitlines()
+    left = r"about (\d+:\d\d:\d\d) left"
+    shown = re.fullmatch(f"digits-mlp: step 1002/4000, {left}", first)
+    assert shown
+    hours, minutes, seconds = map(int, shown[1].split(":"))
+    assert 3600 * hours + 60 * minutes + seconds >= 89  # 2998 steps, each of 30 ms at least
+    assert re.fullmatch(f"digits-mlp: step 1004/4000, train loss 2.5000, {left}", second)
+
+
 def test_none_is_silent_however_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.0)
     drive(make("lines"))
     assert capsys.readouterr().out.count("\n") == 4
+    monkeypatch.setattr(progress, "_SILENT_SECONDS", 0.0)
     drive(make("none"))
     assert capsys.readouterr() == ("", "")
 
