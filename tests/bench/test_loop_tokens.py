@@ -84,7 +84,7 @@ def make_loop(tmp_path: Path, trainer: dict[str, Any], per_position: bool) -> Lo
         memory_format=torch.channels_last,  # asked for, and meaningless for tokens
         folder=folder,
         tracker=NullTracker(RunInfo("run", None, {}, tmp_path)),
-        progress=Lines("run", 20, quiet=True),
+        progress=Lines("run", 20, 40, quiet=True),
     )
 
 
