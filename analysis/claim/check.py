@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from analysis.claim.columns import column
-from analysis.claim.model import Claim, Quantity, Rule
+from analysis.claim.model import Claim, Quantity, Range, Rule
 from analysis.claim.reported import in_pairs, reported
 from analysis.run.measured import Measured, last_epochs
 from analysis.stats import NO_INTERVAL, Interval
@@ -198,6 +198,8 @@ def _at(table: pd.DataFrame, when: str, name: str) -> pd.DataFrame:
 def _fits(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, str):
         return isinstance(value, str) and fnmatchcase(value, wanted)
+    if isinstance(wanted, Range):
+        return value in wanted
     return bool(pd.notna(value)) and bool(value == wanted)
 
 

@@ -52,6 +52,22 @@ class Rule(_Strict):
         return float("-inf") if low is None else low, float("inf") if high is None else high
 
 
+class Range(_Strict):
+    """Numbers from ``at_least`` to ``at_most``, ends included; infinite where open."""
+
+    at_least: float = float("-inf")
+    at_most: float = float("inf")
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and self.at_least <= value <= self.at_most
+
+    def __str__(self) -> str:
+        return f"{self.at_least:g} to {self.at_most:g}"
+
+
+Wanted = Scalar | Range | list[Scalar]
+
+
 class Quantity(_Strict):
     """A statistic of one column over the layers (or another table's rows) that fit ``where``.
 
@@ -59,16 +75,17 @@ class Quantity(_Strict):
     Hessian's blocks (``blocks``), of the landscape's points of weights (``points``), or of
     `analysis.claim.columns`. ``when``: each run's last epoch if it has trained (trained), its epoch
     0 (start), its last measured epoch (last), or every epoch (any). Values in ``where`` are wanted
-    values or fnmatch patterns, one or a list. With ``versus``, the same statistic where these
-    conditions replace the first (the key ``when`` included) is subtracted, or divided by.
+    values or fnmatch patterns, one or a list, or a range of numbers. With ``versus``, the same
+    statistic where these conditions replace the first (the key ``when`` included) is subtracted, or
+    divided by.
     """
 
     column: str
     statistic: Statistic = "median"
     table: Literal["layers", "runs", "blocks", "points"] = "layers"
     when: When = "trained"
-    where: dict[str, Scalar | list[Scalar]] = {}
-    versus: dict[str, Scalar | list[Scalar]] | None = None
+    where: dict[str, Wanted] = {}
+    versus: dict[str, Wanted] | None = None
     relation: Literal["difference", "ratio"] = "difference"
     at_least: int = Field(3, ge=1, description="fewer values (on either side) are no measurement")
 

@@ -15,6 +15,7 @@ from analysis.claim.render import number, render
 from analysis.page import exponent_figures
 from analysis.page.budget import Place
 from analysis.page.maps import of_places
+from analysis.page.output import Output
 from analysis.page.study import Study
 from analysis.run.measured import Measured
 from analysis.stats import mean, t_interval
@@ -38,15 +39,12 @@ _CLAIMS = """The preprint's claims on this study's own data, whatever its datase
 """
 
 
-def section(
-    study: Study, drawn: dict[str, str], folder: str, *, apart: Sequence[Place] = ()
-) -> str:
+def section(study: Study, out: Output, *, apart: Sequence[Place] = ()) -> str:
     """Return a study's exponents as Markdown; empty where none of its finished runs has any.
 
     Args:
         study: whose runs they are.
-        drawn: figures by name, added to.
-        folder: the figures' folder, as links on the page name it.
+        out: gets the figures, and how many claims hold.
         apart: optimizers whose runs are a map of settings: no mean over those would mean anything.
     """
     if not any((runs["state"] == "done").any() for runs in (study.runs, study.preparation)):
@@ -58,14 +56,15 @@ def section(
     judged = [one for one in found if one.verdict != "not measured"]
     parts = [_WORDS, along_training(measured.layers)]
     for name, title, svg in exponent_figures.along_training(measured.layers):
-        drawn[f"{study.name}-{name}.svg"] = svg
-        parts.append(f"![{title}]({folder}/{study.name}-{name}.svg)\n")
+        parts.append(out.figure(f"{study.name}-{name}.svg", svg, title))
         if name == "identity":
             parts.append(_LINES)
     if judged:
         source, others = f"results/{study.name}.parquet", len(found) - len(judged)
         parts.append(_CLAIMS.format(others=others, all=len(found), source=source))
         parts.append(render(judged, "markdown"))
+        holding = sum(one.verdict == "holds" for one in judged)
+        out.answers.append(f"{holding} of {len(judged)} of the preprint's claims hold")
     return "\n".join(parts)
 
 

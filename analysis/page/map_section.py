@@ -15,6 +15,7 @@ from analysis.page import figures
 from analysis.page.budget import NOTHING, RED, Place
 from analysis.page.charts import Line, curves
 from analysis.page.maps import OWN, Map, Setting, build
+from analysis.page.output import Output
 from analysis.page.spectra import Likeness, likeness, spectra
 from analysis.page.study import Study
 from analysis.stats import mean
@@ -52,16 +53,13 @@ _LEFT_OUT = """- Only the largest singular values of a layer are measured{share}
 """
 
 
-def sections(
-    study: Study, places: Mapping[Place, tuple[str, ...]], drawn: dict[str, str], folder: str
-) -> Iterator[str]:
+def sections(study: Study, places: Mapping[Place, tuple[str, ...]], out: Output) -> Iterator[str]:
     """Yield the Markdown of each map of a study.
 
     Args:
         study: whose report runs they are.
         places: of `analysis.page.maps.axes_of`.
-        drawn: figures by name, added to.
-        folder: the figures' folder, as links on the page name it.
+        out: gets the figures, and which setting is best.
     """
     done = bool((study.runs["state"] == "done").any())
     measured = spectra(study.measured) if done else pd.DataFrame({"run": []})
@@ -74,12 +72,12 @@ def sections(
         names = ", ".join(_short(name) for name in axes)
         parts = [f"### {found.model} / {found.dataset}: {found.optimizer} by {names}\n"]
         parts += [_answer(found, alike), table(found, partial(_result, found))]
+        out.answers += _short_answer(found)
         parts += [_shown(found), *_explained(found, alike)]
         title = f"{found.model} / {found.dataset}: {found.table.metric} against the mean slope"
         if svg := figure(found, alike, title=title):
             name = f"{study.name}-{found.model}-{found.dataset}-{found.optimizer}-slope.svg"
-            drawn[name] = svg
-            parts.append(f"![{title}]({folder}/{name})\n")
+            parts.append(out.figure(name, svg, title))
             parts.append(
                 f"A line is a row of the tables; the larger a ring, the larger {_short(axes[-1])}."
                 " Left of 0 is beyond Muon, 1 is SGD.\n"
@@ -167,6 +165,12 @@ def _pooled(found: Map) -> float:
 
 def _resolved(found: Map, best: Setting) -> str:
     """Say how many other means two standard errors of a difference do not tell from the best."""
+    near = _near(found, best)
+    return f"; {near} others lie within two standard errors of it" if near else ""
+
+
+def _near(found: Map, best: Setting) -> str:
+    """Return how many others that is, of how many; empty where it is unknown."""
     pooled = _pooled(found)
     others = [one.cell for one in found.settings if one is not best and one.cell.n]
     if not math.isfinite(pooled) or not others:
@@ -175,7 +179,23 @@ def _resolved(found: Map, best: Setting) -> str:
         abs(one.mean - best.cell.mean) <= 2 * pooled * math.sqrt(1 / one.n + 1 / best.cell.n)
         for one in others
     )
-    return f"; {near} of the {len(others)} others lie within two standard errors of it"
+    return f"{near} of the {len(others)}"
+
+
+def _short_answer(found: Map) -> list[str]:
+    best = found.best
+    if best is None:
+        return []
+    near = _near(found, best)
+    told = f" ({near} others lie within two standard errors)" if near else ""
+    return [f"best: `{_named(found, best)}`{told}"]
+
+
+def _named(found: Map, one: Setting) -> str:
+    """Return a setting's values by name."""
+    pairs = zip(found.axes, one.values, strict=True)
+    names = ", ".join(f"{_short(name)}={text(value)}" for name, value in pairs)
+    return f"{names} {one.also}" if one.also else names
 
 
 def _answer(found: Map, alike: Alike) -> str:
@@ -190,13 +210,8 @@ def _answer(found: Map, alike: Alike) -> str:
 
     def told(index: int) -> str:
         one = found.settings[index]
-        names = ", ".join(
-            f"{_short(name)}={text(value)}"
-            for name, value in zip(found.axes, one.values, strict=True)
-        )
-        names += f" {one.also}" if one.also else ""
         slope = f"slope {alike[index].slope:+.2f}, " if index in alike else ""
-        return f"`{names}` ({slope}{_number(one.cell.mean, found.table.metric)}{unit})"
+        return f"`{_named(found, one)}` ({slope}{_number(one.cell.mean, found.table.metric)}{unit})"
 
     beyond = alike[inverse].slope < 0 and inverse != muon
     return (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from analysis.page import budget, exponents, map_section, maps
 from analysis.page import figures as results_figures
 from analysis.page import verdict as results_verdict
+from analysis.page.output import Output
 from analysis.page.report import provenance
 from analysis.page.study import Study, span, tuner, values
 from analysis.page.table import Results, markdown, metric_of, results
@@ -49,10 +50,14 @@ def pages(studies: Sequence[Study], figures: str) -> dict[str, str]:
         ValueError: an archive that cannot be read, is of another study, or breaks the rules.
     """
     drawn: dict[str, str] = {}
-    parts = [_INTRO.format(red=budget.RED), _overview(studies)]
+    sections, answers = [], {}
     for study in studies:
         if study.archive is not None:
-            parts.append(_section(study, tuner(study, studies), drawn, figures))
+            out = Output(figures)
+            sections.append(_section(study, tuner(study, studies), out))
+            drawn = {**out.figures, **drawn}  # the front is the first study's
+            answers[study.name] = "; ".join(out.answers)
+    parts = [_INTRO.format(red=budget.RED), _overview(studies, answers), *sections]
     idle = [study for study in studies if study.archive is None]
     if idle:
         parts.append("## Not run yet\n")
@@ -60,10 +65,10 @@ def pages(studies: Sequence[Study], figures: str) -> dict[str, str]:
     return {"RESULTS.md": "\n".join(part.rstrip("\n") + "\n" for part in parts), **drawn}
 
 
-def _overview(studies: Sequence[Study]) -> str:
+def _overview(studies: Sequence[Study], answers: Mapping[str, str]) -> str:
     if not studies:
         return "No study yet: there is no sweeps/study_*.yaml and no archive.\n"
-    lines = ["| study | question | runs |", "| --- | --- | --- |"]
+    lines = ["| study | question | answer | runs |", "| --- | --- | --- | --- |"]
     for study in studies:
         told = "not run yet"
         if study.archive is not None:
@@ -73,7 +78,8 @@ def _overview(studies: Sequence[Study]) -> str:
             told = ", ".join(parts) or "none"
         where = f"#{study.name}" if study.archive is not None else "#not-run-yet"
         question = study.header.question.replace("|", r"\|")
-        lines.append(f"| [{study.name}]({where}) | {question} | {told} |")
+        answer = answers.get(study.name) or "–"
+        lines.append(f"| [{study.name}]({where}) | {question} | {answer} | {told} |")
     return "\n".join(lines)
 
 
@@ -82,7 +88,7 @@ def _idle(study: Study) -> str:
     return f"### {study.name}\n\n{study.header.question}\n\n```console\n{commands}\n```\n"
 
 
-def _section(study: Study, tuned_by: Study, drawn: dict[str, str], figures: str) -> str:
+def _section(study: Study, tuned_by: Study, out: Output) -> str:
     parts = [f"## {study.name}\n"]
     if study.header.text:
         parts.append(f"{study.header.text}\n")
@@ -95,12 +101,12 @@ def _section(study: Study, tuned_by: Study, drawn: dict[str, str], figures: str)
         mapped = maps.axes_of(study.runs, spent)
         rest = study.runs[~maps.of_places(study.runs, mapped)]
         for found in results(rest, spent, study.planned.first) if len(rest) else ():
-            parts.append(_place(found, study, tuned_by.tuning, drawn, figures))
-        parts += map_section.sections(study, mapped, drawn, figures) if mapped else []
+            parts.append(_place(found, study, tuned_by.tuning, out))
+        parts += map_section.sections(study, mapped, out) if mapped else []
     else:
         parts.append("No report runs yet, only tuning.\n")
-    parts.append(_sensitivity(study, drawn, figures))
-    parts.append(exponents.section(study, drawn, figures, apart=tuple(mapped)))
+    parts.append(_sensitivity(study, out))
+    parts.append(exponents.section(study, out, apart=tuple(mapped)))
     return "\n".join(part for part in parts if part)
 
 
@@ -146,13 +152,12 @@ def _short(name: str, text: str) -> str:
     return text.removesuffix(".0") if name == "packed" else text
 
 
-def _place(
-    found: Results, study: Study, tuning: pd.DataFrame, drawn: dict[str, str], figures: str
-) -> str:
+def _place(found: Results, study: Study, tuning: pd.DataFrame, out: Output) -> str:
     """Return the results of one dataset and model."""
     parts = [f"### {found.model} / {found.dataset}\n"]
     verdict = results_verdict.sentences(found, study)
     parts += [f"{verdict}\n"] if verdict else []
+    out.answers += results_verdict.short(found)
     budgets = {row.optimizer: row.budget for row in found.rows}
     parts += [
         f"{budget.line(budgets, tuning, tuned=study.tuned)}\n",
@@ -165,10 +170,9 @@ def _place(
         svg = results_figures.training(found, study.runs, str(study.archive), x, title=title)
         if svg:
             name = f"{study.name}-{found.model}-{found.dataset}-{x}.svg"
-            drawn[name] = svg
-            if x == "seconds" and verdict and FRONT not in drawn:
-                drawn |= {FRONT: svg, SENTENCE: verdict}
-            parts.append(f"![{title}]({figures}/{name})\n")
+            if x == "seconds" and results_verdict.subject(found) and FRONT not in out.figures:
+                out.figures |= {FRONT: svg, SENTENCE: verdict}
+            parts.append(out.figure(name, svg, title))
     if any(row.cell.n for row in found.rows):
         parts.append(
             "Lines are means over seeds, bands their 95 % intervals (Student's t); rows of fewer"
@@ -177,7 +181,7 @@ def _place(
     return "\n".join(parts)
 
 
-def _sensitivity(study: Study, drawn: dict[str, str], figures: str) -> str:
+def _sensitivity(study: Study, out: Output) -> str:
     """Return how much the learning rate matters, from the tuning runs."""
     parts = []
     tuning = study.tuning
@@ -189,8 +193,7 @@ def _sensitivity(study: Study, drawn: dict[str, str], figures: str) -> str:
         svg = results_figures.sensitivity(runs, metric, title=title)
         if svg:
             name = f"{study.name}-{model}-{dataset}-sensitivity.svg"
-            drawn[name] = svg
-            parts.append(f"![{title}]({figures}/{name})\n")
+            parts.append(out.figure(name, svg, title))
         parts.append(_rates(runs, metric))
     return "\n".join(["### Learning rates\n", *parts]) if parts else ""
 

@@ -2,38 +2,73 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from statistics import median
 
 from analysis.page.budget import usual
-from analysis.page.study import Study, span, values
+from analysis.page.study import Study, values
 from analysis.page.table import Results, Row, p_words
+from analysis.table.comparisons import Comparison
 from analysis.table.model import in_percent
 from analysis.table.shown import comparison_text, value
 
 _LOWER = " (lower is better)"
+_FEW = 3  # rows not shown to differ are told by name up to here
 SUBJECT = "spectral_newton"  # the optimizer that the benchmark is about
 
 
-def sentences(found: Results, study: Study) -> str:
-    """Return what one dataset and model of a study say; empty where the subject has no result."""
+def subject(found: Results) -> Row | None:
+    """Return the subject's row; None where it has no result, or is a map of many settings."""
     rows = [row for row in found.rows if row.optimizer == SUBJECT and row.cell.n]
-    if len(rows) != 1:  # none, or a map of many settings
-        return ""
-    row = rows[0]
+    return rows[0] if len(rows) == 1 else None
+
+
+def sentences(found: Results, study: Study) -> str:
+    """Return what one dataset and model of a study say; empty where nothing is compared."""
+    row = subject(found)
+    if row is None:
+        return _without_subject(found, study)
     metric = found.table.metric
     unit = " %" if in_percent(metric) else f"{_unit(metric)}{_LOWER}" if _unit(metric) else ""
+    against = " and ".join(_against(row, name, metric) for name in found.baselines)
     words = [
         f"On {found.model} / {found.dataset} ({_circumstances(found, study, row)}),"
-        f" `{row.label}` ends at {metric} {value(row.cell, found.table)}{unit}:"
-        f" {' and '.join(_against(row, name, metric) for name in found.baselines)}."
-        if found.baselines
-        else f"On {found.model} / {found.dataset} ({_circumstances(found, study, row)}),"
-        f" `{row.label}` ends at {metric} {value(row.cell, found.table)}{unit}."
+        f" `{row.label}` ends at {metric} {value(row.cell, found.table)}{unit}"
+        + (f": {against}." if against else ".")
     ]
     words += _speed(found, row)
     words += [_others(found, row, name) for name in found.baselines[:1]]
     return " ".join(words)
+
+
+def short(found: Results) -> list[str]:
+    """Return the same in few words, without numbers; empty where nothing was tested."""
+    row = subject(found)
+    if row is not None:
+        names: dict[str, list[str]] = {}
+        for name in found.baselines:
+            one = row.against[name].comparison
+            if one is not None and one.n > 1:
+                names.setdefault(_relation(one), []).append(f"`{name}`")
+        verdicts = [f"{words} {_listed(those)}" for words, those in names.items()]
+        return [f"`{row.label}` is {' and '.join(verdicts)}"] if verdicts else []
+    if _is_mapped(found):
+        return []
+    return [f"against `{name}`: {told}" for name, told in _verdicts(found, None)[:1]]
+
+
+def _without_subject(found: Results, study: Study) -> str:
+    """Say how all rows compare with the first baseline."""
+    verdicts = [] if _is_mapped(found) else _verdicts(found, None)
+    base = next((row for row in found.rows if row.optimizer in found.baselines[:1]), None)
+    if not verdicts or base is None:
+        return ""
+    where = f"On {found.model} / {found.dataset} ({_circumstances(found, study, base)})"
+    return f"{where}, against `{verdicts[0][0]}`: {verdicts[0][1]}."
+
+
+def _is_mapped(found: Results) -> bool:
+    return sum(row.optimizer == SUBJECT and row.cell.n > 0 for row in found.rows) > 1
 
 
 def _unit(metric: str) -> str:
@@ -64,10 +99,11 @@ def _against(row: Row, name: str, metric: str) -> str:
     told = f"{words}{' points' if in_percent(metric) else _unit(metric)}"
     if found.n == 1:
         return f"not tested against `{name}` ({told})"
-    told = f"{told}, corrected {p_words(found.adjusted_p)}"
-    if found.verdict == "not shown":
-        return f"not shown to differ from `{name}` ({told})"
-    return f"{found.verdict} than `{name}` ({told})"
+    return f"{_relation(found)} `{name}` ({told}, corrected {p_words(found.adjusted_p)})"
+
+
+def _relation(found: Comparison) -> str:
+    return "not shown to differ from" if found.verdict == "not shown" else f"{found.verdict} than"
 
 
 def _speed(found: Results, row: Row) -> list[str]:
@@ -81,19 +117,27 @@ def _speed(found: Results, row: Row) -> list[str]:
 
 
 def _others(found: Results, row: Row, name: str) -> str:
-    """Count the verdicts of all other rows."""
-    rest = [one for one in found.rows if one is not row and one.optimizer != name]
-    told = [one.against[name].comparison for one in rest]
-    counts = Counter(one.verdict for one in told if one is not None and one.n > 1)
-    parts = [f"{counts[word]} {word}" for word in ("better", "worse", "not shown") if counts[word]]
-    if not parts:
-        return ""
-    tested = sum(counts.values())
-    if tested == 1:
-        return f"The one other row against `{name}`: {next(iter(counts))}."
-    return f"Of the {tested} other rows against `{name}`: {', '.join(parts)}."
+    """Say the verdicts of all other rows."""
+    told = dict(_verdicts(found, row)).get(name)
+    return f"Other rows against `{name}`: {told}." if told else ""
 
 
-def seeds(study: Study) -> str:
-    """Return the report seeds shortly."""
-    return span([int(seed) for seed in study.runs["seed"].dropna()])
+def _verdicts(found: Results, left_out: Row | None) -> list[tuple[str, str]]:
+    """Return (baseline, which rows are better, worse or not shown to differ), where any is."""
+    told = []
+    for name in found.baselines:
+        rows: dict[str, list[str]] = {}
+        for row in found.rows:
+            one = row.against[name].comparison if row.optimizer != name else None
+            if row is not left_out and one is not None and one.n > 1:
+                rows.setdefault(one.verdict, []).append(f"`{row.label}`")
+        parts = [f"{word} {_listed(rows[word])}" for word in ("better", "worse") if word in rows]
+        rest = rows.get("not shown", [])
+        few = _listed(rest) if len(rest) <= _FEW else f"{len(rest)} others"
+        parts += [f"no difference shown for {few}"] if rest else []
+        told += [(name, "; ".join(parts))] if parts else []
+    return told
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -54,8 +54,9 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
     assert files["docs/figures/front.svg"] == files[f"{stem}-seconds.svg"]
     page, same = files["docs/RESULTS.md"], "schedule cosine; model convnet; dataset digits"
     for line in (
-        "| [study_x](#study_x) | Is it better? | 15 done, 6 of tuning |",
-        "| [study_z](#not-run-yet) | Is it better? | not run yet |",
+        "| [study_x](#study_x) | Is it better? |"
+        " `spectral_newton` is better than `adamw` and `muon` | 15 done, 6 of tuning |",
+        "| [study_z](#not-run-yet) | Is it better? | – | not run yet |",
         "## study_x",
         f"- report runs: 15 runs; seeds 0-4; epochs 20; {same}",
         f"- tuning runs: 6 runs; seeds 1000; epochs 4; {same}",

@@ -150,6 +150,29 @@ def test_other_data_tests_a_claim_elsewhere_but_never_data_against_itself(tmp_pa
     assert check(change, found, other_data=True).verdict == "not measured"
 
 
+def test_a_condition_may_be_a_range_of_numbers(tmp_path: Path) -> None:
+    found = _runs(tmp_path, 2)
+    layers = found.layers.assign(rows=[10, 200, 201] + [9] * (len(found.layers) - 3))
+    moved = Measured(layers, found.directions, found.runs)
+    within = _claim(NEAR_TWO, where={"rows": {"at_least": 10, "at_most": 200}}, at_least=1)
+    result = check(within, moved)
+    assert result.estimate is not None and result.estimate.n == 2  # its ends are within
+    above = _claim(NEAR_TWO, where={"rows": {"at_least": 201}}, at_least=1)
+    assert check(above, moved).estimate is not None
+    none = _claim(NEAR_TWO, where={"rows": {"at_least": 202}}, at_least=1)
+    assert "rows=202 to inf" in check(none, moved).reason
+
+
+def test_a_heads_classes_matter_on_other_data_too(tmp_path: Path) -> None:
+    claim = next(one for one in load_claims() if one.id == "alpha-head-few-classes")
+    found = _runs(tmp_path, 1.5, dataset="python_source")
+    heads = found.layers["layer_type"] == "head"
+    for classes, verdict in ((200, "holds"), (256, "not measured")):
+        layers = found.layers.assign(rows=found.layers["rows"].where(~heads, classes))
+        moved = Measured(layers, found.directions, found.runs)
+        assert check(claim, moved, other_data=True).verdict == verdict
+
+
 def test_an_interval_that_reaches_the_other_verdict_is_told(tmp_path: Path) -> None:
     found = _runs(tmp_path, 2)
 

@@ -10,6 +10,7 @@ import study_runs
 
 from analysis.page.map_section import sections
 from analysis.page.maps import axes_of
+from analysis.page.output import Output
 from analysis.page.results import pages
 from analysis.page.study import Header, Study
 from analysis.run import archive
@@ -21,14 +22,14 @@ def kept(root: Path) -> Study:
     return Study("study_m", Header("A map?", ()), path)
 
 
-def told(study: Study, drawn: dict[str, str] | None = None) -> str:
+def told(study: Study, out: Output | None = None) -> str:
     places = axes_of(study.runs, {})
-    return "\n".join(sections(study, places, {} if drawn is None else drawn, "figures"))
+    return "\n".join(sections(study, places, out or Output("figures")))
 
 
 def test_every_setting_has_its_own_number(runs: Any, tmp_path: Path) -> None:
-    drawn: dict[str, str] = {}
-    text = told(kept(map_runs.write(runs, tmp_path / "runs")), drawn)
+    out = Output("figures")
+    text = told(kept(map_runs.write(runs, tmp_path / "runs")), out)
     assert "### digits" not in text
     assert "### convnet / digits: spectral_newton by alpha, damping" in text
     assert "| alpha | damping=0.01 | damping=0.1 |" in text
@@ -38,9 +39,9 @@ def test_every_setting_has_its_own_number(runs: Any, tmp_path: Path) -> None:
     assert "nothing is tested" in text
     assert "differ by a standard deviation of 0.14 points" in text
     assert "- 16 of 16 runs used." in text
-    (name,) = drawn
+    (name,) = out.figures
     assert f"(figures/{name})" in text
-    root = ElementTree.fromstring(drawn[name])
+    root = ElementTree.fromstring(out.figures[name])
     assert sum(e.tag.endswith("circle") for e in root.iter()) == 4
 
 
@@ -61,8 +62,11 @@ def test_the_best_mean_is_told_with_what_it_does_not_differ_from(runs: Any, tmp_
     clear = told(kept(map_runs.write(runs, tmp_path / "clear" / "runs")))
     assert "; 0 of the 3 others lie within two standard errors of it." in clear.splitlines()[2]
     # Two seeds 0.75 points apart: a mean's standard error is 0.375, a difference's 0.53.
-    noisy = told(kept(map_runs.write(runs, tmp_path / "noisy" / "runs", noise=0.0075)))
+    out = Output("figures")
+    noisy = told(kept(map_runs.write(runs, tmp_path / "noisy" / "runs", noise=0.0075)), out)
     assert "; 2 of the 3 others lie within two standard errors of it." in noisy.splitlines()[2]
+    (short,) = out.answers
+    assert short.startswith("best: `alpha=2, damping=0.1` (2 of the 3 others")
 
 
 def test_without_spectra_the_map_stands_alone(runs: Any, tmp_path: Path) -> None:
@@ -70,11 +74,11 @@ def test_without_spectra_the_map_stands_alone(runs: Any, tmp_path: Path) -> None
     for damping in (0.1, 0.5):
         one = map_runs.config(runs, {"damping": damping}, 0, "study_m")
         study_runs.write(runs, root, one, 0.9, state="diverged" if damping == 0.5 else "done")
-    drawn: dict[str, str] = {}
-    text = told(kept(root), drawn)
+    out = Output("figures")
+    text = told(kept(root), out)
     assert "| **90.00** (lr 0.001, 1/1) | – (1 diverged) |" in text
     assert "singular values" not in text
-    assert drawn == {}
+    assert out.figures == {}
 
 
 def test_a_map_is_beside_the_table_and_not_in_it(runs: Any, tmp_path: Path) -> None:
@@ -107,9 +111,9 @@ def lines(svg: str) -> list[str]:
 
 def test_what_is_no_axis_has_lines_and_words_of_its_own(runs: Any, tmp_path: Path) -> None:
     settings = [{"damping": d, "epochs": n} for n in (4, 8) for d in (0.1, 0.01)]
-    drawn: dict[str, str] = {}
-    text = told(measured_runs(runs, tmp_path / "runs", settings), drawn)
-    (svg,) = drawn.values()
+    out = Output("figures")
+    text = told(measured_runs(runs, tmp_path / "runs", settings), out)
+    (svg,) = out.figures.values()
     assert svg.count("<circle") == 4
     assert lines(svg) == ["trainer.epochs=4", "trainer.epochs=8"]
     assert "the best is that of `damping=0.01 trainer.epochs=8` (slope" in text
@@ -117,9 +121,9 @@ def test_what_is_no_axis_has_lines_and_words_of_its_own(runs: Any, tmp_path: Pat
 
 def test_an_axis_may_have_a_value_that_is_missing(runs: Any, tmp_path: Path) -> None:
     settings = [{"damping": d, "clip": c} for d in (0.1, 0.01) for c in (2.0, None, 10.0)]
-    drawn: dict[str, str] = {}
-    text = told(measured_runs(runs, tmp_path / "runs", settings), drawn)
+    out = Output("figures")
+    text = told(measured_runs(runs, tmp_path / "runs", settings), out)
     assert "| damping | clip=null | clip=2 | clip=10 |" in text
-    (svg,) = drawn.values()
+    (svg,) = out.figures.values()
     radii = [e.get("r") for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("circle")]
     assert radii == ["2.5", "4.5", "6.5"] * 2

@@ -8,8 +8,8 @@ import study_runs
 
 from analysis.page.budget import budgets
 from analysis.page.study import Header, Study
-from analysis.page.table import results
-from analysis.page.verdict import sentences
+from analysis.page.table import Results, results
+from analysis.page.verdict import sentences, short
 from analysis.run import archive
 
 ADAMW = [0.901, 0.903, 0.902, 0.905, 0.900]
@@ -17,16 +17,25 @@ MUON = [0.921, 0.922, 0.925, 0.926, 0.919]
 NOISY = [0.910, 0.930, 0.921, 0.914, 0.937]
 
 
-def said(root: Path) -> str:
+def found_in(root: Path, first: str | None = None) -> tuple[Results, Study]:
     archive.write(root.with_suffix(".parquet"), archive.gather(root))
     study = Study("study_x", Header("", ()), root.with_suffix(".parquet"))
-    (found,) = results(study.runs, budgets(study.tuning))
-    return sentences(found, study)
+    (found,) = results(study.runs, budgets(study.tuning), first)
+    return found, study
+
+
+def said(root: Path, first: str | None = None) -> str:
+    return sentences(*found_in(root, first))
+
+
+def said_shortly(root: Path, first: str | None = None) -> list[str]:
+    return short(found_in(root, first)[0])
 
 
 def test_the_verdict_says_what_the_table_says(runs: Any, tmp_path: Path) -> None:
     accuracies = {"adamw": ADAMW, "muon": MUON, "spectral_newton": NOISY, "sgd": ADAMW[::-1]}
-    text = said(study_runs.study(runs, tmp_path / "runs", accuracies))
+    root = study_runs.study(runs, tmp_path / "runs", accuracies)
+    text = said(root)
     start = (
         "On convnet / digits (20 epochs, 5 seeds, 2 tuning trials each, Accelerator 9000),"
         " `spectral_newton` ends at test/accuracy 92.24 ["
@@ -36,7 +45,29 @@ def test_the_verdict_says_what_the_table_says(runs: Any, tmp_path: Path) -> None
     assert " and not shown to differ from `muon` (-0.02 [" in text
     assert text.count("points, corrected p ") == 2
     assert "An epoch takes 1.00 times as long as with `adamw`." in text
-    assert text.endswith("Of the 2 other rows against `adamw`: 1 better, 1 not shown.")
+    assert text.endswith(
+        "Other rows against `adamw`: better `muon`; no difference shown for `sgd`."
+    )
+    assert said_shortly(root) == [
+        "`spectral_newton` is better than `adamw` and not shown to differ from `muon`"
+    ]
+
+
+def test_without_the_subject_rows_are_told_by_their_verdicts(runs: Any, tmp_path: Path) -> None:
+    alike = [ADAMW[-k:] + ADAMW[:-k] for k in range(1, 5)]
+    accuracies = {"adam": ADAMW, "nadam": MUON, "sgd": [a - 0.05 for a in MUON], "lion": alike[0]}
+    root = study_runs.study(runs, tmp_path / "runs", accuracies)
+    told = "against `adam`: better `nadam`; worse `sgd`; no difference shown for `lion`"
+    assert said_shortly(root, "adam") == [told]
+    assert said(root, "adam") == (
+        f"On convnet / digits (20 epochs, 5 seeds, 2 tuning trials each, Accelerator 9000), {told}."
+    )
+    assert said_shortly(root) == [] and said(root) == ""  # with nothing to compare with
+    more = dict(zip(("soap", "shampoo", "kfac"), alike[1:], strict=True))
+    study_runs.study(runs, root, more)
+    assert said_shortly(root, "adam") == [
+        "against `adam`: better `nadam`; worse `sgd`; no difference shown for 4 others"
+    ]
 
 
 @pytest.mark.parametrize(("shift", "word"), [(0.05, "better"), (-0.05, "worse")])
@@ -49,7 +80,7 @@ def test_better_and_worse_follow_the_numbers(
     )
     assert f"{word} than `adamw`" in text
     assert "muon" not in text
-    assert "Of the" not in text
+    assert "Other rows" not in text
 
 
 def test_what_is_unfair_or_unfinished_is_said(runs: Any, tmp_path: Path) -> None:
@@ -73,11 +104,12 @@ def test_a_map_of_settings_has_no_verdict(runs: Any, tmp_path: Path) -> None:
     assert "`spectral_newton`" in said(root)
     config = runs.config("spectral_newton", 0, sweep="study_x", optimizer__lr=0.7)
     study_runs.write(runs, root, config, 0.95)
-    assert said(root) == ""
+    assert said(root) == "" and said_shortly(root) == []
 
 
 def test_no_subject_no_verdict(runs: Any, tmp_path: Path) -> None:
-    assert said(study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW})) == ""
+    only = study_runs.study(runs, tmp_path / "runs", {"adamw": ADAMW})
+    assert said(only) == "" and said_shortly(only) == []
     alone = study_runs.study(runs, tmp_path / "alone", {"spectral_newton": ADAMW}, rates=())
     assert said(alone).endswith("ends at test/accuracy 90.22 [89.98, 90.46] %.")
     assert "untuned" in said(alone)
@@ -95,4 +127,4 @@ def test_a_loss_is_in_nats_and_lower_is_better(runs: Any, tmp_path: Path) -> Non
     assert "ends at test/loss 3.1" in text
     assert "] nats (lower is better): better than `adamw` (-0.3" in text
     assert text.count(" nats, corrected p") == 2
-    assert text.endswith("The one other row against `adamw`: better.")
+    assert text.endswith("Other rows against `adamw`: better `muon`.")
