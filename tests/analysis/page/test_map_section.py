@@ -66,7 +66,7 @@ def test_the_best_mean_is_told_with_what_it_does_not_differ_from(runs: Any, tmp_
     noisy = told(kept(map_runs.write(runs, tmp_path / "noisy" / "runs", noise=0.0075)), out)
     assert "; 2 of the 3 others lie within two standard errors of it." in noisy.splitlines()[2]
     (short,) = out.answers
-    assert short.startswith("best: `alpha=2, damping=0.1` (2 of the 3 others")
+    assert short.startswith("best: `alpha=2, damping=0.01` (2 of the 3 others")
 
 
 def test_without_spectra_the_map_stands_alone(runs: Any, tmp_path: Path) -> None:
