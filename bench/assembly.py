@@ -32,6 +32,7 @@ from bench.training.accounting import Cost, measure_cost
 from bench.training.divergence import DivergedError
 from bench.training.parallel import Team, rank_device
 from bench.training.progress import make_progress
+from bench.training.turn import Turn
 
 # Costs that this process has measured, by the runs' ``code_of`` and their device.
 _costs: dict[tuple[str, str], Cost] = {}
@@ -47,6 +48,9 @@ def make_loop(
     memory_format = choose_memory_format(trainer.channels_last, device)
     model = experiment.seeded_model(run_config, experiment.shape_of(data))
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    # The processes of one run compile together: none may wait for another.
+    turn = Turn(code_of(run_config) if trainer.compile and team.size == 1 else None)
+    turn.take()
     cost = _cost(run_config, model, data, device) if trainer.accounting and team.leads else None
     model = team.synchronise_norms(model, device)
     optimizer = build_optimizer(run_config.optimizer, model)
@@ -70,6 +74,7 @@ def make_loop(
         target=targets.find(run_config.target, run_config.names),
         cost=cost,
         team=team,
+        turn=turn,
     )
 
 

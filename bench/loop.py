@@ -39,6 +39,7 @@ from bench.training.self_measurement import self_measurement
 from bench.training.step import TrainingStep
 from bench.training.summary import entropy_summary, summarise
 from bench.training.targets import Arrival, Target, target_summary
+from bench.training.turn import Turn
 from bench.training.usage import flops_until, usage_summary, watch_memory
 
 
@@ -57,6 +58,7 @@ class Loop:
         target: what to note the arrival at.
         cost: of a step; None where it was not measured.
         team: the processes that make this run together, each with a loop of its own.
+        turn: to compile, taken; it is over when the first steps are made, or the run ends.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Loop:
         target: Target | None = None,
         cost: Cost | None = None,
         team: Team = ALONE,
+        turn: Turn | None = None,
     ) -> None:
         self.model, self.schedule = model, schedule
         self.data, self.config, self.seed = data, config, seed
@@ -91,7 +94,7 @@ class Loop:
         self.window = LossWindow(min(config.log_every, self.steps_per_epoch), device)
         self.history: list[Row] = []
         self.precision, self.cost, self.team = precision, cost, team
-        self.target = target
+        self.target, self.turn = target, turn or Turn(None)
         self.arrival: Arrival | None = None
         self._written, self._written_at = -1, time.monotonic()  # the newest checkpoint
         self.evaluation = Evaluation(
@@ -126,14 +129,20 @@ class Loop:
             StopRequested: the process was asked to stop; a checkpoint is written.
         """
         watch_memory(self.device)
-        with self.progress:
-            self.progress.start_at(self.step)
-            if self.step == 0:
-                self._measure_curvature()
-            while self.step < self.total_steps:
-                self._run_epoch()
-                if self.step < self.total_steps:
-                    self._leave_if_requested()
+        try:
+            with self.progress:
+                self._run()
+        finally:
+            self.turn.over()
+
+    def _run(self) -> None:
+        self.progress.start_at(self.step)
+        if self.step == 0:
+            self._measure_curvature()
+        while self.step < self.total_steps:
+            self._run_epoch()
+            if self.step < self.total_steps:
+                self._leave_if_requested()
 
     def summary(self, state: State) -> dict[str, Any]:
         """Return the run's summary, ``state`` being how it ended."""
@@ -212,14 +221,17 @@ class Loop:
             yield inputs, self.team.share(batch[1])
 
     def _train_step(self, inputs: Tensor, targets: Tensor) -> None:
+        cold = self.training_step.cold
         try:
-            with self.clock("compile" if self.training_step.cold else "step"):
+            with self.clock("compile" if cold else "step"):
                 self.window.add(self.training_step(inputs, targets))
         except LinAlgError as error:
             self._raise_if_diverged(error)
             raise
         self.step += 1
         self.progress.advance()
+        if cold and not self.training_step.cold:
+            self.turn.over()
 
     # -- what is measured -----------------------------------------------------------------------
 
