@@ -20,6 +20,7 @@ from bench.assembly import follow, make_loop
 from bench.config import RunConfig
 from bench.data.base import Data
 from bench.device import choose_device, choose_precision, code_of, prepare
+from bench.ending import ending
 from bench.failure import kind_of, reason_of
 from bench.identity import Identity, identify, tracker_label
 from bench.loop import Loop
@@ -135,17 +136,7 @@ def stored_config(run_config: RunConfig, identity: Identity) -> dict[str, Any]:
 
 
 def _report(folder: RunFolder, already: str = "") -> None:
-    status, summary = folder.status, folder.summary
-    if status["state"] == "diverged":
-        print(f"{folder.path.name}: {already}diverged, {status['cause']}", flush=True)
-        return
-    text = f"test accuracy {100 * summary['test/accuracy']:.2f} %"
-    if "val/bigram_entropy" in summary:
-        unigram, bigram = summary["val/unigram_entropy"], summary["val/bigram_entropy"]
-        text += f", validation loss {summary['val/loss']:.4f} nats a token"
-        text += f" (entropies: unigram {unigram:.4f}, bigram {bigram:.4f})"
-    seconds = summary["clock/data_seconds"] + summary["clock/step_seconds"]
-    print(f"{folder.path.name}: {already}done, {text}, {seconds:.1f} s of training", flush=True)
+    print(f"{folder.path.name}: {already}{ending(folder)}", flush=True)
 
 
 def task(composed: DictConfig) -> float | None:

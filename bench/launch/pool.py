@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.alike import code_of
+from bench.ending import ending
 from bench.launch.manifest import Launch
 from bench.launch.order import Order
 from bench.launch.words import PACKED
@@ -140,11 +141,10 @@ class Pool:
         return "failed"
 
     def _words(self, run_id: str) -> str:
-        outcome = self.outcomes[run_id]
-        status = self.launch.folder(run_id).status
+        outcome, folder = self.outcomes[run_id], self.launch.folder(run_id)
         if outcome == "failed":
-            return f"failed, {status.get('kind')}: {status.get('cause')}"
-        return str(status.get("state", outcome)) if outcome == "done" else outcome
+            return f"failed, {folder.status.get('kind')}: {folder.status.get('cause')}"
+        return ending(folder) if outcome == "done" and folder.finished else outcome
 
 
 def slots(devices: Sequence[str], pack: int, each: int = 1) -> list[dict[str, str]]:

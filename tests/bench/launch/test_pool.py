@@ -93,6 +93,9 @@ def test_failures_stay_their_own(launched: Callable[..., Launch]) -> None:
     for name in good:
         assert launch.folder(name).provenance["attempts"][0]["packed"] == 2
         assert f"{name}: done" in (launch.folder(name).path / "log.txt").read_text()
+        accuracy = 100 * launch.folder(name).summary["test/accuracy"]
+        (line,) = (line for line in said if line.startswith(name))
+        assert line.startswith(f"{name}: done, test accuracy {accuracy:.2f} %, ")
     assert len({launch.folder(name).status["pid"] for name in good}) < len(good)  # workers stay
 
 
