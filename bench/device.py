@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -58,6 +59,8 @@ def prepare(
     if device.type == "cuda":
         # Shapes stay the same: the fastest convolution is worth searching for.
         torch.backends.cudnn.benchmark = True
+        # Optimizers that solve in float32 mean it, and the compiler would advise each user anew.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     if trainer.compile:
         own = str((data_dir / "compile_cache").absolute())
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = _CHOSEN_CACHE or own

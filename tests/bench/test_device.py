@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,21 @@ def test_threads(tmp_path: Path) -> None:
     assert torch.get_num_threads() == 2
     prepare(trainer("threads=1"), CPU, tmp_path)
     assert torch.get_num_threads() == 1
+
+
+def test_the_compilers_advice_on_tf32_is_not_passed_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # undone afterwards
+    advice = "TensorFloat32 tensor cores for float32 matrix multiplication available"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        prepare(trainer(), CPU, tmp_path)
+        warnings.warn(advice, stacklevel=1)
+        prepare(trainer(), torch.device("cuda"), tmp_path)
+        warnings.warn(advice, stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+    assert [str(one.message) for one in told] == [advice, "another"]
 
 
 def test_compiled_code_is_kept_with_the_data(
