@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -48,10 +49,10 @@ def make_loop(
     memory_format = choose_memory_format(trainer.channels_last, device)
     model = experiment.seeded_model(run_config, experiment.shape_of(data))
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    # The processes of one run compile together: none may wait for another.
-    turn = Turn(code_of(run_config) if trainer.compile and team.size == 1 else None)
-    turn.take()
-    cost = _cost(run_config, model, data, device) if trainer.accounting and team.leads else None
+    cost = None
+    if trainer.accounting and team.leads:
+        with _turn("cost", run_config, folder, team):
+            cost = _cost(run_config, model, data, device)
     model = team.synchronise_norms(model, device)
     optimizer = build_optimizer(run_config.optimizer, model)
     total_steps = data.steps_per_epoch(trainer.batch_size) * trainer.epochs
@@ -74,8 +75,20 @@ def make_loop(
         target=targets.find(run_config.target, run_config.names),
         cost=cost,
         team=team,
-        turn=turn,
+        turn=_turn("step", run_config, folder, team),
     )
+
+
+def _turn(what: str, run_config: RunConfig, folder: RunFolder, team: Team) -> Turn:
+    """Return this process's turn to compile; the ranks of one run, who need one another, have none.
+
+    Locks lie beside torch's cache (`bench.device.prepare`): whoever shares it shares them.
+    """
+    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    alone = run_config.trainer.compile and team.size == 1
+    place = Path(cache) / "turns" if cache and alone else None
+    say = functools.partial(team.say, folder.path.name)
+    return Turn(f"{what} {code_of(run_config)}", place, say)
 
 
 def noise_seed(run_config: RunConfig, team: Team, step: int = 0) -> int:

@@ -58,7 +58,7 @@ class Loop:
         target: what to note the arrival at.
         cost: of a step; None where it was not measured.
         team: the processes that make this run together, each with a loop of its own.
-        turn: to compile, taken; it is over when the first steps are made, or the run ends.
+        turn: to compile; taken for the first steps.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Loop:
         self.window = LossWindow(min(config.log_every, self.steps_per_epoch), device)
         self.history: list[Row] = []
         self.precision, self.cost, self.team = precision, cost, team
-        self.target, self.turn = target, turn or Turn(None)
+        self.target, self.turn = target, turn or Turn("step", None)
         self.arrival: Arrival | None = None
         self._written, self._written_at = -1, time.monotonic()  # the newest checkpoint
         self.evaluation = Evaluation(
@@ -129,20 +129,14 @@ class Loop:
             StopRequested: the process was asked to stop; a checkpoint is written.
         """
         watch_memory(self.device)
-        try:
-            with self.progress:
-                self._run()
-        finally:
-            self.turn.over()
-
-    def _run(self) -> None:
-        self.progress.start_at(self.step)
-        if self.step == 0:
-            self._measure_curvature()
-        while self.step < self.total_steps:
-            self._run_epoch()
-            if self.step < self.total_steps:
-                self._leave_if_requested()
+        with self.progress:
+            self.progress.start_at(self.step)
+            if self.step == 0:
+                self._measure_curvature()
+            while self.step < self.total_steps:
+                self._run_epoch()
+                if self.step < self.total_steps:
+                    self._leave_if_requested()
 
     def summary(self, state: State) -> dict[str, Any]:
         """Return the run's summary, ``state`` being how it ended."""
@@ -222,16 +216,19 @@ class Loop:
 
     def _train_step(self, inputs: Tensor, targets: Tensor) -> None:
         cold = self.training_step.cold
+        if cold:
+            self.turn.take()
         try:
             with self.clock("compile" if cold else "step"):
                 self.window.add(self.training_step(inputs, targets))
         except LinAlgError as error:
             self._raise_if_diverged(error)
             raise
+        finally:
+            if cold:
+                self.turn.over()
         self.step += 1
         self.progress.advance()
-        if cold and not self.training_step.cold:
-            self.turn.over()
 
     # -- what is measured -----------------------------------------------------------------------
 

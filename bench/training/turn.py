@@ -1,16 +1,15 @@
-"""Processes of one machine that need the same code compile it once.
+"""Processes that need the same code at the same time compile it once.
 
 Runs of a sweep start together and differ by seed or learning rate, so that each process would
 compile what the one beside it compiles at that moment. Here the first compiles and the others
-wait; then all take the code from torch's cache, which is the machine's, in seconds.
+wait; then all take the code from the cache that they share, in seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,43 +18,75 @@ from bench import preemption
 
 _MOST_SECONDS = 900.0  # longer than anything compiles here; then each compiles for itself
 _POLL_SECONDS = 0.25
+_here: set[str] = set()  # names of programs that this process has compiled, or taken over
 
 
 class Turn:
-    """A process's turn to compile ``program``.
+    """A process's turn to compile ``program``: a context, or :meth:`take` and :meth:`over`.
 
-    Whoever had to wait lets the next one go at once: the code is there. If the first failed, or
-    the cache is off, all then compile at the same time, as they would without this.
+    Whoever had to wait lets the next one go at once: the code is there. Where it is not, since the
+    first failed, say, all compile at the same time, as they would without this; so they do where no
+    lock can be had. A process that has had its turn does not wait again.
 
     Args:
-        program: what is compiled, in any words that tell programs apart; None where nothing is.
-        folder: of the locks; the machine's temporary files by default.
+        program: what is compiled, in any words that tell programs apart.
+        folder: of the locks, beside the cache; None where nothing is compiled.
+        say: is given a line if there is to be waiting.
     """
 
-    def __init__(self, program: str | None, folder: Path | None = None) -> None:
+    def __init__(
+        self, program: str, folder: Path | None, say: Callable[[str], None] = print
+    ) -> None:
+        self._name = hashlib.sha256(f"{folder}\n{program}".encode()).hexdigest()[:16]
+        self._folder, self._say = folder, say
         self._lock: FileLock | None = None
-        if program is not None:
-            name = hashlib.sha256(program.encode()).hexdigest()[:16]
-            folder = folder or Path(tempfile.gettempdir()) / f"spectral-bench-{os.getuid()}"
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(folder / f"compiles-{name}.lock")
+
+    def __enter__(self) -> Turn:
+        self.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over()
 
     def take(self) -> None:
-        """Wait until no other process compiles the program, or this one is asked to stop."""
-        if self._lock is None:
+        """Wait until no other process compiles the program.
+
+        Raises:
+            StopRequested: this process was asked to stop meanwhile.
+        """
+        if self._folder is None or self._lock is not None or self._name in _here:
             return
-        start, waited = time.monotonic(), False
-        while time.monotonic() - start < _MOST_SECONDS and preemption.requested() is None:
-            try:
-                self._lock.acquire(timeout=_POLL_SECONDS)
-            except Timeout:
-                waited = True
-                continue
-            if waited:
-                self.over()
-            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._folder / f"{self._name}.lock", thread_local=False)
+            if self._waited_for(lock):
+                lock.release()
+            else:
+                self._lock = lock
+        except (OSError, NotImplementedError):  # a folder of somebody else's, a file system without
+            pass
 
     def over(self) -> None:
         """The code is compiled, or will not be; may be said twice."""
-        if self._lock is not None and self._lock.is_locked:
+        _here.add(self._name)
+        if self._lock is not None:
             self._lock.release()
+            self._lock = None
+
+    def _waited_for(self, lock: FileLock) -> bool:
+        """Get the lock, or give it up after a long time; return whether another had it first."""
+        start, waited = time.monotonic(), False
+        while time.monotonic() - start < _MOST_SECONDS:
+            try:
+                lock.acquire(timeout=_POLL_SECONDS)
+            except Timeout:
+                if not waited:
+                    self._say("waits for a process that compiles the same code")
+                waited = True
+            else:
+                return waited
+            if preemption.requested() is not None:
+                raise preemption.StopRequested(
+                    f"{preemption.requested()} while another process compiled"
+                )
+        return True

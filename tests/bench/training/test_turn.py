@@ -7,13 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import preemption
+from bench import assembly, config, preemption
+from bench.preemption import StopRequested
+from bench.run import RunFolder
 from bench.training import turn
+from bench.training.parallel import ALONE
 from bench.training.turn import Turn
 
 HOLDER = """
@@ -40,7 +44,8 @@ class Waiting:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_asked() -> Iterator[None]:
+def _a_process_that_compiled_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(turn, "_here", set())
     yield
     preemption.clear()
 
@@ -48,19 +53,44 @@ def _nothing_asked() -> Iterator[None]:
 def test_the_second_waits_for_the_first_and_lets_the_others_go(tmp_path: Path) -> None:
     first = Turn("a", tmp_path)
     first.take()
-    others = [Waiting(Turn("a", tmp_path)) for _ in range(3)]
-    assert not any(one.took.wait(0.3) for one in others)
+    told: list[str] = []
+    others = [Waiting(Turn("a", tmp_path, told.append)) for _ in range(3)]
+    assert not any(one.took.wait(0.5) for one in others)
+    assert told == ["waits for a process that compiles the same code"] * 3  # each says so once
     first.over()
     first.over()  # said twice
     assert all(one.took.wait(10) for one in others)  # though none of them says it is over
-    Turn("a", tmp_path).take()
 
 
 def test_other_programs_do_not_wait(tmp_path: Path) -> None:
-    held = Turn("a", tmp_path)  # as long as it is there
+    held = Turn("a", tmp_path / "x")
     held.take()
-    assert Waiting(Turn("b", tmp_path)).took.wait(10)
-    assert Waiting(Turn(None, tmp_path)).took.wait(10)
+    assert Waiting(Turn("b", tmp_path / "x")).took.wait(10)
+    assert Waiting(Turn("a", tmp_path / "y")).took.wait(10)  # another cache
+    assert Waiting(Turn("a", None)).took.wait(10)
+
+
+def test_it_is_over_also_where_what_was_to_be_compiled_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Turn("a", tmp_path) as held:
+        assert not Waiting(Turn("a", tmp_path)).took.wait(0.5)
+        held.take()  # it has it
+        _ = 1 / 0
+    turn._here.clear()
+    assert Waiting(Turn("a", tmp_path)).took.wait(10)
+
+
+def test_a_process_has_one_turn_for_each_program(tmp_path: Path) -> None:
+    with Turn("a", tmp_path):
+        pass
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "taken\n"
+        assert Waiting(Turn("a", tmp_path)).took.wait(10)  # what it needs it has
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_a_process_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
@@ -79,11 +109,10 @@ def test_a_process_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_who_is_asked_to_stop_does_not_wait(tmp_path: Path) -> None:
-    held = Turn("a", tmp_path)
-    held.take()
-    waiting = Waiting(Turn("a", tmp_path))
-    preemption.request("SIGTERM")
-    assert waiting.took.wait(10)
+    with Turn("a", tmp_path):
+        preemption.request("SIGTERM")
+        with pytest.raises(StopRequested, match="SIGTERM while another process compiled"):
+            Turn("a", tmp_path).take()
 
 
 def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,31 +124,80 @@ def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     late.take()
     assert time.monotonic() - start >= 0.5
     late.over()  # what it never had
-    assert not Waiting(Turn("a", tmp_path)).took.wait(0.2)
+    turn._here.clear()
+    monkeypatch.setattr(turn, "_MOST_SECONDS", 900.0)
+    assert not Waiting(Turn("a", tmp_path)).took.wait(0.5)
 
 
-@pytest.mark.parametrize(("at", "over"), [(1, False), (2, True)])
-def test_a_loops_turn_is_over_once_it_has_made_its_first_steps(
-    build: Any, tmp_path: Path, at: int, over: bool
+@pytest.mark.parametrize("error", [OSError("no locks available"), NotImplementedError("no flock")])
+def test_without_locks_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    taken = Turn("a", tmp_path)
-    taken.take()
-    seen: list[bool] = []
+    (tmp_path / "file").touch()
+    with Turn("a", tmp_path / "file"):  # no folder
+        pass
 
-    def look() -> None:
-        seen.append(Waiting(Turn("a", tmp_path)).took.wait(10 if over else 0.3))
+    def refuse(*_: object, **__: object) -> None:
+        raise error
 
-    loop = build("run", stop=build.Stop(at, look))
-    loop.turn, loop.training_step.cold = taken, True  # the first step makes it warm
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with Turn("b", tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_loop_takes_its_turn_for_its_first_steps(build: Any, at: int) -> None:
+    told: list[str] = []
+
+    class Told(Turn):
+        def take(self) -> None:
+            told.append("take")
+
+        def over(self) -> None:
+            told.append("over")
+
+    loop = build("run", stop=build.Stop(at, lambda: told.append("step")))
+    loop.turn, loop.training_step.cold = Told("a", None), True  # the first step makes it warm
     loop.run()
-    assert seen == [over]
-    assert Waiting(Turn("a", tmp_path)).took.wait(10)
+    assert told == ["take", "over", "step"]
+    del told[:]
+    failing = build("another")
+    failing.turn, failing.training_step.cold = Told("a", None), True
+    failing.training_step.launch = None  # cannot be called
+    with pytest.raises(TypeError):
+        failing.run()
+    assert told == ["take", "over"]
 
 
-def test_a_run_that_fails_in_its_first_step_ends_its_turn(build: Any, tmp_path: Path) -> None:
-    loop = build("run", stop=build.Stop(1))  # interrupts it
-    loop.turn = Turn("a", tmp_path)
-    loop.turn.take()
-    with pytest.raises(KeyboardInterrupt):
-        loop.run()
-    assert Waiting(Turn("a", tmp_path)).took.wait(10)
+def test_a_loop_that_is_asked_to_stop_while_it_waits_leaves_its_checkpoint_as_it_is(
+    build: Any, tmp_path: Path
+) -> None:
+    whole = build("whole")
+    whole.run()
+    with Turn("a", tmp_path):
+        loop = build("run")
+        loop.turn, loop.training_step.cold = Turn("a", tmp_path), True
+        preemption.request("SIGUSR2")
+        with pytest.raises(StopRequested):
+            loop.run()
+    preemption.clear()
+    assert loop.step == 0
+    again = build("run")
+    again.run()
+    assert again.folder.history() == whole.folder.history()
+
+
+@pytest.mark.parametrize(
+    ("compiled", "size", "expected"),
+    [(True, 1, "cache/turns"), (False, 1, None), (True, 2, None)],
+)
+def test_runs_take_turns_where_they_compile_and_nobody_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool, size: int, expected: str | None
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    run = config.load([f"trainer.compile={str(compiled).lower()}", "model=mlp"])
+    other = config.load([f"trainer.compile={str(compiled).lower()}", "model=mlp", "seed=3"])
+    folder, team = RunFolder(tmp_path / "run"), replace(ALONE, size=size)
+    turns = [assembly._turn("step", one, folder, team) for one in (run, other)]
+    assert [one._folder for one in turns] == [expected and tmp_path / expected] * 2
+    assert turns[0]._name == turns[1]._name != assembly._turn("cost", run, folder, team)._name
