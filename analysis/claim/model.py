@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,16 +54,34 @@ class Rule(_Strict):
 
 
 class Range(_Strict):
-    """Numbers from ``at_least`` to ``at_most``, ends included; infinite where open."""
+    """Numbers from ``at_least`` to ``at_most``, ends included; open where one is not given."""
 
-    at_least: float = float("-inf")
-    at_most: float = float("inf")
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _has_ends(self) -> Range:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give at_least, at_most or both")
+        if self.ends[0] > self.ends[1]:
+            raise ValueError("at_least is above at_most")
+        return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest; infinite where open."""
+        low, high = self.at_least, self.at_most
+        return float("-inf") if low is None else low, float("inf") if high is None else high
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, int | float) and self.at_least <= value <= self.at_most
+        return isinstance(value, Real) and self.ends[0] <= float(value) <= self.ends[1]
 
     def __str__(self) -> str:
-        return f"{self.at_least:g} to {self.at_most:g}"
+        if self.at_most is None:
+            return f"at least {self.at_least:.10g}"
+        if self.at_least is None:
+            return f"at most {self.at_most:.10g}"
+        return f"{self.at_least:.10g} to {self.at_most:.10g}"
 
 
 Wanted = Scalar | Range | list[Scalar]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -20,6 +21,7 @@ from analysis.page.study import Study
 from analysis.run.measured import Measured
 from analysis.stats import mean, t_interval
 
+_VERDICTS = {"holds": "hold", "fails": "fail", "undecided": "are undecided"}
 _OF_RUN = ["model", "dataset", "optimizer", "epoch"]
 _ERRORS = ("triangle_relative_error", "null_noise_error", "null_permuted_error", "null_other_error")
 _WORDS = """### Exponents
@@ -63,8 +65,9 @@ def section(study: Study, out: Output, *, apart: Sequence[Place] = ()) -> str:
         source, others = f"results/{study.name}.parquet", len(found) - len(judged)
         parts.append(_CLAIMS.format(others=others, all=len(found), source=source))
         parts.append(render(judged, "markdown"))
-        holding = sum(one.verdict == "holds" for one in judged)
-        out.answers.append(f"{holding} of {len(judged)} of the preprint's claims hold")
+        counts = Counter(one.verdict if one.decided else "undecided" for one in judged)
+        told = [f"{counts[word]} {words}" for word, words in _VERDICTS.items() if counts[word]]
+        out.answers.append(f"of {len(judged)} claims tested {', '.join(told)}")
     return "\n".join(parts)
 
 

@@ -72,7 +72,7 @@ def sections(study: Study, places: Mapping[Place, tuple[str, ...]], out: Output)
         names = ", ".join(_short(name) for name in axes)
         parts = [f"### {found.model} / {found.dataset}: {found.optimizer} by {names}\n"]
         parts += [_answer(found, alike), table(found, partial(_result, found))]
-        out.answers += _short_answer(found)
+        out.answers += _short_answer(found, alike)
         parts += [_shown(found), *_explained(found, alike)]
         title = f"{found.model} / {found.dataset}: {found.table.metric} against the mean slope"
         if svg := figure(found, alike, title=title):
@@ -165,30 +165,46 @@ def _pooled(found: Map) -> float:
 
 def _resolved(found: Map, best: Setting) -> str:
     """Say how many other means two standard errors of a difference do not tell from the best."""
-    near = _near(found, best)
-    return f"; {near} others lie within two standard errors of it" if near else ""
+    near, others = _near(found, best)
+    return f"; {near} of the {others} others lie within two standard errors of it" if others else ""
 
 
-def _near(found: Map, best: Setting) -> str:
-    """Return how many others that is, of how many; empty where it is unknown."""
+def _near(found: Map, best: Setting) -> tuple[int, int]:
+    """Return how many others those are, and of how many; of none where the spread is unknown."""
     pooled = _pooled(found)
     others = [one.cell for one in found.settings if one is not best and one.cell.n]
-    if not math.isfinite(pooled) or not others:
-        return ""
+    if not math.isfinite(pooled):
+        return 0, 0
     near = sum(
         abs(one.mean - best.cell.mean) <= 2 * pooled * math.sqrt(1 / one.n + 1 / best.cell.n)
         for one in others
     )
-    return f"{near} of the {len(others)}"
+    return near, len(others)
 
 
-def _short_answer(found: Map) -> list[str]:
-    best = found.best
-    if best is None:
+def _short_answer(found: Map, alike: Alike) -> list[str]:
+    """Return which settings are like SGD and Muon, and whether one is best, in few words."""
+    if found.best is None:
         return []
-    near = _near(found, best)
-    told = f" ({near} others lie within two standard errors)" if near else ""
-    return [f"best: `{_named(found, best)}`{told}"]
+    told = []
+    if len(alike) > 1:
+        sgd, muon = (f"`{_named(found, found.settings[i])}`" for i in _likest(alike))
+        told.append(f"most like SGD {sgd}, most like Muon {muon}")
+    near, others = _near(found, found.best)
+    if others and near == others:
+        told.append(f"untuned, no setting stands out of {others + 1}")
+    else:
+        apart = f", with {near} of the {others} others near it" if others else ""
+        told.append(f"untuned, the best is `{_named(found, found.best)}`{apart}")
+    return told
+
+
+def _likest(alike: Alike) -> tuple[int, int]:
+    """Return the places of the settings most like SGD and most like Muon, by their cosines."""
+    return (
+        max(alike, key=lambda i: (alike[i].to_sgd, -i)),
+        max(alike, key=lambda i: (alike[i].to_muon, -i)),
+    )
 
 
 def _named(found: Map, one: Setting) -> str:
@@ -203,8 +219,7 @@ def _answer(found: Map, alike: Alike) -> str:
     best = next((i for i, one in enumerate(found.settings) if one is found.best), None)
     if best is None or len(alike) < 2:
         return ""
-    sgd = max(alike, key=lambda i: (alike[i].to_sgd, -i))
-    muon = max(alike, key=lambda i: (alike[i].to_muon, -i))
+    sgd, muon = _likest(alike)
     inverse = min(alike, key=lambda i: (alike[i].slope, i))
     unit = " %" if in_percent(found.table.metric) else ""
 

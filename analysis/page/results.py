@@ -56,7 +56,7 @@ def pages(studies: Sequence[Study], figures: str) -> dict[str, str]:
             out = Output(figures)
             sections.append(_section(study, tuner(study, studies), out))
             drawn = {**out.figures, **drawn}  # the front is the first study's
-            answers[study.name] = "; ".join(out.answers)
+            answers[study.name] = "<br>".join(out.answers)
     parts = [_INTRO.format(red=budget.RED), _overview(studies, answers), *sections]
     idle = [study for study in studies if study.archive is None]
     if idle:
@@ -157,7 +157,9 @@ def _place(found: Results, study: Study, tuning: pd.DataFrame, out: Output) -> s
     parts = [f"### {found.model} / {found.dataset}\n"]
     verdict = results_verdict.sentences(found, study)
     parts += [f"{verdict}\n"] if verdict else []
-    out.answers += results_verdict.short(found)
+    several = len(study.runs[["model", "dataset"]].drop_duplicates()) > 1
+    where = f"on {found.model} / {found.dataset} " if several else ""
+    out.answers += [f"{where}{words}" for words in results_verdict.short(found)]
     budgets = {row.optimizer: row.budget for row in found.rows}
     parts += [
         f"{budget.line(budgets, tuning, tuned=study.tuned)}\n",

@@ -44,27 +44,31 @@ def sentences(found: Results, study: Study) -> str:
 def short(found: Results) -> list[str]:
     """Return the same in few words, without numbers; empty where nothing was tested."""
     row = subject(found)
-    if row is not None:
-        names: dict[str, list[str]] = {}
-        for name in found.baselines:
-            one = row.against[name].comparison
-            if one is not None and one.n > 1:
-                names.setdefault(_relation(one), []).append(f"`{name}`")
-        verdicts = [f"{words} {_listed(those)}" for words, those in names.items()]
-        return [f"`{row.label}` is {' and '.join(verdicts)}"] if verdicts else []
-    if _is_mapped(found):
+    if row is None:
+        return [] if _is_mapped(found) else [_told(*one) for one in _verdicts(found, None)[:1]]
+    names: dict[str, list[str]] = {}
+    for name in found.baselines:
+        one = row.against[name].comparison
+        if one is not None and one.n > 1:
+            names.setdefault(_relation(one), []).append(f"`{name}`")
+    if not names:
         return []
-    return [f"against `{name}`: {told}" for name, told in _verdicts(found, None)[:1]]
+    own = " and ".join(f"{words} {_listed(those)}" for words, those in names.items())
+    others = [_told(*one) for one in _verdicts(found, row) if one[0] in found.baselines[:1]]
+    return [f"`{row.label}` is {own}", *(f"others {told}" for told in others)]
 
 
 def _without_subject(found: Results, study: Study) -> str:
     """Say how all rows compare with the first baseline."""
-    verdicts = [] if _is_mapped(found) else _verdicts(found, None)
-    base = next((row for row in found.rows if row.optimizer in found.baselines[:1]), None)
-    if not verdicts or base is None:
-        return ""
-    where = f"On {found.model} / {found.dataset} ({_circumstances(found, study, base)})"
-    return f"{where}, against `{verdicts[0][0]}`: {verdicts[0][1]}."
+    for name, told in [] if _is_mapped(found) else _verdicts(found, None):
+        base = next(row for row in found.rows if row.optimizer == name)
+        where = f"On {found.model} / {found.dataset} ({_circumstances(found, study, base)})"
+        return f"{where}, {_told(name, told)}."
+    return ""
+
+
+def _told(baseline: str, verdicts: str) -> str:
+    return f"against `{baseline}`: {verdicts}"
 
 
 def _is_mapped(found: Results) -> bool:
@@ -119,7 +123,7 @@ def _speed(found: Results, row: Row) -> list[str]:
 def _others(found: Results, row: Row, name: str) -> str:
     """Say the verdicts of all other rows."""
     told = dict(_verdicts(found, row)).get(name)
-    return f"Other rows against `{name}`: {told}." if told else ""
+    return f"Others {_told(name, told)}." if told else ""
 
 
 def _verdicts(found: Results, left_out: Row | None) -> list[tuple[str, str]]:
@@ -133,7 +137,8 @@ def _verdicts(found: Results, left_out: Row | None) -> list[tuple[str, str]]:
                 rows.setdefault(one.verdict, []).append(f"`{row.label}`")
         parts = [f"{word} {_listed(rows[word])}" for word in ("better", "worse") if word in rows]
         rest = rows.get("not shown", [])
-        few = _listed(rest) if len(rest) <= _FEW else f"{len(rest)} others"
+        many = f"the {len(rest)} others" if parts else f"any of {len(rest)}"
+        few = _listed(rest) if len(rest) <= _FEW else many
         parts += [f"no difference shown for {few}"] if rest else []
         told += [(name, "; ".join(parts))] if parts else []
     return told

@@ -15,6 +15,7 @@ from bench.run import Row
 
 _QUIET_SECONDS = 15.0  # between plain lines; a short run prints only its result
 _SILENT_SECONDS = 60.0  # an epoch that takes longer has lines within it
+_COLD_STEPS = 3  # in which code is compiled and a graph recorded: they say nothing of the others
 
 
 class Progress(Protocol):
@@ -53,7 +54,7 @@ class Lines:
         self._quiet = quiet
         self._row: Row = {}
         self._step = self._first = 0
-        self._started = self._last = time.monotonic()
+        self._warm_at = self._last = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
@@ -64,19 +65,20 @@ class Lines:
     def start_at(self, step: int) -> None:
         """Count from there."""
         self._step = self._first = step
-        self._started = time.monotonic()
 
     def advance(self) -> None:
         """Print where the run is if nothing was printed for a minute."""
         self._step += 1
-        now = time.monotonic()
+        now, made = time.monotonic(), self._step - self._first - _COLD_STEPS
+        if made <= 0:
+            self._warm_at = now
         if self._quiet or now - self._last < _SILENT_SECONDS:
             return
         self._last = now
-        done, to_do = self._step - self._first, self._total_steps - self._step
-        left = timedelta(seconds=round((now - self._started) / done * to_do))
-        at = f"step {self._step}/{self._total_steps}"
-        parts = [f"{self._name}: {at}", *_numbers(self._row), f"about {left} left"]
+        parts = [f"{self._name}: step {self._step}/{self._total_steps}", *_numbers(self._row)]
+        if made > 0:
+            left = (now - self._warm_at) / made * (self._total_steps - self._step)
+            parts.append(f"about {timedelta(seconds=round(left))} left")
         print(", ".join(parts), flush=True)
 
     def losses(self, row: Row) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
     page, same = files["docs/RESULTS.md"], "schedule cosine; model convnet; dataset digits"
     for line in (
         "| [study_x](#study_x) | Is it better? |"
-        " `spectral_newton` is better than `adamw` and `muon` | 15 done, 6 of tuning |",
+        " `spectral_newton` is better than `adamw` and `muon`<br>"
+        "others against `adamw`: better `muon` | 15 done, 6 of tuning |",
         "| [study_z](#not-run-yet) | Is it better? | – | not run yet |",
         "## study_x",
         f"- report runs: 15 runs; seeds 0-4; epochs 20; {same}",
@@ -172,6 +174,13 @@ def test_exponents_are_judged_by_the_claims(work: Path) -> None:
     assert "| resnet18 | fashion_mnist | adamw | 5 | 1 | 25 (25) | 1." in section
     assert "| claim | stated | ours | verdict |" in section
     assert "null: noise" in section
+    verdicts = Counter(re.findall(r"\*\*(holds|fails)\*\*( \?)? \|$", section, re.MULTILINE))
+    undecided = sum(count for (_, mark), count in verdicts.items() if mark)
+    answer = re.search(r"of (\d+) claims tested (?:(\d+) hold)?(?:, )?(?:(\d+) fail)?"
+                       r"(?:, )?(?:(\d+) are undecided)? \|", page)  # fmt: skip
+    assert answer is not None
+    expected = (sum(verdicts.values()), verdicts["holds", ""], verdicts["fails", ""], undecided)
+    assert tuple(int(count or 0) for count in answer.groups()) == expected
     told = re.search(r"(\d+) of (\d+) claims ask for", section)
     assert told is not None
     rows = sum(line.startswith("| `") for line in section.splitlines())

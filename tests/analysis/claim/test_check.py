@@ -11,7 +11,7 @@ import pytest
 from measured_tables import directions, write_run
 
 from analysis.claim.check import Result, check
-from analysis.claim.model import Claim, load_claims
+from analysis.claim.model import Claim, Range, load_claims
 from analysis.run.measured import Measured, load
 
 LAYERS = [f"l{i}" for i in range(9)] + ["fc"]
@@ -160,7 +160,19 @@ def test_a_condition_may_be_a_range_of_numbers(tmp_path: Path) -> None:
     above = _claim(NEAR_TWO, where={"rows": {"at_least": 201}}, at_least=1)
     assert check(above, moved).estimate is not None
     none = _claim(NEAR_TWO, where={"rows": {"at_least": 202}}, at_least=1)
-    assert "rows=202 to inf" in check(none, moved).reason
+    assert "rows=at least 202" in check(none, moved).reason
+
+
+def test_a_range_has_an_end_and_the_lower_first() -> None:
+    with pytest.raises(ValueError, match="give at_least, at_most or both"):
+        Range()
+    with pytest.raises(ValueError, match="at_least is above at_most"):
+        Range(at_least=5, at_most=1)
+    assert np.int64(3) in Range(at_most=3)
+    assert np.float32(3.5) not in Range(at_least=1, at_most=3)
+    assert "3" not in Range(at_most=3)
+    words = [str(one) for one in (Range(at_most=3), Range(at_least=10, at_most=1e6))]
+    assert words == ["at most 3", "10 to 1000000"]
 
 
 def test_a_heads_classes_matter_on_other_data_too(tmp_path: Path) -> None:

@@ -65,8 +65,13 @@ def test_the_best_mean_is_told_with_what_it_does_not_differ_from(runs: Any, tmp_
     out = Output("figures")
     noisy = told(kept(map_runs.write(runs, tmp_path / "noisy" / "runs", noise=0.0075)), out)
     assert "; 2 of the 3 others lie within two standard errors of it." in noisy.splitlines()[2]
-    (short,) = out.answers
-    assert short.startswith("best: `alpha=2, damping=0.01` (2 of the 3 others")
+    assert out.answers == [
+        "most like SGD `alpha=1, damping=0.1`, most like Muon `alpha=1, damping=0.01`",
+        "untuned, the best is `alpha=2, damping=0.01`, with 2 of the 3 others near it",
+    ]
+    alike = Output("figures")
+    told(kept(map_runs.write(runs, tmp_path / "alike" / "runs", noise=0.05)), alike)
+    assert alike.answers[1] == "untuned, no setting stands out of 4"
 
 
 def test_without_spectra_the_map_stands_alone(runs: Any, tmp_path: Path) -> None:

@@ -45,11 +45,10 @@ def test_the_verdict_says_what_the_table_says(runs: Any, tmp_path: Path) -> None
     assert " and not shown to differ from `muon` (-0.02 [" in text
     assert text.count("points, corrected p ") == 2
     assert "An epoch takes 1.00 times as long as with `adamw`." in text
-    assert text.endswith(
-        "Other rows against `adamw`: better `muon`; no difference shown for `sgd`."
-    )
+    assert text.endswith("Others against `adamw`: better `muon`; no difference shown for `sgd`.")
     assert said_shortly(root) == [
-        "`spectral_newton` is better than `adamw` and not shown to differ from `muon`"
+        "`spectral_newton` is better than `adamw` and not shown to differ from `muon`",
+        "others against `adamw`: better `muon`; no difference shown for `sgd`",
     ]
 
 
@@ -66,8 +65,10 @@ def test_without_the_subject_rows_are_told_by_their_verdicts(runs: Any, tmp_path
     more = dict(zip(("soap", "shampoo", "kfac"), alike[1:], strict=True))
     study_runs.study(runs, root, more)
     assert said_shortly(root, "adam") == [
-        "against `adam`: better `nadam`; worse `sgd`; no difference shown for 4 others"
+        "against `adam`: better `nadam`; worse `sgd`; no difference shown for the 4 others"
     ]
+    few = study_runs.study(runs, tmp_path / "few", {"adam": ADAMW, "lion": alike[0], **more})
+    assert said_shortly(few, "adam") == ["against `adam`: no difference shown for any of 4"]
 
 
 @pytest.mark.parametrize(("shift", "word"), [(0.05, "better"), (-0.05, "worse")])
@@ -80,7 +81,7 @@ def test_better_and_worse_follow_the_numbers(
     )
     assert f"{word} than `adamw`" in text
     assert "muon" not in text
-    assert "Other rows" not in text
+    assert "Others" not in text
 
 
 def test_what_is_unfair_or_unfinished_is_said(runs: Any, tmp_path: Path) -> None:
@@ -127,4 +128,4 @@ def test_a_loss_is_in_nats_and_lower_is_better(runs: Any, tmp_path: Path) -> Non
     assert "ends at test/loss 3.1" in text
     assert "] nats (lower is better): better than `adamw` (-0.3" in text
     assert text.count(" nats, corrected p") == 2
-    assert text.endswith("Other rows against `adamw`: better `muon`.")
+    assert text.endswith("Others against `adamw`: better `muon`.")
