@@ -7,18 +7,16 @@ wait; then all take the code from the cache that they share, in seconds.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from bench import preemption
+from bench.lock import HeldError, Lock
 
 _MOST_SECONDS = 900.0  # longer than anything compiles here; then each compiles for itself
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.5
 _here: set[str] = set()  # names of programs that this process has compiled, or taken over
 
 
@@ -40,7 +38,7 @@ class Turn:
     ) -> None:
         self._name = hashlib.sha256(f"{folder}\n{program}".encode()).hexdigest()[:16]
         self._folder, self._say = folder, say
-        self._lock: IO[str] | None = None  # as long as it is held
+        self._lock: Lock | None = None  # as long as it is held
 
     def __enter__(self) -> Turn:
         self.take()
@@ -57,32 +55,30 @@ class Turn:
         """
         if self._folder is None or self._lock is not None or self._name in _here:
             return
-        lock: IO[str] | None = None
+        lock = Lock(self._folder / f"{self._name}.lock")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            lock = (self._folder / f"{self._name}.lock").open("a")
-            if not self._waited_for(lock):
-                self._lock, lock = lock, None
-        except OSError:  # a folder of somebody else's, a file system without locks
+            if self._waited_for(lock):
+                lock.release()
+            else:
+                self._lock = lock
+        except OSError:  # a folder of somebody else's, a file system without links
             pass
-        finally:
-            if lock is not None:
-                _release(lock)
 
     def over(self) -> None:
         """The code is compiled, or will not be; may be said twice."""
         _here.add(self._name)
         if self._lock is not None:
-            _release(self._lock)
+            self._lock.release()
             self._lock = None
 
-    def _waited_for(self, lock: IO[str]) -> bool:
+    def _waited_for(self, lock: Lock) -> bool:
         """Get the lock, or give it up after a long time; return whether another had it first."""
         start, waited = time.monotonic(), False
         while time.monotonic() - start < _MOST_SECONDS:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                lock.acquire()
+            except HeldError:
                 if not waited:
                     self._say("waits for a process that compiles the same code")
                 waited = True
@@ -94,8 +90,3 @@ class Turn:
                 )
             time.sleep(_POLL_SECONDS)
         return True
-
-
-def _release(lock: IO[str]) -> None:
-    with lock, suppress(OSError):
-        fcntl.flock(lock, fcntl.LOCK_UN)  # also for a process that was forked meanwhile
