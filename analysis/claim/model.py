@@ -20,6 +20,11 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _ends(low: float | None, high: float | None) -> tuple[float, float]:
+    """Return both, infinite where open."""
+    return float("-inf") if low is None else low, float("inf") if high is None else high
+
+
 class Rule(_Strict):
     """Which values agree with the claim: exactly one of the forms ``about`` + ``within``,
     ``at_least``, ``at_most``, ``between``; ends included.
@@ -49,8 +54,7 @@ class Rule(_Strict):
             return self.about - self.within, self.about + self.within
         if self.between is not None:
             return self.between
-        low, high = self.at_least, self.at_most
-        return float("-inf") if low is None else low, float("inf") if high is None else high
+        return _ends(self.at_least, self.at_most)
 
 
 class Range(_Strict):
@@ -70,8 +74,7 @@ class Range(_Strict):
     @property
     def ends(self) -> tuple[float, float]:
         """The least and the largest; infinite where open."""
-        low, high = self.at_least, self.at_most
-        return float("-inf") if low is None else low, float("inf") if high is None else high
+        return _ends(self.at_least, self.at_most)
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, Real) and self.ends[0] <= float(value) <= self.ends[1]

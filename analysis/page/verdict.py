@@ -37,7 +37,7 @@ def sentences(found: Results, study: Study) -> str:
         + (f": {against}." if against else ".")
     ]
     words += _speed(found, row)
-    words += [_others(found, row, name) for name in found.baselines[:1]]
+    words += [f"Others {told}." for told in _others(found, row)]
     return " ".join(words)
 
 
@@ -54,17 +54,18 @@ def short(found: Results) -> list[str]:
     if not names:
         return []
     own = " and ".join(f"{words} {_listed(those)}" for words, those in names.items())
-    others = [_told(*one) for one in _verdicts(found, row) if one[0] in found.baselines[:1]]
-    return [f"`{row.label}` is {own}", *(f"others {told}" for told in others)]
+    others = [f"others {told}" for told in _others(found, row)]
+    return [f"`{row.label}` is {own}", *others]
 
 
 def _without_subject(found: Results, study: Study) -> str:
     """Say how all rows compare with the first baseline."""
-    for name, told in [] if _is_mapped(found) else _verdicts(found, None):
-        base = next(row for row in found.rows if row.optimizer == name)
-        where = f"On {found.model} / {found.dataset} ({_circumstances(found, study, base)})"
-        return f"{where}, {_told(name, told)}."
-    return ""
+    verdicts = [] if _is_mapped(found) else _verdicts(found, None)
+    if not verdicts:
+        return ""
+    base = next(row for row in found.rows if row.optimizer == verdicts[0][0])
+    where = f"On {found.model} / {found.dataset} ({_circumstances(found, study, base)})"
+    return f"{where}, {_told(*verdicts[0])}."
 
 
 def _told(baseline: str, verdicts: str) -> str:
@@ -120,10 +121,9 @@ def _speed(found: Results, row: Row) -> list[str]:
     return [f"An epoch takes {ratio:.2f} times as long as with `{found.baselines[0]}`."]
 
 
-def _others(found: Results, row: Row, name: str) -> str:
-    """Say the verdicts of all other rows."""
-    told = dict(_verdicts(found, row)).get(name)
-    return f"Others {_told(name, told)}." if told else ""
+def _others(found: Results, row: Row) -> list[str]:
+    """Return the verdicts of all other rows against the first baseline; none where none is."""
+    return [_told(*one) for one in _verdicts(found, row) if one[0] == found.baselines[0]]
 
 
 def _verdicts(found: Results, left_out: Row | None) -> list[tuple[str, str]]:
