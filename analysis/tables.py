@@ -59,6 +59,9 @@ class TableOptions(cli.Options):
         0.05, gt=0, lt=1, description="probability of any false verdict in the table"
     )
     test: Test = Field("auto", description="of the verdicts; auto: exact where n suffices, else t")
+    looks: int = Field(
+        1, ge=1, description="how often results were seen while seeds were added, this time counted"
+    )
     resolve: float | None = Field(
         None, gt=0, description="how many seeds would show this difference (in the metric's unit)"
     )
@@ -79,7 +82,7 @@ class TableOptions(cli.Options):
 # Options that are arguments of `build_table` under the same name.
 _ASKED = (
     "metric", "rows", "cols", "sweep", "seeds", "statistic", "spread", "baseline", "better",
-    "level", "test", "resolve", "mix_timing",
+    "level", "test", "looks", "resolve", "mix_timing",
 )  # fmt: skip
 
 

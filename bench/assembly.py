@@ -25,6 +25,7 @@ from bench.device import (
 )
 from bench.loop import Loop
 from bench.preemption import StopRequested
+from bench.provenance import source_digest
 from bench.run import Row, RunFolder
 from bench.seeding import derive
 from bench.tracking import NullTracker, RunInfo, Tracker
@@ -51,8 +52,8 @@ def make_loop(
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     cost = None
     if trainer.accounting and team.leads:
-        with _turn("cost", run_config, folder, team):
-            cost = _cost(run_config, model, data, device)
+        turn = _turn("cost", run_config, folder, team, device)
+        cost = _cost(run_config, model, data, device, turn)
     model = team.synchronise_norms(model, device)
     optimizer = build_optimizer(run_config.optimizer, model)
     total_steps = data.steps_per_epoch(trainer.batch_size) * trainer.epochs
@@ -75,11 +76,13 @@ def make_loop(
         target=targets.find(run_config.target, run_config.names),
         cost=cost,
         team=team,
-        turn=_turn("step", run_config, folder, team),
+        turn=_turn("step", run_config, folder, team, device),
     )
 
 
-def _turn(what: str, run_config: RunConfig, folder: RunFolder, team: Team) -> Turn:
+def _turn(
+    what: str, run_config: RunConfig, folder: RunFolder, team: Team, device: torch.device
+) -> Turn:
     """Return this process's turn to compile; the ranks of one run, who need one another, have none.
 
     Locks lie beside torch's cache (`bench.device.prepare`): whoever shares it shares them.
@@ -88,7 +91,10 @@ def _turn(what: str, run_config: RunConfig, folder: RunFolder, team: Team) -> Tu
     alone = run_config.trainer.compile and team.size == 1
     place = Path(cache) / "turns" if cache and alone else None
     say = functools.partial(team.say, folder.path.name)
-    return Turn(f"{what} {code_of(run_config)}", place, say)
+    # A cache may be shared by machines of other GPUs, and an optimizer edited: compiled anew.
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    source = source_digest(str(run_config.optimizer["_target_"]))
+    return Turn(f"{what} {kind} {source} {code_of(run_config)}", place, say)
 
 
 def noise_seed(run_config: RunConfig, team: Team, step: int = 0) -> int:
@@ -97,7 +103,9 @@ def noise_seed(run_config: RunConfig, team: Team, step: int = 0) -> int:
     return derive(run_config.seed, "noise", *own)
 
 
-def _cost(run_config: RunConfig, model: nn.Module, data: Data, device: torch.device) -> Cost | None:
+def _cost(
+    run_config: RunConfig, model: nn.Module, data: Data, device: torch.device, turn: Turn
+) -> Cost | None:
     """Measure a step's cost on a copy, once in this process for runs that differ by seed and rate.
 
     It takes seconds where an optimizer is compiled, more than a short run's training. A network
@@ -109,7 +117,8 @@ def _cost(run_config: RunConfig, model: nn.Module, data: Data, device: torch.dev
     batch = next(data.train_batches(run_config.seed, 0, run_config.trainer.batch_size))
     make = functools.partial(build_optimizer, run_config.optimizer)
     try:
-        _costs[alike] = measure_cost(model, make, batch)
+        with turn:
+            _costs[alike] = measure_cost(model, make, batch)
     except Exception as error:  # of a network or an optimizer that is not ours, say
         warnings.warn(f"FLOPs and the optimizer's time are not measured: {error}", stacklevel=2)
         return None

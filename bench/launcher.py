@@ -143,8 +143,9 @@ class LocalLauncher(GridLauncher):
         if not count:
             return slots([], self.workers or 1)
         names = visible_devices() or [str(number) for number in range(count)]
-        places = slots(names[:count], self.pack, _most_devices(trainers))
-        return places[: self.workers * self.pack] if self.workers else places
+        each = _most_devices(trainers)
+        used = self.workers * each if self.workers else count
+        return slots(names[: min(used, count)], self.pack, each)
 
     def _carry_out(self, jobs: Sequence[Job]) -> None:
         if not jobs:

@@ -215,18 +215,19 @@ class Loop:
             yield inputs, self.team.share(batch[1])
 
     def _train_step(self, inputs: Tensor, targets: Tensor) -> None:
-        cold = self.training_step.cold
+        cold, made = self.training_step.cold, False
         if cold:
             self.turn.take()
         try:
             with self.clock("compile" if cold else "step"):
                 self.window.add(self.training_step(inputs, targets))
+            made = True
         except LinAlgError as error:
             self._raise_if_diverged(error)
             raise
         finally:
             if cold:
-                self.turn.over()
+                self.turn.over(compiled=made)
         self.step += 1
         self.progress.advance()
 

@@ -106,10 +106,13 @@ def automatic_plan(
     """The plan of method "auto" off the CPU for input below float64; None stands for eigh.
 
     The first that reaches ``tolerance``: a polynomial up to degree 64; then one damped solve at
-    alpha = 2, rational below. Raw sigma ("none") always takes eigh.
+    alpha = 2, rational below. Raw sigma ("none") takes a solve in float64 at alpha = 2, eigh else.
     """
     if transfer.normalize == "none":
-        return None
+        if transfer.alpha != 2 or torch.float64 not in precisions:
+            return None
+        # In float32 the rounding of a large Gram matrix would hide the damping.
+        return make_plan("cholesky", transfer, size, tolerance, (torch.float64,))
     methods = ["polynomial", *(["cholesky"] if transfer.alpha == 2 else ["rational"])]
     for method in methods if transfer.alpha <= 2 else methods[:1]:
         solvable = tuple(p for p in precisions if p in (torch.float32, torch.float64))

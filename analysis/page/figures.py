@@ -7,7 +7,7 @@ with every version of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from statistics import median
 
@@ -101,14 +101,11 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
         The SVG; empty where no run has a history.
     """
     metric = found.table.metric
-    speed = None
-    if x != "epoch":
-        an_epoch = runs[SECONDS] * (runs["tokens_per_second"] if x == "tokens" else 1)
-        speed = dict(zip(runs["id"], an_epoch, strict=True))
     rows = [row for row in _ordered(found) if row.cell.seconds or x != "seconds"]
     colour = colours([row.label for row in rows])
     made = [
-        _line(row, colour[row.label], source=source, metric=metric, speed=speed) for row in rows
+        _line(row, colour[row.label], source=source, metric=metric, epoch=_epoch(row, runs, x))
+        for row in rows
     ]
     lines = [line for line in made if line is not None]
     unit = " (%)" if in_percent(metric) else ""
@@ -148,10 +145,18 @@ def _ordered(found: Results) -> list[Row]:
     return [*named, *rest][:_SHOWN]
 
 
-def _line(
-    row: Row, colour: int, *, source: str, metric: str, speed: Mapping[str, float] | None
-) -> Line | None:
-    """Return a row's line against epochs, or against what an epoch of each run takes: ``speed``."""
+def _epoch(row: Row, runs: pd.DataFrame, x: str) -> float:
+    """Return what an epoch of the row is on the axis ``x``: 1, its tokens, or its seconds."""
+    if x == "epoch":
+        return 1.0
+    if x == "seconds":
+        return row.cell.seconds_per_epoch
+    here = runs[runs["id"].isin(row.cell.run_ids)]
+    return float(median(here[SECONDS] * here["tokens_per_second"]))
+
+
+def _line(row: Row, colour: int, *, source: str, metric: str, epoch: float) -> Line | None:
+    """Return a row's line, its epochs ``epoch`` long."""
     series = []
     for run_id in row.cell.run_ids:
         history = load_history(source, run_id)
@@ -161,9 +166,7 @@ def _line(
         return None
     whole = pd.concat(series, axis=1, join="inner").sort_index()
     values = (100.0 if in_percent(metric) else 1.0) * whole.to_numpy(dtype=np.float64)
-    at = whole.index.to_numpy(dtype=np.float64)
-    if speed is not None:
-        at = at * median([speed[run_id] for run_id in row.cell.run_ids])
+    at = epoch * whole.index.to_numpy(dtype=np.float64)
     ends = possible(metric, np.array([t_interval(one) for one in values]))
     middle = np.array([mean(one) for one in values])
     low, high = np.where(np.isnan(ends), middle[:, None], ends).T

@@ -19,10 +19,12 @@ class Plan:
     """The values along each axis, such as ``{"optimizer": ("sgd", "adamw"), "seed": (0, 1)}``.
 
     ``scored_by`` is what the tuning is scored by, such as "val/loss"; None without tuning.
+    ``looks``: how often results were looked at while seeds were added.
     """
 
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     scored_by: str | None = None
+    looks: int = 1
 
     @property
     def size(self) -> int:
@@ -55,6 +57,7 @@ def plan(path: Path | None) -> Plan:
     """Return what a sweep file plans; without axes where there is none, or one is no list."""
     config = OmegaConf.load(path) if path else OmegaConf.create()
     scored_by = OmegaConf.select(config, "study.tuning.metric")
+    looks = int(OmegaConf.select(config, "study.looks", default=1))
     words = [
         f"{axis}={values}"
         for axis, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items()
@@ -62,7 +65,7 @@ def plan(path: Path | None) -> Plan:
     overrides = OverridesParser.create().parse_overrides(words)
     if any(one.is_sweep_override() and not one.is_choice_sweep() for one in overrides):
         overrides = []  # range(...) and the like
-    return Plan({one.key_or_group: _values(one) for one in overrides}, scored_by)
+    return Plan({one.key_or_group: _values(one) for one in overrides}, scored_by, looks)
 
 
 def _typed(value: Any) -> str:

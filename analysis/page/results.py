@@ -100,7 +100,8 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         spent = budget.budgets(tuned_by.tuning)
         mapped = maps.axes_of(study.runs, spent)
         rest = study.runs[~maps.of_places(study.runs, mapped)]
-        for found in results(rest, spent, study.planned.first) if len(rest) else ():
+        plan = study.planned
+        for found in results(rest, spent, plan.first, plan.looks) if len(rest) else ():
             parts.append(_place(found, study, tuned_by.tuning, out))
         parts += map_section.sections(study, mapped, out) if mapped else []
     else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -16,13 +17,13 @@ from analysis.table.rows import Run
 from analysis.table.select import records
 from analysis.table.shown import comparison_text, value
 from analysis.table.target import REACHED
-from analysis.table.timing import SECONDS, UNEVEN, comparable
+from analysis.table.timing import SECONDS, UNEVEN, comparable, told_sharing
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
 _LOSS = "{metric} is a mean cross-entropy in nats, of a language model a token's: lower is better."
 _SHARED = (
-    "Seconds of {names} are withheld: those runs shared their device with others, the rest did not."
+    "Seconds are withheld of {told}: those runs shared their device with others, the rest did not."
 )
 _SECONDS = "s/epoch: seconds of training an epoch, median over the same runs [least, most]."
 
@@ -67,7 +68,7 @@ def metric_of(runs: pd.DataFrame, split: str = "test") -> str:
 
 
 def results(
-    runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None = None
+    runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None = None, looks: int = 1
 ) -> list[Results]:
     """Return the results of each dataset and model.
 
@@ -77,19 +78,22 @@ def results(
         runs: the report runs.
         budgets: what tuning has cost.
         first: the optimizer that others are compared with where there is none of `BASELINES`.
+        looks: see `analysis.table.comparisons.compare`.
     """
     place = runs.groupby(["dataset", "model"], dropna=False)
     metrics = place["id"].transform(lambda ids: metric_of(runs.loc[ids.index]))
     judged = [runs[metrics == metric] for metric in sorted(set(metrics))]
-    return [one for alike in judged for one in _judged(alike, budgets, first)]
+    return [one for alike in judged for one in _judged(alike, budgets, first, looks)]
 
 
-def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None) -> list[Results]:
+def _judged(
+    runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None, looks: int
+) -> list[Results]:
     metric = metric_of(runs)
     table = build_table(runs, metric=metric, spread="interval")
     baselines, absent = _baselines(table, first)
     compared = {
-        name: build_table(runs, metric=metric, spread="interval", baseline=label)
+        name: build_table(runs, metric=metric, spread="interval", baseline=label, looks=looks)
         for name, label in baselines.items()
     }
     by_id = {str(run["id"]): run for run in records(runs, SECONDS)}
@@ -102,7 +106,7 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None)
             for label, line in zip(table.rows, table.cells, strict=True)
         }
         shared, why = comparable(used)
-        target = _target_table(here[~here["id"].isin(_ids(used, shared))])
+        target = _target_table(here[~here["id"].isin(shared)])
         rows = []
         for i, label in enumerate(table.rows):
             cell, optimizer = table.cells[i][j], label.split(" ")[0]
@@ -116,7 +120,7 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None)
                     _cell(target, cell),
                     budgets.get((dataset, model, optimizer), Budget()),
                     of_row[0] if of_row else None,
-                    tuple(sorted({_device(run) for run in of_row})),
+                    _devices(of_row),
                 )
             )  # fmt: skip
         every = [note for one in (table, *compared.values()) for note in one.notes]
@@ -124,7 +128,8 @@ def _judged(runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None)
         notes += absent
         notes += [_LOSS.format(metric=metric)] if metric.endswith("loss") else []
         notes += [f"Seconds withheld: {SECONDS} of {column}: {why}."] if why else [_SECONDS]
-        notes += [_SHARED.format(names=", ".join(sorted(shared)))] if shared and not why else []
+        if shared and not why:
+            notes.append(_SHARED.format(told=told_sharing(used, shared)))
         notes += [_uneven(row) for row in rows if _is_uneven(row)]
         notes += [_target(here), *target.notes[:1]] if target else []
         all_found.append(
@@ -144,10 +149,6 @@ def _baselines(table: Table, first: str | None) -> tuple[dict[str, str], list[st
         none = " or ".join(BASELINES)
         return {first: label}, [f"No row {none} in this study: compared with {first}, its first."]
     return there, [f"No row {name} in this study." for name in BASELINES if name not in there]
-
-
-def _ids(runs: Mapping[str, Sequence[Run]], labels: Collection[str]) -> list[str]:
-    return [str(run["id"]) for label in labels for run in runs[label]]
 
 
 def _row(table: Table, name: str) -> str | None:
@@ -193,10 +194,17 @@ def _uneven(row: Row) -> str:
     )
 
 
-def _device(run: Run) -> str:
-    packed = run.get("provenance.packed")
-    shared = f", {packed:g} runs at once" if isinstance(packed, float) and packed > 1 else ""
-    return f"{run.get('provenance.device') or 'not recorded'}{shared}"
+def _devices(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return each model of device, with how many runs it had at a time if ever more than one."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for run in runs:
+        packed = run.get("provenance.packed")
+        at_once = int(packed) if isinstance(packed, float) and packed > 1 else 1
+        found[str(run.get("provenance.device") or "not recorded")].add(at_once)
+    return tuple(
+        name if counts == {1} else f"{name}, {' or '.join(map(str, sorted(counts)))} runs at once"
+        for name, counts in sorted(found.items())
+    )
 
 
 def markdown(found: Results) -> str:

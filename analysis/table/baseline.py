@@ -22,6 +22,7 @@ def against_baseline(
     direction: int,
     level: float,
     test: Test,
+    looks: int,
     resolve: float | None,
     metric: str,
 ) -> tuple[list[list[Result]], list[str]]:
@@ -37,6 +38,7 @@ def against_baseline(
         direction: 1 where larger is better, -1 where smaller is.
         level: of any false verdict.
         test: see `analysis.table.comparisons.compare`.
+        looks: see there.
         resolve: a difference in the metric's unit, whose seeds are asked for, or None.
         metric: its name, for messages.
 
@@ -61,12 +63,13 @@ def against_baseline(
     paired = [_paired(numbers[i][j], base[j]) for i, j in others]
     found = compare(
         paired, problems=[j for _, j in others], higher_is_better=direction > 0, level=level,
-        test=test,
+        test=test, looks=looks,
     )  # fmt: skip
     results: list[list[Result]] = [[(None, None) for _ in base] for _ in labels]
     for (i, j), differences, one in zip(others, paired, found, strict=True):
         results[i][j] = (_guarded(one, numbers[i][j], base[j]), _needed(differences, resolve))
-    return results, _notes(found, baseline, level, resolve, metric=metric)
+    notes = _notes(found, baseline, level, resolve, looks=looks, metric=metric)
+    return results, notes
 
 
 def _paired(row: Seeds, base: Seeds) -> list[float]:
@@ -99,22 +102,25 @@ def _notes(
     level: float,
     resolve: float | None,
     *,
+    looks: int,
     metric: str,
 ) -> list[str]:
     tested = [one for one in found if one.n > 1]
     names = {"t": "paired t-test", "sign_flip": "sign-flip test", "wilcoxon": "Wilcoxon's test"}
     count = f"{len(tested)} comparison{'' if len(tested) == 1 else 's'}"
     used = " or ".join(sorted({names[one.test] for one in tested})) or "no test"
+    looked = f" and {looks} looks (seeds were added to results that had been seen)"
+    corrected = f"{count}{looked if looks > 1 else ''}"
     notes = [
         f"vs {baseline}: mean difference paired by seed [{100 * (1 - level):g} % interval]; verdict"
-        f" by {used}, Holm-corrected over {count} at {level:g};"
+        f" by {used}, Holm-corrected over {corrected} at {level:g};"
         " not shown: no evidence of a difference, which is not evidence of none."
     ]
     if "t" in {one.test for one in tested}:
         notes.append(
             "The t-test trusts that differences between seeds are near normal; the exact"
             f" sign-flip test of {count} needs"
-            f" {seeds_for_exact(len(tested), level)} seeds."
+            f" {seeds_for_exact(looks * len(tested), level)} seeds."
         )
     if resolve is not None:
         notes.append(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from analysis.table.comparisons import Test
 from analysis.table.model import Cell, Spread, Statistic, Table, in_percent
 from analysis.table.rows import Key, Run, assign_rows, order, text, values
 from analysis.table.target import is_target, target_cell, tells
-from analysis.table.timing import SECONDS, comparable, is_timing, mixture
+from analysis.table.timing import SECONDS, comparable, is_timing, mixture, told_sharing
 
 __all__ = ["Cell", "Table", "build_table"]
 
@@ -58,6 +58,7 @@ def build_table(
     better: Literal["higher", "lower"] | None = None,
     level: float = 0.05,
     test: Test = "auto",
+    looks: int = 1,
     resolve: float | None = None,
     mix_timing: bool = False,
 ) -> Table:
@@ -77,6 +78,7 @@ def build_table(
         better: the metric's direction, where its name does not tell.
         level: of any false verdict in the table (see `analysis.table.comparisons.compare`).
         test: of the verdicts.
+        looks: how often results were looked at while seeds were added, this time counted.
         resolve: a difference in the metric's unit; cells say how many seeds would show it.
         mix_timing: show times even of runs whose times cannot be compared.
 
@@ -96,17 +98,18 @@ def build_table(
         notes.append(f"{others} runs of other seeds left out.")
     mixed, apart = ({}, {}) if mix_timing else _untimed(grid, metric)
     notes += [f"s/epoch of {_name(where)} withheld: {why}." for where, why in mixed.items()]
-    for where, keys in apart.items():
-        names = ", ".join(grid.labels[key] for key in grid.labels if key in keys)
-        told = "the runs shared their device with others, those of other rows did not"
-        notes += [f"s/epoch of {_name(where)} withheld of {names}: {told}."] if names else []
+    for where, ids in apart.items():
+        if ids:
+            used = {label: _used(grid, key, where, metric) for key, label in grid.labels.items()}
+            told = f"{told_sharing(used, ids)}: those runs shared their device with others"
+            notes.append(f"s/epoch of {_name(where)} withheld of {told}, the rest did not.")
     cells = [
         [
             _cell(
                 grid.runs[key, where],
                 metric,
                 grid.seeds[where],
-                where in mixed or key in apart.get(where, ()),
+                None if where in mixed else apart.get(where, ()),
                 statistic,
             )
             for where in grid.columns
@@ -117,7 +120,7 @@ def build_table(
     if baseline is not None or resolve is not None:
         compared, said = _compared(
             grid, metric, baseline=baseline, direction=direction, level=level, test=test,
-            resolve=resolve,
+            looks=looks, resolve=resolve,
         )  # fmt: skip
         notes += said
         for line, results in zip(cells, compared, strict=True):
@@ -187,18 +190,15 @@ def _name(where: Key) -> str:
     return "/".join(map(text, where))
 
 
-def _untimed(grid: Grid, metric: str) -> tuple[dict[Key, str], dict[Key, set[Key]]]:
-    """Return the columns whose times cannot be compared, with why, and rows left out of the others.
+def _untimed(grid: Grid, metric: str) -> tuple[dict[Key, str], dict[Key, set[str]]]:
+    """Return the columns whose times cannot be compared, with why, and ids left out of the others.
 
     Raises:
         ValueError: the metric itself is a time, and not of all runs.
     """
     mixed, apart = {}, {}
     for where in grid.columns:
-        used = {
-            key: [run for run in grid.runs[key, where] if _usable(run, metric)]
-            for key in grid.labels
-        }
+        used = {key: _used(grid, key, where, metric) for key in grid.labels}
         every = [run for runs in used.values() for run in runs]
         if is_timing(metric) and (why := mixture(every)):
             raise ValueError(
@@ -209,6 +209,10 @@ def _untimed(grid: Grid, metric: str) -> tuple[dict[Key, str], dict[Key, set[Key
         if why:
             mixed[where] = why
     return mixed, apart
+
+
+def _used(grid: Grid, key: Key, where: Key, metric: str) -> list[Run]:
+    return [run for run in grid.runs.get((key, where), ()) if _usable(run, metric)]
 
 
 def _by_seed(runs: Sequence[Run], metric: str) -> dict[int, float | None]:
@@ -223,9 +227,13 @@ def _by_seed(runs: Sequence[Run], metric: str) -> dict[int, float | None]:
 
 
 def _cell(
-    runs: Sequence[Run], metric: str, expected: int, untimed: bool, statistic: Statistic
+    runs: Sequence[Run],
+    metric: str,
+    expected: int,
+    untimed: Collection[str] | None,
+    statistic: Statistic,
 ) -> Cell:
-    """Return the cell of one row's runs in one column.
+    """Return the cell of one row's runs in one column; no times of those ``untimed``, None: of any.
 
     Raises:
         ValueError: two runs of one variant have the same seed: neither can be left out unseen.
@@ -236,7 +244,7 @@ def _cell(
         raise ValueError(f"{ids} have the same config and seed; remove one of them")
     used = sorted((run for run in runs if _usable(run, metric)), key=lambda run: run["seed"])
     numbers = [float(run[metric]) for run in used if _is_finite(run.get(metric))]
-    timed = [] if untimed else used
+    timed = [run for run in used if untimed is not None and str(run["id"]) not in untimed]
     cell = Cell(
         mean=stats.mean(numbers) if numbers else math.nan,
         std=stats.sample_std(numbers) if numbers else math.nan,

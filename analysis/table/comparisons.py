@@ -37,7 +37,7 @@ class Comparison:
     """One method against the baseline: ``difference`` is the mean over ``n`` paired seeds.
 
     ``interval`` is Student's at 1 - level and not corrected; ``p`` is the test's own,
-    ``adjusted_p`` Holm's over the whole table, and ``verdict`` follows from ``adjusted_p``.
+    ``adjusted_p`` Holm's over the whole table, times the looks, and ``verdict`` follows from it.
     """
 
     difference: float
@@ -56,6 +56,7 @@ def compare(
     higher_is_better: bool = True,
     level: float = 0.05,
     test: Test = "auto",
+    looks: int = 1,
 ) -> list[Comparison]:
     """Compare every method of one table with the baseline.
 
@@ -69,19 +70,24 @@ def compare(
             (paired Student, of a spread of at least half the median spread of the problem's
             methods), or "auto": sign_flip where n seeds can reach the corrected level at
             all (2 / 2^n <= level / comparisons), t where they cannot, as 5 seeds never do.
+        looks: how often the results of fewer seeds were looked at, this time counted: who adds
+            seeds until a difference shows finds one more often than ``level``. Bonferroni's bound:
+            p is multiplied by it.
 
     Raises:
-        ValueError: a difference that is not finite, or a level outside (0, 1).
+        ValueError: a difference that is not finite, a level outside (0, 1), or no look.
     """
     check_level(level)
-    tested = sum(len(values) > 1 for values in differences)
+    if looks < 1:
+        raise ValueError(f"looks={looks}: this one counts; it is at least 1")
+    tested = looks * sum(len(values) > 1 for values in differences)
     names = [choose_test(len(values), tested, level, test) for values in differences]
     floors = _floors(differences, problems or [None] * len(differences))
     found = [
         p_value(values, name, floor) if len(values) > 1 else math.nan
         for values, name, floor in zip(differences, names, floors, strict=True)
     ]
-    adjusted = holm(found)
+    adjusted = [p if math.isnan(p) else min(1.0, looks * p) for p in holm(found)]
     sign = 1 if higher_is_better else -1
     comparisons = []
     for values, name, p, corrected in zip(differences, names, found, adjusted, strict=True):

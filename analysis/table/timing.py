@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from analysis.table.rows import Run
@@ -43,21 +43,33 @@ def mixture(runs: Sequence[Run]) -> str | None:
     return _graphs(runs)
 
 
-def sharing(rows: Mapping[Row, Sequence[Run]]) -> set[Row]:
-    """Return the rows of a column with runs that shared their device, where others had it alone.
+def sharing(rows: Mapping[Row, Sequence[Run]]) -> set[str]:
+    """Return the ids of a column's runs that shared their device, where others had it alone.
 
     Their times are no times of the others; without them the others may still be compared. Empty
-    where all rows are of the same kind.
+    where all runs are of the same kind.
     """
-    there = {row for row, runs in rows.items() if runs}
-    shared = {row for row in there if any(map(_is_packed, rows[row]))}
-    return shared if shared != there else set()
+    every = [run for runs in rows.values() for run in runs]
+    shared = {str(run["id"]) for run in every if _is_packed(run)}
+    return shared if len(shared) < len(every) else set()
 
 
-def comparable(rows: Mapping[Row, Sequence[Run]]) -> tuple[set[Row], str | None]:
-    """Return the rows of a column that `sharing` sets apart, and the `mixture` of the others."""
+def comparable(rows: Mapping[Row, Sequence[Run]]) -> tuple[set[str], str | None]:
+    """Return the runs of a column that `sharing` sets apart, and the `mixture` of the others."""
     apart = sharing(rows)
-    return apart, mixture([run for row, runs in rows.items() if row not in apart for run in runs])
+    every = [run for runs in rows.values() for run in runs]
+    return apart, mixture([run for run in every if str(run["id"]) not in apart])
+
+
+def told_sharing(rows: Mapping[str, Sequence[Run]], apart: Collection[str]) -> str:
+    """Return whose times are withheld, rows of like parts together: "soap; 5 of 10 runs of sgd"."""
+    parts: dict[str, list[str]] = defaultdict(list)
+    for label, runs in rows.items():
+        count = sum(str(run["id"]) in apart for run in runs)
+        if count:
+            part = "" if count == len(runs) else f"{count} of {len(runs)} runs of "
+            parts[part].append(label)
+    return "; ".join(f"{part}{', '.join(labels)}" for part, labels in sorted(parts.items()))
 
 
 def _graphs(runs: Sequence[Run]) -> str | None:

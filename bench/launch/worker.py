@@ -5,6 +5,7 @@
 It reads a run's id a line and answers a line of JSON: how it ended. Whatever the run prints goes to
 the run's own log. Between runs the process keeps what is slow to get: imports, the dataset, and
 the code that was compiled for runs alike; everything that decides a result is set anew by each run.
+Where the pool is gone, it leaves after the run that it is at.
 """
 
 from __future__ import annotations
@@ -25,20 +26,30 @@ from bench.preemption import StopRequested
 
 
 def main(launch: Launch) -> None:
-    """Carry out runs until there are no more words on standard input."""
+    """Carry out runs until there are no more words on standard input, or nobody hears answers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to hear
     preemption.listen()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*preemption.SIGNALS, signal.SIGINT})
     config.register_resolvers()
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.dup(1)
     os.dup2(2, 1)  # what prints between runs must not be taken for an answer
     with experiment.keeping_data():
         for line in iter(sys.stdin.readline, ""):
             outcome = _carry_out(launch, line.strip())
-            answers.write(json.dumps({"outcome": outcome}) + "\n")
-            answers.flush()
-            if outcome == "stopped":
+            if not _answered(answers, outcome) or outcome == "stopped":
                 return
+
+
+def _answered(answers: int, outcome: str) -> bool:
+    """Tell the pool how a run ended; return whether there still is a pool.
+
+    Without Python's buffer: what is left there is written again at exit, and fails aloud.
+    """
+    try:
+        os.write(answers, f"{json.dumps({'outcome': outcome})}\n".encode())
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def _carry_out(launch: Launch, run_id: str) -> str:

@@ -2,7 +2,8 @@
 
 Runs of a sweep start together and differ by seed or learning rate, so that each process would
 compile what the one beside it compiles at that moment. Here the first compiles and the others
-wait; then all take the code from the cache that they share, in seconds.
+wait; then all take the code from the cache that they share. A marker says that it is there: whoever
+comes later waits for nobody who only loads it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 from bench import preemption
 from bench.lock import HeldError, Lock
@@ -23,20 +27,24 @@ _here: set[str] = set()  # names of programs that this process has compiled, or 
 class Turn:
     """A process's turn to compile ``program``: a context, or :meth:`take` and :meth:`over`.
 
+    A context that is left by an exception has not compiled it.
+
     Whoever had to wait lets the next one go at once: the code is there. Where it is not, since the
     first failed, say, all compile at the same time, as they would without this; so they do where no
-    lock can be had. A process that has had its turn does not wait again.
+    lock can be had. A process that has had its turn does not wait again, nor does anybody once the
+    program was compiled; where that code is gone or does not fit, again all compile at once.
 
     Args:
-        program: what is compiled, in any words that tell programs apart.
-        folder: of the locks, beside the cache; None where nothing is compiled.
+        program: what is compiled, in any words that tell programs apart; torch's version is added.
+        folder: of locks and markers, beside the cache; None where nothing is compiled.
         say: is given a line if there is to be waiting.
     """
 
     def __init__(
         self, program: str, folder: Path | None, say: Callable[[str], None] = print
     ) -> None:
-        self._name = hashlib.sha256(f"{folder}\n{program}".encode()).hexdigest()[:16]
+        words = f"{folder}\n{torch.__version__}\n{program}"  # another torch compiles anew
+        self._name = hashlib.sha256(words.encode()).hexdigest()[:16]
         self._folder, self._say = folder, say
         self._lock: Lock | None = None  # as long as it is held
 
@@ -44,11 +52,11 @@ class Turn:
         self.take()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.over()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.over(compiled=kind is None)
 
     def take(self) -> None:
-        """Wait until no other process compiles the program.
+        """Wait until no other process compiles the program, unless one has before.
 
         Raises:
             StopRequested: this process was asked to stop meanwhile.
@@ -57,6 +65,8 @@ class Turn:
             return
         lock = Lock(self._folder / f"{self._name}.lock")
         try:
+            if self._marker(self._folder).exists():
+                return
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._waited_for(lock):
                 lock.release()
@@ -65,12 +75,18 @@ class Turn:
         except OSError:  # a folder of somebody else's, a file system without links
             pass
 
-    def over(self) -> None:
-        """The code is compiled, or will not be; may be said twice."""
+    def over(self, *, compiled: bool) -> None:
+        """The code is ``compiled``, or will not be; may be said twice."""
         _here.add(self._name)
+        if compiled and self._folder is not None:
+            with suppress(OSError):  # as with locks: a folder of somebody else's, say
+                self._marker(self._folder).touch()  # before others get the lock
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def _marker(self, folder: Path) -> Path:
+        return folder / f"{self._name}.done"
 
     def _waited_for(self, lock: Lock) -> bool:
         """Get the lock, or give it up after a long time; return whether another had it first."""

@@ -2,6 +2,7 @@
 
 study:
   exponents: [optimizer=adamw, seed=1000]    the run on which measured exponents are measured
+  looks: 2                                   seeds were added once, to results that had been seen
   tuning:
     trials: 6                                of each optimizer
     ...
@@ -87,6 +88,7 @@ class Study(_Strict):
 
     exponents: list[str] | None = None
     tuning: Tuning | None = None
+    looks: int = Field(1, ge=1)
 
 
 def study_of(master: DictConfig | Mapping[str, Any]) -> Study:

@@ -67,10 +67,17 @@ def test_what_auto_takes_on_a_gpu(
 
 
 def test_auto_falls_back_to_eigh() -> None:
-    assert automatic_plan(Transfer(2.0, 0.1, "none"), 8, 0.01, GPU) is None
+    assert automatic_plan(Transfer(1.0, 0.1, "none"), 8, 0.01, GPU) is None
+    assert automatic_plan(Transfer(2.0, 0.1, "none"), 8, 0.01, (FLOAT32,)) is None
     # Above alpha = 2 there are no real poles, and here no polynomial.
     assert automatic_plan(Transfer(2.3, 1e-4, "spectral"), 8, 0.01, GPU) is None
     assert automatic_plan(Transfer(1.0, 0.1, "spectral"), 8, 1e-14, GPU) is None
+
+
+def test_raw_sigma_takes_an_exact_solve_where_there_is_one() -> None:
+    plan = automatic_plan(Transfer(2.0, 0.1, "none"), 8, 0.01, GPU)
+    assert plan is not None
+    assert (plan.method, plan.precision) == ("cholesky", FLOAT64)
 
 
 def test_tensor_float_is_counted_as_half_precision() -> None:

@@ -73,6 +73,11 @@ def test_what_tuning_is_scored_by(tmp_path: Path) -> None:
     assert plan(path).scored_by is plan(None).scored_by is None
 
 
+def test_how_often_results_were_seen(tmp_path: Path) -> None:
+    assert read(tmp_path / "s.yaml", FILE).looks == 1
+    assert read(tmp_path / "t.yaml", FILE + "study: {looks: 3}\n").looks == 3
+
+
 def test_null_is_a_value_and_lists_are_not_compared(tmp_path: Path) -> None:
     text = "hydra: {sweeper: {params: {optimizer.clip: 'null,2.0', optimizer.betas: '[0.9,0.99]'}}}"
     planned = read(tmp_path / "s.yaml", text)

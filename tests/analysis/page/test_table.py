@@ -101,8 +101,37 @@ def test_a_row_whose_runs_shared_their_device_has_no_times_and_the_others_do(
     assert table["lion"][3] == "–" and table["lion"][-1].startswith("–")
     assert table["lion"][4] == "Accelerator 9000, 4 runs at once"
     assert table["muon"][3] == "1.500 [1.500, 1.500]" and table["muon"][-1] == "9.000 (5 of 5)"
-    assert any(note.startswith("Seconds of lion are withheld") for note in found.notes)
+    assert any(note.startswith("Seconds are withheld of lion: ") for note in found.notes)
     assert found.timed
+
+
+def test_a_row_is_timed_by_those_of_its_runs_that_had_the_device_alone(
+    runs: Any, tmp_path: Path
+) -> None:
+    root = study_runs.study(runs, tmp_path, ACCURACIES)
+    for seed in (5, 6):
+        config = runs.config("muon", seed, sweep="study_x", optimizer__lr=1e-2, tuned=True)
+        study_runs.write(runs, root, config, 0.9, packed=4, seconds=7.0)
+    (found,) = built(root)
+    table = cells(found)
+    assert table["muon"][3] == "1.500 [1.500, 1.500]" and table["muon"][-1] == "9.000 (5 of 5)"
+    assert table["muon"][4] == "Accelerator 9000, 1 or 4 runs at once"
+    (note,) = [note for note in found.notes if note.startswith("Seconds are withheld of ")]
+    assert note.startswith("Seconds are withheld of 2 of 7 runs of muon: ")
+
+
+def test_verdicts_count_the_looks_at_growing_results(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, ACCURACIES)
+    runs_of = load_runs(root)
+    report = runs_of[runs_of["sweep"] == "study_x"]
+    once, thrice = (results(report, {}, looks=looks)[0] for looks in (1, 3))
+    p = [
+        [row.against["adamw"].comparison for row in found.rows if row.optimizer == "muon"]
+        for found in (once, thrice)
+    ]
+    assert p[0][0] and p[1][0] and p[1][0].adjusted_p == 3 * p[0][0].adjusted_p < 1
+    assert any("over 3 comparisons and 3 looks (" in note for note in thrice.notes)
+    assert not any("looks" in note for note in once.notes)
 
 
 def test_times_of_two_devices_are_withheld(runs: Any, tmp_path: Path) -> None:

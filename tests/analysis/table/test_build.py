@@ -304,7 +304,6 @@ H100 = {"device": "NVIDIA H100", "packed": False, "optimizer_source": "a"}
     ("other", "why"),
     [
         ({"device": "NVIDIA H200"}, "they ran on 2 device models (NVIDIA H100, NVIDIA H200)"),
-        ({"packed": True}, "1 of 2 runs shared their device with others (packed)"),
         ({"optimizer_source": "b"}, "2 versions of the code of torch.adamw"),
     ],
 )
@@ -325,6 +324,20 @@ def test_times_that_cannot_be_compared_are_withheld(
     assert only(build_table(mixed, seeds=[0])).seconds_per_epoch == 1.5
 
 
+def test_runs_that_shared_their_device_lose_their_times_beside_others_that_did_not(
+    runs: Any,
+) -> None:
+    data = frame(
+        record(runs, 0.9, seed, provenance=H100 | {"packed": packed}, seconds_per_epoch=seconds)
+        for seed, (packed, seconds) in enumerate([(False, 1.0), (4, 9.0), (1, 2.0)])
+    )
+    table = build_table(data)
+    assert only(table).n == 3 and only(table).seconds == (1.0, 2.0)
+    (note,) = [note for note in table.notes if "withheld" in note]
+    assert "withheld of 1 of 3 runs of adamw: those runs shared" in note
+    assert only(build_table(data, mix_timing=True)).seconds == (1.0, 9.0, 2.0)
+
+
 def test_rows_that_shared_their_device_alone_lose_their_times(runs: Any) -> None:
     rows = [record(runs, 0.9, seed, provenance=H100) for seed in (0, 1)]
     packed = H100 | {"packed": 4, "optimizer_source": "b"}
@@ -336,7 +349,7 @@ def test_rows_that_shared_their_device_alone_lose_their_times(runs: Any) -> None
     assert seconds["adamw"] == 1.5 and math.isnan(seconds["sgd"])
     (note,) = [note for note in table.notes if "withheld" in note]
     assert note.startswith(
-        "s/epoch of digits/convnet withheld of sgd: the runs shared their device"
+        "s/epoch of digits/convnet withheld of sgd: those runs shared their device"
     )
     with pytest.raises(ValueError, match="2 of 4 runs shared their device"):
         build_table(frame(rows), metric="seconds_per_epoch")

@@ -122,6 +122,28 @@ def test_the_correction_counts_every_comparison_of_the_table() -> None:
     assert compare([borderline, *noise])[0].verdict == "not shown"
 
 
+def test_looks_multiply_p_and_ask_the_exact_test_for_more_seeds() -> None:
+    values = np.random.default_rng(5).normal(0.5, 1, 8)
+    once, twice = (compare([values, -values], looks=looks) for looks in (1, 2))
+    assert [c.test for c in once + twice] == ["sign_flip"] * 4
+    assert [c.p for c in twice] == [c.p for c in once]
+    assert [c.adjusted_p for c in twice] == [min(1.0, 2 * c.adjusted_p) for c in once]
+    assert compare([values, -values], looks=9)[0].test == "t"  # 2 / 2^8 > 0.05 / 18
+    with pytest.raises(ValueError, match="looks=0"):
+        compare([values], looks=0)
+
+
+def test_seeds_added_after_a_look_make_no_more_false_verdicts() -> None:
+    rng = np.random.default_rng(6)
+    wrong = {1: 0, 3: 0}
+    for _ in range(1000):
+        values = rng.normal(size=20)
+        for looks in wrong:
+            parts = [values[:n] for n in (5, 10, 20)]
+            wrong[looks] += any(compare([p], looks=looks)[0].verdict != "not shown" for p in parts)
+    assert wrong[3] <= 50 < wrong[1]
+
+
 def _null(noise: str, rng: np.random.Generator, shape: tuple[int, ...], scale: Any = 1.0) -> Any:
     """Return results that differ by chance alone; ``scale`` multiplies their spread."""
     if noise == "359 test images at 99.3 %":  # few distinct accuracies and many ties

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from analysis.table.timing import is_timing, mixture, sharing
+from analysis.table.timing import comparable, is_timing, mixture, sharing, told_sharing
 
 
 def run(
@@ -55,10 +55,14 @@ def test_what_is_alike(other: dict[str, Any]) -> None:
     assert mixture([run(device=None), run(device=None)]) is None
 
 
-def test_rows_that_shared_their_device_stand_apart_from_those_that_had_it_alone() -> None:
-    alone, packed = run(), run(**{"provenance.packed": 3.0})
-    assert sharing({"a": [alone], "b": [packed], "c": [alone, packed], "d": []}) == {"b", "c"}
-    assert sharing({"a": [packed], "b": [packed], "c": []}) == set()
+def test_runs_that_shared_their_device_stand_apart_from_those_that_had_it_alone() -> None:
+    alone, packed = run(id="x"), run(id="y", **{"provenance.packed": 3.0})
+    again = run(id="z", **{"provenance.packed": True})
+    rows = {"a": [alone], "b": [packed], "c": [alone, again], "d": []}
+    assert sharing(rows) == {"y", "z"}
+    assert comparable(rows) == ({"y", "z"}, None)
+    assert told_sharing(rows, {"y", "z"}) == "b; 1 of 2 runs of c"
+    assert sharing({"a": [packed], "b": [again], "c": []}) == set()
     assert sharing({"a": [alone], "b": []}) == set() == sharing({})
 
 

@@ -154,13 +154,37 @@ def test_giving_up_after_failures(launched: Callable[..., Launch]) -> None:
 
 
 def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert slots(["0", "1"], 2) == [{"CUDA_VISIBLE_DEVICES": gpu, PACKED: "2"} for gpu in "0011"]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert slots([], 1) == [{PACKED: "1"}]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    assert slots(["0", "1"], 2) == [
+        {"CUDA_VISIBLE_DEVICES": gpu, PACKED: "2", "OMP_NUM_THREADS": "2"} for gpu in "0011"
+    ]
     assert slots([], 4) == [{PACKED: "4", "OMP_NUM_THREADS": "2"}] * 4
+
+
+@pytest.mark.parametrize(
+    ("devices", "pack", "each", "threads"),
+    [
+        ("", 1, 1, None),  # alone, it has all
+        ("0", 1, 1, None),
+        ("01", 1, 2, None),
+        ("", 3, 1, "2"),
+        ("0", 3, 1, "2"),
+        ("01", 1, 1, "4"),
+        ("0123", 1, 2, "4"),
+        ("0123", 6, 1, "1"),  # fewer cores than workers
+    ],
+)
+def test_workers_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, devices: str, pack: int, each: int, threads: str | None
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made = slots(list(devices), pack, each)
+    assert {slot.get("OMP_NUM_THREADS") for slot in made} == {threads}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert slots([], 4)[0]["OMP_NUM_THREADS"] == "3"
+    made = slots(list(devices), pack, each)
+    assert {slot.get("OMP_NUM_THREADS", "3") for slot in made} == {"3"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +101,32 @@ def test_a_result_does_not_depend_on_the_runs_before_it(
         assert_same(one.load_checkpoint(), two.load_checkpoint(), what)
         assert one.history() == two.history(), what
         assert one.history(), what
+
+
+@pytest.mark.slow
+def test_a_worker_whose_pool_is_gone_finishes_its_run_and_leaves_quietly(
+    launch: Callable[..., Launch],
+) -> None:
+    made = launch("left", *((*MLP, "optimizer=sgd", f"seed={seed}") for seed in range(2)))
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "bench.launch.worker", str(made.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert worker.stdout is not None
+        worker.stdout.close()
+        _, errors = worker.communicate("".join(f"{name}\n" for name in made.tasks[0]), timeout=240)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert errors == ""
+    assert worker.returncode == 0
+    first, second = (made.folder(name) for name in made.tasks[0])
+    assert first.finished
+    assert second.status == {}  # for whoever goes on
 
 
 @pytest.mark.slow

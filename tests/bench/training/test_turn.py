@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from bench import assembly, config, preemption
+from bench import assembly, config, experiment, preemption
 from bench.preemption import StopRequested
 from bench.run import RunFolder
 from bench.training import turn
@@ -29,6 +30,16 @@ held = Turn("a", Path(sys.argv[1]))
 held.take()
 print("taken", flush=True)
 time.sleep(600)
+"""
+
+
+TAKER = """
+import sys
+from pathlib import Path
+from bench.training.turn import Turn
+one = Turn("a", Path(sys.argv[1]))
+one.take()
+one.over(compiled=True)
 """
 
 
@@ -58,8 +69,8 @@ def test_the_second_waits_for_the_first_and_lets_the_others_go(tmp_path: Path) -
     others = [Waiting(Turn("a", tmp_path, told.append)) for _ in range(3)]
     assert not any(one.took.wait(0.5) for one in others)
     assert told == ["waits for a process that compiles the same code"] * 3  # each says so once
-    first.over()
-    first.over()  # said twice
+    first.over(compiled=False)
+    first.over(compiled=False)  # said twice
     assert all(one.took.wait(10) for one in others)  # though none of them says it is over
 
 
@@ -77,12 +88,59 @@ def test_it_is_over_also_where_what_was_to_be_compiled_fails(tmp_path: Path) -> 
         held.take()  # it has it
         _ = 1 / 0
     turn._here.clear()
+    assert not markers(tmp_path)
     assert Waiting(Turn("a", tmp_path)).took.wait(10)
 
 
-def test_a_process_has_one_turn_for_each_program(tmp_path: Path) -> None:
+def markers(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.done")}
+
+
+def test_once_it_was_compiled_nobody_waits_for_who_only_loads_it(tmp_path: Path) -> None:
+    held = Turn("a", tmp_path)
+    held.take()
+    told: list[str] = []
+    early = Waiting(Turn("a", tmp_path, told.append))
+    assert not early.took.wait(0.5)
+    compiling = Turn("a", tmp_path)
+    compiling.over(compiled=False)  # failed, and so leaves none
+    turn._here.clear()
+    assert not Waiting(Turn("a", tmp_path)).took.wait(0.5)
+    compiling.over(compiled=True)  # it never had the lock: without it too the code is there
+    turn._here.clear()
+    subprocess.run([sys.executable, "-c", TAKER, str(tmp_path)], check=True, timeout=60)
+    late = Turn("a", tmp_path, told.append)
+    late.take()
+    assert late._lock is None
+    assert not early.took.is_set() and held._lock is not None and held._lock.held
+    assert len(told) == 1
+    held.over(compiled=True)
+    assert early.took.wait(10)
+
+
+def test_a_context_leaves_a_marker_where_all_went_well(tmp_path: Path) -> None:
+    with Turn("a", tmp_path):
+        assert not markers(tmp_path)
+    assert len(markers(tmp_path)) == 1
+    Turn("b", tmp_path).over(compiled=True)
+    assert len(markers(tmp_path)) == 2
+    Turn("a", None).over(compiled=True)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".done"}
+
+
+def test_another_torch_compiles_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Turn("a", tmp_path):
         pass
+    monkeypatch.setattr("torch.__version__", "9.0.0")
+    with Turn("a", tmp_path) as held:
+        assert held._lock is not None
+    assert len(markers(tmp_path)) == 2
+
+
+def test_a_process_has_one_turn_for_each_program(tmp_path: Path) -> None:
+    first = Turn("a", tmp_path)
+    first.take()
+    first.over(compiled=False)
     other = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -124,7 +182,7 @@ def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     late = Turn("a", tmp_path)
     late.take()
     assert time.monotonic() - start >= 0.5
-    late.over()  # what it never had
+    late.over(compiled=False)  # what it never had
     turn._here.clear()
     monkeypatch.setattr(turn, "_MOST_SECONDS", 900.0)
     assert not Waiting(Turn("a", tmp_path)).took.wait(0.5)
@@ -151,20 +209,20 @@ def test_a_loop_takes_its_turn_for_its_first_steps(build: Any, at: int) -> None:
         def take(self) -> None:
             told.append("take")
 
-        def over(self) -> None:
-            told.append("over")
+        def over(self, *, compiled: bool) -> None:
+            told.append("compiled" if compiled else "failed")
 
     loop = build("run", stop=build.Stop(at, lambda: told.append("step")))
     loop.turn, loop.training_step.cold = Told("a", None), True  # the first step makes it warm
     loop.run()
-    assert told == ["take", "over", "step"]
+    assert told == ["take", "compiled", "step"]
     del told[:]
     failing = build("another")
     failing.turn, failing.training_step.cold = Told("a", None), True
     failing.training_step.launch = None  # cannot be called
     with pytest.raises(TypeError):
         failing.run()
-    assert told == ["take", "over"]
+    assert told == ["take", "failed"]
 
 
 def test_a_loop_that_is_asked_to_stop_while_it_waits_leaves_its_checkpoint_as_it_is(
@@ -196,6 +254,33 @@ def test_runs_take_turns_where_they_compile_and_nobody_needs_them(
     run = config.load([f"trainer.compile={str(compiled).lower()}", "model=mlp"])
     other = config.load([f"trainer.compile={str(compiled).lower()}", "model=mlp", "seed=3"])
     folder, team = RunFolder(tmp_path / "run"), replace(ALONE, size=size)
-    turns = [assembly._turn("step", one, folder, team) for one in (run, other)]
+    cpu = torch.device("cpu")
+    turns = [assembly._turn("step", one, folder, team, cpu) for one in (run, other)]
     assert [one._folder for one in turns] == [expected and tmp_path / expected] * 2
-    assert turns[0]._name == turns[1]._name != assembly._turn("cost", run, folder, team)._name
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"GPU {device.index}")
+    others = [assembly._turn("cost", run, folder, team, cpu)]
+    others += [assembly._turn("step", run, folder, team, torch.device("cuda", n)) for n in (0, 1)]
+    assert turns[0]._name == turns[1]._name
+    assert len({turns[0]._name, *(one._name for one in others)}) == 4
+
+
+def test_a_cost_that_cannot_be_measured_leaves_no_marker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = config.load(["model=mlp", "model.hidden=[8]", "trainer.device=cpu"])
+    data = experiment.build_data(run)
+    model = experiment.seeded_model(run, experiment.shape_of(data))
+    monkeypatch.setattr(assembly, "_costs", {})
+
+    def cost() -> Any:
+        return assembly._cost(run, model, data, torch.device("cpu"), Turn("cost", tmp_path))
+
+    def refuse(*_: object) -> None:
+        raise TypeError("no copies")
+
+    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="no copies"):
+        patched.setattr(assembly, "measure_cost", refuse)
+        assert cost() is None
+    assert not markers(tmp_path)
+    assert cost() is not None
+    assert len(markers(tmp_path)) == 1
