@@ -22,8 +22,8 @@ from analysis.stats import mean, t_interval
 from analysis.table.model import in_percent, possible
 from analysis.table.timing import SECONDS
 
-_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b0418a", "#8a6d00", "#2b8cc4", "#7b4fb5", "#555555")
-_DARK = ("#4aa8e8", "#ff8a3d", "#2fc79a", "#e58cc4", "#d6b01f", "#8fd0f5", "#b79bea", "#b5b5b5")
+_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b0418a", "#8a6d00", "#a3122f", "#7b4fb5", "#555555")
+_DARK = ("#4aa8e8", "#ff8a3d", "#2fc79a", "#e58cc4", "#d6b01f", "#ff6b81", "#b79bea", "#b5b5b5")
 _WIDTH, _PLOT, _HEIGHT, _LINE = 900, 640, 300, 18
 # What a training is drawn against, and its words.
 AXES = {"seconds": "seconds of training", "epoch": "epochs", "tokens": "tokens"}

@@ -125,7 +125,7 @@ def _short(axis: str) -> str:
 
 
 def _result(found: Map, _: int, one: Setting) -> str:
-    """Return "94.12 (lr 0.08, 2/2)"."""
+    """Return "94.12 (lr 0.08, 2/2)", or "94.12 (lr 0.08 of 1 tried, 1/2)" where rates lack."""
     lost = [f"{one.diverged} diverged"] if one.diverged else []
     if not one.cell.n:
         return f"{NOTHING} ({', '.join(lost or ['no run finished'])})"
@@ -134,7 +134,8 @@ def _result(found: Map, _: int, one: Setting) -> str:
     top = best is not None and one.cell.mean == best.cell.mean and (whole or one is best)
     words = f"**{number}**" if top else number
     end = {-1: " ↓", 0: "", 1: " ↑"}[one.end]
-    rate = [f"lr {text(one.rate)}{end}"] if one.rate is not None else []
+    few = f" of {one.tried} tried" if one.tried < len(found.rates) else ""
+    rate = [f"lr {text(one.rate)}{end}{few}"] if one.rate is not None else []
     return f"{words} ({', '.join([*rate, f'{one.cell.n}/{one.cell.expected}', *lost])})"
 
 

@@ -37,7 +37,8 @@ class Setting:
     ``values`` are those of the map's axes; ``also`` is what else tells it apart, else empty.
     ``cell`` is that of the rate; ``diverged`` counts the diverged runs of all its rates.
     ``rate`` is None where no rate has a finished run, or there are no rates; ``end`` is 1 or -1
-    where it is the largest or the least of several tried with it. ``run`` is any of its runs.
+    where it is the largest or the least of several tried with it, ``tried`` how many were. ``run``
+    is any of its runs.
     """
 
     values: tuple[Any, ...]
@@ -46,6 +47,7 @@ class Setting:
     diverged: int
     rate: float | None
     end: int
+    tried: int
     run: Run
 
 
@@ -137,6 +139,7 @@ def build(runs: pd.DataFrame, place: Place, axes: tuple[str, ...]) -> Map:
                 diverged=sum(cell.diverged for cell in cells),
                 rate=rate,
                 end=0 if rate is None else _end(rate, [run[_RATE] for run in mine]),
+                tried=sum(cell.n + cell.diverged > 0 for cell in cells),
                 run=mine[0],
             )
         )  # fmt: skip

@@ -74,6 +74,15 @@ def test_the_best_mean_is_told_with_what_it_does_not_differ_from(runs: Any, tmp_
     assert alike.answers[1] == "untuned, no setting stands out of 4"
 
 
+def test_a_setting_that_lacks_rates_says_so(runs: Any, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for damping, rate in ((0.1, 0.02), (0.1, 0.08), (0.5, 0.02)):
+        one = map_runs.config(runs, {"damping": damping, "lr": rate}, 0, "study_m")
+        study_runs.write(runs, root, one, 0.9)
+    text = told(kept(root))
+    assert "(lr 0.02 ↓, 1/1) | **90.00** (lr 0.02 of 1 tried, 1/1) |" in text
+
+
 def test_without_spectra_the_map_stands_alone(runs: Any, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     for damping in (0.1, 0.5):
