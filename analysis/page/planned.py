@@ -19,12 +19,14 @@ class Plan:
     """The values along each axis, such as ``{"optimizer": ("sgd", "adamw"), "seed": (0, 1)}``.
 
     ``scored_by`` is what the tuning is scored by, such as "val/loss"; None without tuning.
-    ``looks``: how often results were looked at while seeds were added.
+    ``looks``: how often results were looked at while seeds were added. ``contrasts``: pairs of
+    optimizers to compare, beside those with the baselines.
     """
 
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     scored_by: str | None = None
     looks: int = 1
+    contrasts: tuple[tuple[str, str], ...] = ()
 
     @property
     def size(self) -> int:
@@ -58,6 +60,8 @@ def plan(path: Path | None) -> Plan:
     config = OmegaConf.load(path) if path else OmegaConf.create()
     scored_by = OmegaConf.select(config, "study.tuning.metric")
     looks = int(OmegaConf.select(config, "study.looks", default=1))
+    pairs = OmegaConf.select(config, "study.contrasts", default=())
+    contrasts = tuple((str(one), str(other)) for one, other in pairs)
     words = [
         f"{axis}={values}"
         for axis, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items()
@@ -65,7 +69,7 @@ def plan(path: Path | None) -> Plan:
     overrides = OverridesParser.create().parse_overrides(words)
     if any(one.is_sweep_override() and not one.is_choice_sweep() for one in overrides):
         overrides = []  # range(...) and the like
-    return Plan({one.key_or_group: _values(one) for one in overrides}, scored_by, looks)
+    return Plan({one.key_or_group: _values(one) for one in overrides}, scored_by, looks, contrasts)
 
 
 def _typed(value: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from analysis.page import budget, exponents, map_section, maps
+from analysis.page import budget, contrasts, exponents, map_section, maps
 from analysis.page import figures as results_figures
 from analysis.page import verdict as results_verdict
 from analysis.page.output import Output
@@ -101,8 +101,10 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         mapped = maps.axes_of(study.runs, spent)
         rest = study.runs[~maps.of_places(study.runs, mapped)]
         plan = study.planned
-        for found in results(rest, spent, plan.first, plan.looks) if len(rest) else ():
-            parts.append(_place(found, study, tuned_by.tuning, out))
+        if len(rest):
+            for found in results(rest, spent, plan.first, plan.looks):
+                parts.append(_place(found, study, tuned_by.tuning, out))
+            parts.append(contrasts.section(rest, plan.contrasts, plan.looks, out))
         parts += map_section.sections(study, mapped, out) if mapped else []
     else:
         parts.append("No report runs yet, only tuning.\n")

@@ -50,10 +50,10 @@ def short(found: Results) -> list[str]:
     for name in found.baselines:
         one = row.against[name].comparison
         if one is not None and one.n > 1:
-            names.setdefault(_relation(one), []).append(f"`{name}`")
+            names.setdefault(relation(one), []).append(f"`{name}`")
     if not names:
         return []
-    own = " and ".join(f"{words} {_listed(those)}" for words, those in names.items())
+    own = " and ".join(f"{words} {listed(those)}" for words, those in names.items())
     others = [f"others {told}" for told in _others(found, row)]
     return [f"`{row.label}` is {own}", *others]
 
@@ -104,10 +104,11 @@ def _against(row: Row, name: str, metric: str) -> str:
     told = f"{words}{' points' if in_percent(metric) else _unit(metric)}"
     if found.n == 1:
         return f"not tested against `{name}` ({told})"
-    return f"{_relation(found)} `{name}` ({told}, corrected {p_words(found.adjusted_p)})"
+    return f"{relation(found)} `{name}` ({told}, corrected {p_words(found.adjusted_p)})"
 
 
-def _relation(found: Comparison) -> str:
+def relation(found: Comparison) -> str:
+    """Return "better than", "worse than" or "not shown to differ from"."""
     return "not shown to differ from" if found.verdict == "not shown" else f"{found.verdict} than"
 
 
@@ -135,14 +136,15 @@ def _verdicts(found: Results, left_out: Row | None) -> list[tuple[str, str]]:
             one = row.against[name].comparison if row.optimizer != name else None
             if row is not left_out and one is not None and one.n > 1:
                 rows.setdefault(one.verdict, []).append(f"`{row.label}`")
-        parts = [f"{word} {_listed(rows[word])}" for word in ("better", "worse") if word in rows]
+        parts = [f"{word} {listed(rows[word])}" for word in ("better", "worse") if word in rows]
         rest = rows.get("not shown", [])
         many = f"the {len(rest)} others" if parts else f"any of {len(rest)}"
-        few = _listed(rest) if len(rest) <= _FEW else many
+        few = listed(rest) if len(rest) <= _FEW else many
         parts += [f"no difference shown for {few}"] if rest else []
         told += [(name, "; ".join(parts))] if parts else []
     return told
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

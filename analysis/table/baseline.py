@@ -60,25 +60,26 @@ def against_baseline(
     others = [
         (i, j) for i, label in enumerate(labels) if label != baseline for j in range(len(base))
     ]
-    paired = [_paired(numbers[i][j], base[j]) for i, j in others]
+    pairs = [paired(numbers[i][j], base[j]) for i, j in others]
     found = compare(
-        paired, problems=[j for _, j in others], higher_is_better=direction > 0, level=level,
+        pairs, problems=[j for _, j in others], higher_is_better=direction > 0, level=level,
         test=test, looks=looks,
     )  # fmt: skip
     results: list[list[Result]] = [[(None, None) for _ in base] for _ in labels]
-    for (i, j), differences, one in zip(others, paired, found, strict=True):
-        results[i][j] = (_guarded(one, numbers[i][j], base[j]), _needed(differences, resolve))
+    for (i, j), differences, one in zip(others, pairs, found, strict=True):
+        results[i][j] = (guarded(one, numbers[i][j], base[j]), _needed(differences, resolve))
     notes = _notes(found, baseline, level, resolve, looks=looks, metric=metric)
     return results, notes
 
 
-def _paired(row: Seeds, base: Seeds) -> list[float]:
+def paired(row: Seeds, base: Seeds) -> list[float]:
     """Return the differences row - base over the seeds that both finished, by seed."""
     pairs = [(row.get(seed), base.get(seed)) for seed in sorted(row.keys() & base.keys())]
     return [a - b for a, b in pairs if a is not None and b is not None]
 
 
-def _guarded(comparison: Comparison, row: Seeds, base: Seeds) -> Comparison:
+def guarded(comparison: Comparison, row: Seeds, base: Seeds) -> Comparison:
+    """Take back a verdict that rests on the seeds that did not diverge."""
     lost = any(number is None and base.get(seed) is not None for seed, number in row.items())
     base_lost = any(number is None and row.get(seed) is not None for seed, number in base.items())
     flattered = (lost and comparison.verdict == "better") or (
@@ -105,6 +106,18 @@ def _notes(
     looks: int,
     metric: str,
 ) -> list[str]:
+    first, *notes = how(found, level, looks)
+    notes.insert(0, f"vs {baseline}: {first}")
+    if resolve is not None:
+        notes.append(
+            f"seeds: how many would show a difference of {resolve:g} in {metric} (80 % power,"
+            " alone, with the spread seen here)."
+        )
+    return notes
+
+
+def how(found: Sequence[Comparison], level: float, looks: int) -> list[str]:
+    """Return notes on how comparisons, corrected together, were made: a first one, and more."""
     tested = [one for one in found if one.n > 1]
     names = {"t": "paired t-test", "sign_flip": "sign-flip test", "wilcoxon": "Wilcoxon's test"}
     count = f"{len(tested)} comparison{'' if len(tested) == 1 else 's'}"
@@ -112,7 +125,7 @@ def _notes(
     looked = f" and {looks} looks (seeds were added to results that had been seen)"
     corrected = f"{count}{looked if looks > 1 else ''}"
     notes = [
-        f"vs {baseline}: mean difference paired by seed [{100 * (1 - level):g} % interval]; verdict"
+        f"mean difference paired by seed [{100 * (1 - level):g} % interval]; verdict"
         f" by {used}, Holm-corrected over {corrected} at {level:g};"
         " not shown: no evidence of a difference, which is not evidence of none."
     ]
@@ -121,10 +134,5 @@ def _notes(
             "The t-test trusts that differences between seeds are near normal; the exact"
             f" sign-flip test of {count} needs"
             f" {seeds_for_exact(looks * len(tested), level)} seeds."
-        )
-    if resolve is not None:
-        notes.append(
-            f"seeds: how many would show a difference of {resolve:g} in {metric} (80 % power,"
-            " alone, with the spread seen here)."
         )
     return notes

@@ -178,7 +178,7 @@ def _compared(
             "leave baseline= and resolve= out"
         )
     numbers = [
-        [_by_seed(grid.runs[key, where], metric) for where in grid.columns] for key in grid.labels
+        [by_seed(grid.runs[key, where], metric) for where in grid.columns] for key in grid.labels
     ]
     labels = list(grid.labels.values())
     return against_baseline(
@@ -215,7 +215,7 @@ def _used(grid: Grid, key: Key, where: Key, metric: str) -> list[Run]:
     return [run for run in grid.runs.get((key, where), ()) if _usable(run, metric)]
 
 
-def _by_seed(runs: Sequence[Run], metric: str) -> dict[int, float | None]:
+def by_seed(runs: Sequence[Run], metric: str) -> dict[int, float | None]:
     """Return the runs' numbers by seed, None for a run that diverged; others are left out."""
     found: dict[int, float | None] = {}
     for run in runs:

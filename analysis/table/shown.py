@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from analysis.table.comparisons import Comparison
 from analysis.table.model import Cell, Table, in_percent
 
 NOTHING = "–"
@@ -92,13 +93,19 @@ def comparison_text(cell: Cell, metric: str) -> str:
     found = cell.comparison
     if found is None or found.n == 0:
         return NOTHING
+    return f"{difference(found, metric)}{f' {found.verdict}' if found.n > 1 else ''}"
+
+
+def difference(found: Comparison, metric: str) -> str:
+    """Return "+0.31 [+0.02, +0.60]", "+0.31 (1 pair)", or a dash for no pair."""
+    if found.n == 0:
+        return NOTHING
     readable = in_percent(metric) or _readable(found.difference)
     sign = _signed if readable else _signed_scientific
     text = sign(found.difference, metric)
     if found.n == 1:
         return f"{text} (1 pair)"
-    ends = ", ".join(sign(end, metric) for end in found.interval)
-    return f"{text} [{ends}] {found.verdict}"
+    return f"{text} [{', '.join(sign(end, metric) for end in found.interval)}]"
 
 
 def _readable(number: float) -> bool:

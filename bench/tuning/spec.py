@@ -3,6 +3,7 @@
 study:
   exponents: [optimizer=adamw, seed=1000]    the run on which measured exponents are measured
   looks: 2                                   seeds were added once, to results that had been seen
+  contrasts: [[muon, muon_scrambled]]        to be compared, beside AdamW and Muon with all
   tuning:
     trials: 6                                of each optimizer
     ...
@@ -84,11 +85,26 @@ class Tuning(_Strict):
 
 
 class Study(_Strict):
-    """A study: see the module."""
+    """A study: see the module.
+
+    Attributes:
+        exponents: overrides.
+        tuning: None for none.
+        looks: how often its results were looked at while seeds were added, the last time counted.
+        contrasts: pairs of optimizers.
+    """
 
     exponents: list[str] | None = None
     tuning: Tuning | None = None
     looks: int = Field(1, ge=1)
+    contrasts: list[tuple[str, str]] = []
+
+    @field_validator("contrasts")
+    @classmethod
+    def _of_two(cls, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        if alike := [one for one, other in pairs if one == other]:
+            raise ValueError(f"{alike[0]} cannot be compared with itself")
+        return pairs
 
 
 def study_of(master: DictConfig | Mapping[str, Any]) -> Study:

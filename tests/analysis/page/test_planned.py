@@ -78,6 +78,12 @@ def test_how_often_results_were_seen(tmp_path: Path) -> None:
     assert read(tmp_path / "t.yaml", FILE + "study: {looks: 3}\n").looks == 3
 
 
+def test_what_is_to_be_compared_besides(tmp_path: Path) -> None:
+    assert read(tmp_path / "s.yaml", FILE).contrasts == ()
+    asked = read(tmp_path / "t.yaml", FILE + "study: {contrasts: [[muon, sgd]]}\n").contrasts
+    assert asked == (("muon", "sgd"),)
+
+
 def test_null_is_a_value_and_lists_are_not_compared(tmp_path: Path) -> None:
     text = "hydra: {sweeper: {params: {optimizer.clip: 'null,2.0', optimizer.betas: '[0.9,0.99]'}}}"
     planned = read(tmp_path / "s.yaml", text)
