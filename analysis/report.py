@@ -21,6 +21,7 @@ from analysis.table.build import build_table
 from analysis.table.model import in_percent
 from bench import options as cli
 from bench.errors import UserError
+from bench.tuning.spec import looks_of
 
 
 class ReportOptions(cli.Options):
@@ -61,7 +62,7 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
     """
     table = build_table(
         runs, metric=options.metric, sweep=options.sweep, baseline=options.baseline,
-        spread="interval",
+        spread="interval", looks=looks_of(options.sweep or ""),
     )  # fmt: skip
     if options.sweep is not None:
         runs = runs[runs["sweep"] == options.sweep]

@@ -28,6 +28,7 @@ from analysis.table.publish import publish
 from analysis.table.render import Form, render
 from bench import options as cli
 from bench.errors import UserError
+from bench.tuning.spec import looks_of
 
 __all__ = ["Cell", "Table", "build_table", "main", "render"]
 
@@ -59,9 +60,10 @@ class TableOptions(cli.Options):
         0.05, gt=0, lt=1, description="probability of any false verdict in the table"
     )
     test: Test = Field("auto", description="of the verdicts; auto: exact where n suffices, else t")
-    looks: int = Field(
-        1, ge=1, description="how often results were seen while seeds were added, this time counted"
-    )
+    looks: int | None = Field(
+        None, ge=1, description="how often results were seen while seeds were added, this time"
+        " counted; default: as the file of sweep= says (study.looks), else 1"
+    )  # fmt: skip
     resolve: float | None = Field(
         None, gt=0, description="how many seeds would show this difference (in the metric's unit)"
     )
@@ -82,7 +84,7 @@ class TableOptions(cli.Options):
 # Options that are arguments of `build_table` under the same name.
 _ASKED = (
     "metric", "rows", "cols", "sweep", "seeds", "statistic", "spread", "baseline", "better",
-    "level", "test", "looks", "resolve", "mix_timing",
+    "level", "test", "resolve", "mix_timing",
 )  # fmt: skip
 
 
@@ -124,7 +126,9 @@ def _build(options: TableOptions) -> tuple[Table, int]:
         runs = _load(options, options.source)
         if options.also is not None:
             _compare_sources(options, runs)
-        table = build_table(runs, **{name: getattr(options, name) for name in _ASKED})
+        asked = {name: getattr(options, name) for name in _ASKED}
+        asked["looks"] = options.looks or looks_of(options.sweep or "")
+        table = build_table(runs, **asked)
         if options.states:
             said = f"Only runs in these states were read: {', '.join(options.states)}."
             table = replace(table, notes=(*table.notes, said))

@@ -91,10 +91,11 @@ def _turn(
     alone = run_config.trainer.compile and team.size == 1
     place = Path(cache) / "turns" if cache and alone else None
     say = functools.partial(team.say, folder.path.name)
-    # A cache may be shared by machines of other GPUs, and an optimizer edited: compiled anew.
+    # A cache may be shared by machines of other GPUs, and sources edited: compiled anew.
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    source = source_digest(str(run_config.optimizer["_target_"]))
-    return Turn(f"{what} {kind} {source} {code_of(run_config)}", place, say)
+    parts = (run_config.model, run_config.optimizer)
+    sources = [source_digest(str(part["_target_"])) for part in parts]
+    return Turn(f"{what} {kind} {sources} {code_of(run_config)}", place, say)
 
 
 def noise_seed(run_config: RunConfig, team: Team, step: int = 0) -> int:

@@ -138,8 +138,8 @@ def spectral_transfer(
       1 / (x^(alpha/2) + damping) are complex.
     - ``auto``: on the CPU, and for float64 anywhere, accuracy first: eigh, or cholesky where alpha
       is 2 and sigma_1 need not be known. Else ``tolerance``, through the first of polynomial, then
-      cholesky (alpha = 2) or rational (alpha < 2), then eigh, that reaches it; "none" takes
-      cholesky in float64 at alpha = 2 and eigh else.
+      cholesky (alpha = 2) or rational (alpha < 2), then eigh, that reaches it. "none" takes eigh,
+      but off the CPU cholesky in float64 at alpha = 2.
       With tolerance 0.01 and sigma <= 1, what is left to the slow eigh is an alpha just above 2
       with a damping of 1e-3 or less: up to alpha = 2.1 at 1e-3, 2.4 at 3e-4, 3 at 1e-4.
 

@@ -26,8 +26,9 @@ Alike = Mapping[int, Likeness]  # by the place of a setting in its map
 _RADII = (2.5, 6.5)  # of the dots of the least and the largest value along a line
 _SHOWN = """{metric}{unit}: mean over seeds at the best of the learning rates tried ({rates}), which
 the mean {chosen_by} chose; that rate, and finished/expected seeds. ↓ ↑: the least or largest of
-them, so that a better one may lie beyond. {red} **Untuned, and nothing is tested**: a difference
-may be one of how well these few rates suit a setting.{spread}
+them, so that a better one may lie beyond; "of 1 tried": the others have no run yet.
+{red} **Untuned, and nothing is tested**: a difference may be one of how well these few rates suit a
+setting.{spread}
 """
 _WORDS = """#### Measured spectra
 

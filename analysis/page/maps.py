@@ -130,6 +130,7 @@ def build(runs: pd.DataFrame, place: Place, axes: tuple[str, ...]) -> Map:
     for key, cells, chosen in zip(labels, table.cells, chooser.cells, strict=True):
         at = max(range(len(cells)), key=lambda j: (*_merit(chosen[j], chooser.metric), -j))
         mine = [run for run, its in zip(found, keys, strict=True) if its == key]
+        tried = [one for one, cell in zip(rates, cells, strict=False) if cell.n + cell.diverged]
         rate = rates[at] if varied and cells[at].n > 0 else None
         settings.append(
             Setting(
@@ -138,8 +139,8 @@ def build(runs: pd.DataFrame, place: Place, axes: tuple[str, ...]) -> Map:
                 cells[at],
                 diverged=sum(cell.diverged for cell in cells),
                 rate=rate,
-                end=0 if rate is None else _end(rate, [run[_RATE] for run in mine]),
-                tried=sum(cell.n + cell.diverged > 0 for cell in cells),
+                end=0 if rate is None else _end(rate, tried),
+                tried=len(tried),
                 run=mine[0],
             )
         )  # fmt: skip

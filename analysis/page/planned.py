@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from bench.tuning.spec import study_of
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,9 @@ class Plan:
 def plan(path: Path | None) -> Plan:
     """Return what a sweep file plans; without axes where there is none, or one is no list."""
     config = OmegaConf.load(path) if path else OmegaConf.create()
-    scored_by = OmegaConf.select(config, "study.tuning.metric")
-    looks = int(OmegaConf.select(config, "study.looks", default=1))
-    pairs = OmegaConf.select(config, "study.contrasts", default=())
-    contrasts = tuple((str(one), str(other)) for one, other in pairs)
+    assert isinstance(config, DictConfig)
+    study = study_of(config)
+    scored_by = study.tuning.metric if study.tuning else None
     words = [
         f"{axis}={values}"
         for axis, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items()
@@ -69,7 +70,12 @@ def plan(path: Path | None) -> Plan:
     overrides = OverridesParser.create().parse_overrides(words)
     if any(one.is_sweep_override() and not one.is_choice_sweep() for one in overrides):
         overrides = []  # range(...) and the like
-    return Plan({one.key_or_group: _values(one) for one in overrides}, scored_by, looks, contrasts)
+    return Plan(
+        {one.key_or_group: _values(one) for one in overrides},
+        scored_by,
+        study.looks,
+        tuple(study.contrasts),
+    )
 
 
 def _typed(value: Any) -> str:

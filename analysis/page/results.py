@@ -181,7 +181,8 @@ def _place(found: Results, study: Study, tuning: pd.DataFrame, out: Output) -> s
     if any(row.cell.n for row in found.rows):
         parts.append(
             "Lines are means over seeds, bands their 95 % intervals (Student's t); rows of fewer"
-            " than three seeds are not drawn where others have more.\n"
+            " than three seeds are not drawn where others have more. Seconds are epochs times the"
+            " table's s/epoch.\n"
         )
     return "\n".join(parts)
 

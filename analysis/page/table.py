@@ -17,7 +17,7 @@ from analysis.table.rows import Run
 from analysis.table.select import records
 from analysis.table.shown import comparison_text, value
 from analysis.table.target import REACHED
-from analysis.table.timing import SECONDS, UNEVEN, comparable, told_sharing
+from analysis.table.timing import SECONDS, UNEVEN, comparable, is_packed, told_sharing
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
@@ -25,7 +25,11 @@ _LOSS = "{metric} is a mean cross-entropy in nats, of a language model a token's
 _SHARED = (
     "Seconds are withheld of {told}: those runs shared their device with others, the rest did not."
 )
-_SECONDS = "s/epoch: seconds of training an epoch, median over the same runs [least, most]."
+_SECONDS = "s/epoch: seconds of training an epoch, median over {runs} [least, most]."
+_REACHED = (
+    f"{TARGET}: Kaplan-Meier median over {{runs}}; a miss is censored at what the run spent"
+    " (reached of those runs)."
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ def _judged(
             for label, line in zip(table.rows, table.cells, strict=True)
         }
         shared, why = comparable(used)
-        target = _target_table(here[~here["id"].isin(shared)])
+        # Diverged runs too: a row is not judged by how the runs that shared a device ended.
+        packed = [str(run["id"]) for run in records(here, SECONDS) if shared and is_packed(run)]
+        target = _target_table(here[~here["id"].isin(packed)])
         rows = []
         for i, label in enumerate(table.rows):
             cell, optimizer = table.cells[i][j], label.split(" ")[0]
@@ -127,11 +133,13 @@ def _judged(
         notes = [note for note in every if not note.startswith("s/epoch")]
         notes += absent
         notes += [_LOSS.format(metric=metric)] if metric.endswith("loss") else []
-        notes += [f"Seconds withheld: {SECONDS} of {column}: {why}."] if why else [_SECONDS]
+        timed = "those of the same runs that have seconds" if shared else "the same runs"
+        notes += [f"Seconds withheld: {SECONDS} of {column}: {why}."] if why else []
+        notes += [] if why else [_SECONDS.format(runs=timed)]
         if shared and not why:
             notes.append(_SHARED.format(told=told_sharing(used, shared)))
         notes += [_uneven(row) for row in rows if _is_uneven(row)]
-        notes += [_target(here), *target.notes[:1]] if target else []
+        notes += [_target(here), _REACHED.format(runs=timed)] if target else []
         all_found.append(
             Results(dataset, model, tuple(rows), table, not why, target, tuple(compared),
                     tuple(dict.fromkeys(notes)))

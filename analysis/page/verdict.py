@@ -53,7 +53,7 @@ def short(found: Results) -> list[str]:
             names.setdefault(relation(one), []).append(f"`{name}`")
     if not names:
         return []
-    own = " and ".join(f"{words} {listed(those)}" for words, those in names.items())
+    own = "; ".join(f"{words} {listed(those)}" for words, those in names.items())
     others = [f"others {told}" for told in _others(found, row)]
     return [f"`{row.label}` is {own}", *others]
 
@@ -132,15 +132,18 @@ def _verdicts(found: Results, left_out: Row | None) -> list[tuple[str, str]]:
     told = []
     for name in found.baselines:
         rows: dict[str, list[str]] = {}
+        seeds: set[int] = set()
         for row in found.rows:
             one = row.against[name].comparison if row.optimizer != name else None
             if row is not left_out and one is not None and one.n > 1:
                 rows.setdefault(one.verdict, []).append(f"`{row.label}`")
+                seeds |= {one.n} if one.verdict == "not shown" else set()
         parts = [f"{word} {listed(rows[word])}" for word in ("better", "worse") if word in rows]
         rest = rows.get("not shown", [])
         many = f"the {len(rest)} others" if parts else f"any of {len(rest)}"
         few = listed(rest) if len(rest) <= _FEW else many
-        parts += [f"no difference shown for {few}"] if rest else []
+        of = f" (of {min(seeds)} to {max(seeds)} seeds)" if len(seeds) > 1 else ""
+        parts += [f"no difference shown for {few}{of}"] if rest else []
         told += [(name, "; ".join(parts))] if parts else []
     return told
 

@@ -132,7 +132,7 @@ def how(found: Sequence[Comparison], level: float, looks: int) -> list[str]:
     if "t" in {one.test for one in tested}:
         notes.append(
             "The t-test trusts that differences between seeds are near normal; the exact"
-            f" sign-flip test of {count} needs"
+            f" sign-flip test of {corrected.partition(' (')[0]} needs"
             f" {seeds_for_exact(looks * len(tested), level)} seeds."
         )
     return notes

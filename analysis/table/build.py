@@ -97,6 +97,8 @@ def build_table(
     if others := len(everything) - len(chosen):
         notes.append(f"{others} runs of other seeds left out.")
     mixed, apart = ({}, {}) if mix_timing else _untimed(grid, metric)
+    same = "those of the same runs that have any" if any(apart.values()) else "the same runs"
+    notes.insert(1, f"s/epoch: median seconds per epoch of {same}.")
     notes += [f"s/epoch of {_name(where)} withheld: {why}." for where, why in mixed.items()]
     for where, ids in apart.items():
         if ids:
@@ -334,7 +336,6 @@ def _notes(chosen: Sequence[Run], metric: str) -> list[str]:
     states[f"done without a finite {metric}"] = states.pop("done", 0)
     unused = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count)
     notes = [
-        "s/epoch: median seconds per epoch of the same runs.",
         f"{used} of {len(chosen)} runs used."
         + (f" Never averaged in: {unused}." if unused else ""),
     ]

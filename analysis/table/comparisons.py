@@ -57,6 +57,7 @@ def compare(
     level: float = 0.05,
     test: Test = "auto",
     looks: int = 1,
+    floors: Sequence[float] | None = None,
 ) -> list[Comparison]:
     """Compare every method of one table with the baseline.
 
@@ -69,10 +70,12 @@ def compare(
         test: "sign_flip" (exact permutation of signs), "wilcoxon" (the same on signed ranks), "t"
             (paired Student, of a spread of at least half the median spread of the problem's
             methods), or "auto": sign_flip where n seeds can reach the corrected level at
-            all (2 / 2^n <= level / comparisons), t where they cannot, as 5 seeds never do.
+            all (2 / 2^n <= level / (looks comparisons)), t where they cannot, as 5 seeds never do.
         looks: how often the results of fewer seeds were looked at, this time counted: who adds
             seeds until a difference shows finds one more often than ``level``. Bonferroni's bound:
             p is multiplied by it.
+        floors: the least spread that is believed of each method (`floor`), where there are others
+            beside it than those compared here; None: by ``problems``.
 
     Raises:
         ValueError: a difference that is not finite, a level outside (0, 1), or no look.
@@ -82,7 +85,7 @@ def compare(
         raise ValueError(f"looks={looks}: this one counts; it is at least 1")
     tested = looks * sum(len(values) > 1 for values in differences)
     names = [choose_test(len(values), tested, level, test) for values in differences]
-    floors = _floors(differences, problems or [None] * len(differences))
+    floors = floors or _floors(differences, problems or [None] * len(differences))
     found = [
         p_value(values, name, floor) if len(values) > 1 else math.nan
         for values, name, floor in zip(differences, names, floors, strict=True)
@@ -119,8 +122,13 @@ def _floors(differences: Sequence[Numbers], problems: Sequence[Hashable]) -> lis
     for values, problem in zip(differences, problems, strict=True):
         if len(values) > 1:
             spreads[problem].append(sample_std(values))
-    floors = {problem: _FLOOR * statistics.median(found) for problem, found in spreads.items()}
+    floors = {problem: floor(found) for problem, found in spreads.items()}
     return [floors.get(problem, 0.0) for problem in problems]
+
+
+def floor(spreads: Sequence[float]) -> float:
+    """Return the least spread that those of the methods beside it make believable."""
+    return _FLOOR * statistics.median(spreads) if spreads else 0.0
 
 
 def p_value(differences: Numbers, test: str, floor: float = 0.0) -> float:
@@ -140,7 +148,7 @@ def paired_t_p(differences: Numbers, floor: float = 0.0) -> float:
     they get the sign-flip test's p, not 0.
     """
     values = finite(differences)
-    if np.all(values == values[0]):
+    if np.allclose(values, values[0], rtol=1e-9, atol=1e-12):  # the same but for rounding
         return sign_flip_p(values)
     spread = max(sample_std(values), floor)
     statistic = mean(values) / (spread / math.sqrt(len(values)))

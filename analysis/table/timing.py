@@ -30,8 +30,8 @@ def mixture(runs: Sequence[Run]) -> str | None:
     devices = sorted({str(run.get("provenance.device") or "a device not recorded") for run in runs})
     if len(devices) > 1:
         return f"they ran on {len(devices)} device models ({', '.join(devices)})"
-    if len({_is_packed(run) for run in runs}) > 1:
-        packed = sum(_is_packed(run) for run in runs)
+    if len({is_packed(run) for run in runs}) > 1:
+        packed = sum(is_packed(run) for run in runs)
         return f"{packed} of {len(runs)} runs shared their device with others (packed)"
     versions: dict[str, set[str]] = defaultdict(set)
     for run in runs:
@@ -50,7 +50,7 @@ def sharing(rows: Mapping[Row, Sequence[Run]]) -> set[str]:
     where all runs are of the same kind.
     """
     every = [run for runs in rows.values() for run in runs]
-    shared = {str(run["id"]) for run in every if _is_packed(run)}
+    shared = {str(run["id"]) for run in every if is_packed(run)}
     return shared if len(shared) < len(every) else set()
 
 
@@ -84,7 +84,7 @@ def _graphs(runs: Sequence[Run]) -> str | None:
     return None
 
 
-def _is_packed(run: Run) -> bool:
+def is_packed(run: Run) -> bool:
     """Return whether a run shared its device; recorded as a flag or as how many shared it."""
     packed = run.get("provenance.packed")
     if packed is None or isinstance(packed, bool):

@@ -150,13 +150,13 @@ class Pool:
 def slots(devices: Sequence[str], pack: int, each: int = 1) -> list[dict[str, str]]:
     """Return one slot for each of ``pack`` workers on each device; no devices: processors.
 
-    Several slots share the processors' cores evenly, unless OMP_NUM_THREADS is set.
+    Several processes share the processors' cores evenly, unless OMP_NUM_THREADS is set.
 
-    ``each``: the devices of one worker, for runs that take several.
+    ``each``: the devices of one worker, for runs that take several, a process on each.
     """
     firsts = range(0, max(1, len(devices) - each + 1), each) if devices else []
     places = [{"CUDA_VISIBLE_DEVICES": ",".join(devices[at : at + each])} for at in firsts] or [{}]
-    count = len(places) * pack
+    count = len(places) * pack * (each if devices else 1)
     threads = str(max(1, len(os.sched_getaffinity(0)) // count))
     shared = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)} if count > 1 else {}
     return [{**place, PACKED: str(pack), **shared} for place in places for _ in range(pack)]

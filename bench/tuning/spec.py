@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.errors import UserError, suggestion
+from bench.paths import home
 from bench.tuned import FIRST_TUNING_SEED
 from bench.tuning.space import Method, Range, Search
 
@@ -104,7 +105,21 @@ class Study(_Strict):
     def _of_two(cls, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if alike := [one for one, other in pairs if one == other]:
             raise ValueError(f"{alike[0]} cannot be compared with itself")
+        if len({frozenset(pair) for pair in pairs}) < len(pairs):
+            raise ValueError("a pair stands there twice")
         return pairs
+
+
+def looks_of(sweep: str) -> int:
+    """Return the looks that the sweep's file declares; 1 where it declares none, or is none.
+
+    Raises:
+        UserError: as `study_of`.
+    """
+    path = home() / "sweeps" / f"{sweep}.yaml"
+    config = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    assert isinstance(config, DictConfig)
+    return study_of(config).looks
 
 
 def study_of(master: DictConfig | Mapping[str, Any]) -> Study:

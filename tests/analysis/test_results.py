@@ -86,6 +86,20 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
     assert "](docs/figures/front.svg)" in readme
 
 
+def test_what_a_study_asks_besides_and_how_often_it_was_looked_at(work: Path) -> None:
+    plain = made()["docs/RESULTS.md"]
+    asked = "study: {looks: 9, contrasts: [[spectral_newton, muon], [muon, lion]]}\n"
+    Path("sweeps/study_x.yaml").write_text(HEADER + asked)
+    page = made()["docs/RESULTS.md"]
+    assert "looks" not in plain and "### Asked besides" not in plain
+    assert page.count("over 2 comparisons and 9 looks (") == 2  # with adamw and with muon
+    assert "over 1 comparison and 9 looks (" in page
+    assert "| `spectral_newton` against `muon` | +0.92 [" in page
+    assert "- `muon` and `lion` are not compared: lion has no run." in page
+    (answer,) = [line for line in page.splitlines() if line.startswith("| [study_x]")]
+    assert "`spectral_newton` is better than `muon`" in answer
+
+
 def test_the_same_archives_give_the_same_bytes(work: Path) -> None:
     first = made()
     shutil.rmtree("docs")

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from analysis import tables
+from analysis import report, tables
+from analysis.runs import load_runs
 from bench.errors import UserError
+from bench.tuning.spec import looks_of
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +166,25 @@ def test_verdicts_and_runs_behind_each_cell(
     assert sgd.split()[-2:] == ["–", "–"]
     assert "Holm-corrected over 1 comparison at 0.05" in out
     assert "\nadamw, digits/convnet: digits-convnet-adamw-s0-" in out
+
+
+def test_looks_are_those_of_the_sweeps_file(
+    runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sgd", "adamw"):
+        for seed in (0, 1, 2):
+            config = runs.config(name, seed, sweep="study_a_8")
+            runs.folder(tmp_path, config, runs.summary(0.9 + 0.01 * seed * len(name)))
+    words = (f"source={tmp_path}", "baseline=sgd")
+    declared = looks_of("study_a_8")
+    assert f"and {declared} looks (" in output(capsys, *words, "sweep=study_a_8")[0]
+    assert "and 9 looks (" in output(capsys, *words, "sweep=study_a_8", "looks=9")[0]
+    assert "looks" not in output(capsys, *words)[0]
+    page = report.page(
+        load_runs(tmp_path),
+        report.ReportOptions(source=str(tmp_path), baseline="sgd", sweep="study_a_8"),
+    )
+    assert f"and {declared} looks (" in page
 
 
 def test_check_fails_when_the_data_have_changed(

@@ -90,6 +90,7 @@ def test_a_launch_in_one_process_can_be_looked_at_from_elsewhere(
         ("", 0, None, 1, [None]),
         ("", 2, None, 1, ["0", "1"]),
         ("", 2, 1, 2, ["0", "0"]),
+        ("", 8, 2, 1, ["0", "1"]),
         ("3", 1, None, 2, ["3", "3"]),  # the user's own choice
         ("3,5,7", 2, None, 1, ["3", "5"]),  # of which one is not there
     ],
@@ -104,8 +105,12 @@ def test_which_gpu_each_worker_has(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
     places = LocalLauncher(workers=workers, pack=pack)._places()
     assert [place.get("CUDA_VISIBLE_DEVICES") for place in places] == expected
+    threads = {place.get("OMP_NUM_THREADS") for place in places}
+    assert threads == {None if len(expected) == 1 else str(8 // len(expected))}
 
 
 def test_runs_for_cpu_share_it_where_there_are_gpus_too(

@@ -32,15 +32,26 @@ def of(root: Path) -> pd.DataFrame:
     return whole[whole["sweep"] == "study_x"].reset_index(drop=True)
 
 
+def one_floor(base: str) -> float:
+    """Half the median spread of differences to ``base``, of every row that has two pairs."""
+    spreads = [
+        float(np.std(np.subtract(values, ACCURACIES[base]), ddof=1))
+        for name, values in ACCURACIES.items()
+        if name != base and len(values) == len(ACCURACIES[base]) > 1
+    ]
+    return 0.5 * float(np.median(spreads)) if spreads else 0.0
+
+
 @pytest.mark.parametrize("looks", [1, 2])
 def test_pairs_are_compared_by_seed_and_corrected_together(
     report: pd.DataFrame, looks: int
 ) -> None:
-    found = contrasts(report, PAIRS, looks)
+    found, missing = contrasts(report, PAIRS, looks)
     assert [(pair.method, pair.other) for pair, _ in found] == PAIRS[:4]
+    assert missing == ["`a` and `absent` are not compared: absent has no run."]
     by_hand = [np.subtract(ACCURACIES[a][:n], ACCURACIES[b][:n]) for a, b, n in
                [("a", "b", 5), ("a", "c", 5), ("b", "a", 5), ("a", "d", 1)]]  # fmt: skip
-    expected = compare(by_hand, looks=looks)
+    expected = compare(by_hand, looks=looks, floors=[one_floor(other) for _, other in PAIRS[:4]])
     for (_, one), other in zip(found, expected, strict=True):
         assert (one.n, one.verdict) == (other.n, other.verdict)
         assert one.difference == pytest.approx(other.difference)
@@ -52,17 +63,21 @@ def test_the_section_and_the_answers_in_short(report: pd.DataFrame) -> None:
     out = Output("figures")
     text = section(report, PAIRS, 3, out)
     assert "| `a` against `b` | +2.96 [" in text and "| 5 | **better** | p" in text
-    assert "| `a` against `d` | +43.00 (1 pair) | 1 | not tested | – |" in text
+    assert "| `a` against `d` | +43.00 (1 pair) | 1 | not tested | – | – |" in text
+    assert "- `a` and `absent` are not compared: absent has no run." in text
+    assert "Corrected among themselves" in text
     assert "- test/accuracy, in points: mean difference paired by seed [95 % interval]" in text
     assert "over 3 comparisons and 3 looks (" in text
     assert out.answers == [
-        "`a` is better than `b` and not shown to differ from `c`", "`b` is worse than `a`",
+        "`a` is better than `b`; not shown to differ from `c`", "`b` is worse than `a`",
     ]  # fmt: skip
 
 
 def test_nothing_asked_nothing_said(report: pd.DataFrame) -> None:
     out = Output("figures")
-    assert section(report, [], 1, out) == "" == section(report, [("a", "absent")], 1, out)
+    assert section(report, [], 1, out) == ""
+    text = section(report, [("a", "absent")], 1, out)
+    assert text == "### Asked besides\n\n- `a` and `absent` are not compared: absent has no run.\n"
     assert out.answers == []
 
 
@@ -72,7 +87,7 @@ def test_a_seed_that_diverged_flatters_nobody(runs: Any, tmp_path: Path) -> None
         state = "diverged" if seed == 4 else "done"
         config = runs.config("a", seed, sweep="study_x")
         study_runs.write(runs, root, config, accuracy, state=state)
-    ((_, one),) = contrasts(of(root), [("a", "b")])
+    ((_, one),), _ = contrasts(of(root), [("a", "b")])
     assert (one.n, one.verdict) == (4, "not shown")
     assert one.adjusted_p < 0.05
 
@@ -81,7 +96,8 @@ def test_an_optimizer_of_several_settings_is_no_row(runs: Any, tmp_path: Path) -
     root = study_runs.study(runs, tmp_path / "runs", {"a": [0.9, 0.91], "b": [0.8, 0.82]})
     other = runs.config("a", 2, sweep="study_x", optimizer__lr=0.5)
     study_runs.write(runs, root, other, 0.9)
-    assert contrasts(of(root), [("a", "b")]) == []
+    found = contrasts(of(root), [("a", "b")])
+    assert found == ([], ["`a` and `b` are not compared: a has several settings."])
 
 
 def test_places_are_told_apart(runs: Any, tmp_path: Path) -> None:

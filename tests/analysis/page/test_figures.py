@@ -51,6 +51,16 @@ def test_a_training_figure_has_a_line_a_band_and_a_key_each(runs: Any, tmp_path:
     assert "epochs" in texts(drawn(root, "epoch"))
 
 
+def test_seconds_are_those_of_the_runs_that_had_the_device_alone(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"adamw": [0.8, 0.82]}, seconds=2.0)
+    for seed in (2, 3, 4):
+        config = runs.config("adamw", seed, sweep="study_x", optimizer__lr=1e-2, tuned=True)
+        study_runs.write(runs, root, config, 0.81, packed=4, seconds=50.0)
+    shown = [float(text) for text in texts(drawn(root, "seconds")) if text.isdigit()]
+    assert 8 in shown  # 4 epochs of 2 seconds
+    assert max(shown) < 90  # those of the axes; 4 epochs of 50 s would end at 200
+
+
 def test_a_language_model_is_drawn_against_tokens(runs: Any, tmp_path: Path) -> None:
     root = study_runs.study(
         runs, tmp_path / "runs", {"adamw": [0.8, 0.82]}, seconds=2.0, tokens_per_second=500.0

@@ -79,8 +79,11 @@ def test_a_setting_that_lacks_rates_says_so(runs: Any, tmp_path: Path) -> None:
     for damping, rate in ((0.1, 0.02), (0.1, 0.08), (0.5, 0.02)):
         one = map_runs.config(runs, {"damping": damping, "lr": rate}, 0, "study_m")
         study_runs.write(runs, root, one, 0.9)
+    failed = map_runs.config(runs, {"damping": 0.5, "lr": 0.08}, 0, "study_m")
+    study_runs.write(runs, root, failed, None, state="failed")
     text = told(kept(root))
     assert "(lr 0.02 ↓, 1/1) | **90.00** (lr 0.02 of 1 tried, 1/1) |" in text
+    assert '"of 1 tried": the others have no run yet' in text
 
 
 def test_without_spectra_the_map_stands_alone(runs: Any, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_a_missing_value_is_no_value(tmp_path: Path) -> None:
 
 def test_what_tuning_is_scored_by(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text("study: {tuning: {metric: val/loss, trials: 6}}")
+    rest = "trials: 6, extension: 2, seeds: [1000], space: {}"
+    path.write_text(f"study: {{tuning: {{metric: val/loss, {rest}}}}}")
     assert plan(path).scored_by == "val/loss"
     path.write_text(FILE)
     assert plan(path).scored_by is plan(None).scored_by is None

@@ -109,15 +109,19 @@ def test_a_row_is_timed_by_those_of_its_runs_that_had_the_device_alone(
     runs: Any, tmp_path: Path
 ) -> None:
     root = study_runs.study(runs, tmp_path, ACCURACIES)
-    for seed in (5, 6):
+    for seed in (5, 6, 7):
         config = runs.config("muon", seed, sweep="study_x", optimizer__lr=1e-2, tuned=True)
-        study_runs.write(runs, root, config, 0.9, packed=4, seconds=7.0)
+        state = "diverged" if seed == 7 else "done"
+        study_runs.write(runs, root, config, 0.9, packed=4, seconds=7.0, state=state)
     (found,) = built(root)
     table = cells(found)
     assert table["muon"][3] == "1.500 [1.500, 1.500]" and table["muon"][-1] == "9.000 (5 of 5)"
     assert table["muon"][4] == "Accelerator 9000, 1 or 4 runs at once"
     (note,) = [note for note in found.notes if note.startswith("Seconds are withheld of ")]
     assert note.startswith("Seconds are withheld of 2 of 7 runs of muon: ")
+    assert "target/seconds: Kaplan-Meier median over those of the same runs that have " in "".join(
+        found.notes
+    )
 
 
 def test_verdicts_count_the_looks_at_growing_results(runs: Any, tmp_path: Path) -> None:

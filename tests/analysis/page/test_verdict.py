@@ -47,7 +47,7 @@ def test_the_verdict_says_what_the_table_says(runs: Any, tmp_path: Path) -> None
     assert "An epoch takes 1.00 times as long as with `adamw`." in text
     assert text.endswith("Others against `adamw`: better `muon`; no difference shown for `sgd`.")
     assert said_shortly(root) == [
-        "`spectral_newton` is better than `adamw` and not shown to differ from `muon`",
+        "`spectral_newton` is better than `adamw`; not shown to differ from `muon`",
         "others against `adamw`: better `muon`; no difference shown for `sgd`",
     ]
 

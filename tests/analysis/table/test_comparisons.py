@@ -133,6 +133,20 @@ def test_looks_multiply_p_and_ask_the_exact_test_for_more_seeds() -> None:
         compare([values], looks=0)
 
 
+def test_equal_differences_are_judged_by_their_signs_whatever_the_rounding() -> None:
+    images = [(355, 354), (356, 355), (353, 352)]
+    ((found),) = compare([[a / 360 - b / 360 for a, b in images]])
+    assert (found.p, found.verdict) == (0.25, "not shown")
+
+
+def test_given_floors_replace_those_of_the_problem() -> None:
+    values = [0.010, 0.011, 0.012, 0.011, 0.010]
+    alone, floored = (compare([values], floors=floors)[0] for floors in (None, [0.05]))
+    assert alone.verdict == "better"
+    assert floored.p > alone.p
+    assert floored.verdict == "not shown"
+
+
 def test_seeds_added_after_a_look_make_no_more_false_verdicts() -> None:
     rng = np.random.default_rng(6)
     wrong = {1: 0, 3: 0}

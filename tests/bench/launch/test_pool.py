@@ -167,11 +167,11 @@ def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", 1, 1, None),  # alone, it has all
         ("0", 1, 1, None),
-        ("01", 1, 2, None),
+        ("01", 1, 2, "4"),  # a process on each
         ("", 3, 1, "2"),
         ("0", 3, 1, "2"),
         ("01", 1, 1, "4"),
-        ("0123", 1, 2, "4"),
+        ("0123", 1, 2, "2"),
         ("0123", 6, 1, "1"),  # fewer cores than workers
     ],
 )
