@@ -17,7 +17,7 @@ import pandas as pd
 from analysis import stats
 from analysis.stats import NO_INTERVAL, Interval
 from analysis.table import bootstrap, select
-from analysis.table.baseline import Result, against_baseline
+from analysis.table.baseline import against_baseline
 from analysis.table.comparisons import Test
 from analysis.table.model import Cell, Spread, Statistic, Table, in_percent
 from analysis.table.rows import Key, Run, assign_rows, order, text, values
@@ -96,40 +96,22 @@ def build_table(
     notes = [_what_is_shown(metric, statistic, spread), *_notes(chosen, metric)]
     if others := len(everything) - len(chosen):
         notes.append(f"{others} runs of other seeds left out.")
-    mixed, apart = ({}, {}) if mix_timing else _untimed(grid, metric)
-    same = "those of the same runs that have any" if any(apart.values()) else "the same runs"
-    notes.insert(1, f"s/epoch: median seconds per epoch of {same}.")
-    notes += [f"s/epoch of {_name(where)} withheld: {why}." for where, why in mixed.items()]
-    for where, ids in apart.items():
-        if ids:
-            used = {label: _used(grid, key, where, metric) for key, label in grid.labels.items()}
-            told = f"{told_sharing(used, ids)}: those runs shared their device with others"
-            notes.append(f"s/epoch of {_name(where)} withheld of {told}, the rest did not.")
+    withheld, told, why = _untimed(grid, metric, mix_timing)
+    notes = [notes[0], told, *notes[1:], *why]
     cells = [
         [
-            _cell(
-                grid.runs[key, where],
-                metric,
-                grid.seeds[where],
-                None if where in mixed else apart.get(where, ()),
-                statistic,
-            )
+            _cell(grid.runs[key, where], metric, grid.seeds[where], withheld[where], statistic)
             for where in grid.columns
         ]
         for key in grid.labels
     ]
     direction = {"higher": 1, "lower": -1}.get(better or "", _direction(metric))
     if baseline is not None or resolve is not None:
-        compared, said = _compared(
-            grid, metric, baseline=baseline, direction=direction, level=level, test=test,
+        cells, said = _compared(
+            grid, cells, metric, baseline=baseline, direction=direction, level=level, test=test,
             looks=looks, resolve=resolve,
         )  # fmt: skip
         notes += said
-        for line, results in zip(cells, compared, strict=True):
-            line[:] = [
-                replace(cell, comparison=found, needed=needed)
-                for cell, (found, needed) in zip(line, results, strict=True)
-            ]
     return Table(
         metric=metric,
         corner="/".join(name.removeprefix("config.") for name in rows),
@@ -167,9 +149,15 @@ def _grid(
 
 
 def _compared(
-    grid: Grid, metric: str, *, baseline: str | None, resolve: float | None, **how: Any
-) -> tuple[list[list[Result]], list[str]]:
-    """Return what `against_baseline` does of the grid's numbers.
+    grid: Grid,
+    cells: list[list[Cell]],
+    metric: str,
+    *,
+    baseline: str | None,
+    resolve: float | None,
+    **how: Any,
+) -> tuple[list[list[Cell]], list[str]]:
+    """Return the cells with what `against_baseline` says of the grid's numbers, and its notes.
 
     Raises:
         ValueError: the metric has no numbers to pair, or see there.
@@ -183,34 +171,51 @@ def _compared(
         [by_seed(grid.runs[key, where], metric) for where in grid.columns] for key in grid.labels
     ]
     labels = list(grid.labels.values())
-    return against_baseline(
+    found, notes = against_baseline(
         labels, numbers, baseline=baseline, resolve=resolve, metric=metric, **how
     )
+    compared = [
+        [
+            replace(cell, comparison=comparison, needed=needed)
+            for cell, (comparison, needed) in zip(line, results, strict=True)
+        ]
+        for line, results in zip(cells, found, strict=True)
+    ]
+    return compared, notes
 
 
 def _name(where: Key) -> str:
     return "/".join(map(text, where))
 
 
-def _untimed(grid: Grid, metric: str) -> tuple[dict[Key, str], dict[Key, set[str]]]:
-    """Return the columns whose times cannot be compared, with why, and ids left out of the others.
+def _untimed(
+    grid: Grid, metric: str, mix_timing: bool
+) -> tuple[dict[Key, Collection[str] | None], str, list[str]]:
+    """Return the ids of each column's runs without times (None: all), what the others are, and why.
 
     Raises:
         ValueError: the metric itself is a time, and not of all runs.
     """
-    mixed, apart = {}, {}
-    for where in grid.columns:
+    withheld: dict[Key, Collection[str] | None] = dict.fromkeys(grid.columns, ())
+    notes = []
+    for where in () if mix_timing else grid.columns:
+        name = _name(where)
         used = {key: _used(grid, key, where, metric) for key in grid.labels}
         every = [run for runs in used.values() for run in runs]
         if is_timing(metric) and (why := mixture(every)):
             raise ValueError(
-                f"{metric} of {_name(where)}: {why}; choose runs with sweep= or cols=, "
+                f"{metric} of {name}: {why}; choose runs with sweep= or cols=, "
                 "or compare them all the same with mix_timing=true"
             )
-        apart[where], why = comparable(used)
-        if why:
-            mixed[where] = why
-    return mixed, apart
+        apart, why = comparable(used)
+        withheld[where] = None if why else apart
+        notes += [f"s/epoch of {name} withheld: {why}."] if why else []
+        if apart:
+            told = told_sharing({grid.labels[key]: runs for key, runs in used.items()}, apart)
+            shared = "those runs shared their device with others, the rest did not"
+            notes.append(f"s/epoch of {name} withheld of {told}: {shared}.")
+    same = "those of the same runs that have any" if any(withheld.values()) else "the same runs"
+    return withheld, f"s/epoch: median seconds per epoch of {same}.", notes
 
 
 def _used(grid: Grid, key: Key, where: Key, metric: str) -> list[Run]:
