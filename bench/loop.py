@@ -16,6 +16,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -215,19 +216,14 @@ class Loop:
             yield inputs, self.team.share(batch[1])
 
     def _train_step(self, inputs: Tensor, targets: Tensor) -> None:
-        cold, made = self.training_step.cold, False
-        if cold:
-            self.turn.take()
-        try:
-            with self.clock("compile" if cold else "step"):
-                self.window.add(self.training_step(inputs, targets))
-            made = True
-        except LinAlgError as error:
-            self._raise_if_diverged(error)
-            raise
-        finally:
-            if cold:
-                self.turn.over(compiled=made)
+        cold = self.training_step.cold
+        with self.turn if cold else nullcontext():
+            try:
+                with self.clock("compile" if cold else "step"):
+                    self.window.add(self.training_step(inputs, targets))
+            except LinAlgError as error:
+                self._raise_if_diverged(error)
+                raise
         self.step += 1
         self.progress.advance()
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.page.output import Output
+from analysis.page.study import where
 from analysis.page.table import metric_of, p_words
 from analysis.page.verdict import listed, relation
 from analysis.stats import sample_std
@@ -104,15 +105,14 @@ def section(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], looks: int, ou
     found, missing = contrasts(runs, pairs, looks)
     if not found and not missing:
         return ""
-    several = len({pair[:2] for pair, _ in found}) > 1
-    lines = [
-        "### Asked besides\n",
-        "| comparison | difference [95 %] | seeds | verdict | corrected p | test |",
-        "| --- | ---: | ---: | --- | ---: | --- |",
-        *(_line(pair, one, several) for pair, one in found),
-        "",
-    ]
-    lines = lines if found else lines[:1]
+    lines = ["### Asked besides\n"]
+    if found:
+        lines += [
+            "| comparison | difference [95 %] | seeds | verdict | corrected p | test |",
+            "| --- | ---: | ---: | --- | ---: | --- |",
+            *(_line(pair, one, _who(pair, runs)) for pair, one in found),
+            "",
+        ]
     for metric in sorted({pair.metric for pair, _ in found}):
         alike = [one for pair, one in found if pair.metric == metric]
         first, *rest = how(alike, _LEVEL, looks)
@@ -120,30 +120,29 @@ def section(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], looks: int, ou
         lines += [f"- {metric}, in {unit}: {first}", *(f"- {note}" for note in rest)]
     lines += ["- Corrected among themselves, not with the comparisons above."] if found else []
     lines += [f"- {words}" for words in missing]
-    out.answers += _short(found, several)
+    out.answers += _short(found, runs)
     return "\n".join(lines) + "\n"
 
 
-def _who(pair: Pair, several: bool) -> str:
-    where = f"on {pair.model} / {pair.dataset} " if several else ""
-    return f"{where}`{pair.method}`"
+def _who(pair: Pair, runs: pd.DataFrame) -> str:
+    return f"{where(runs, pair.dataset, pair.model)}`{pair.method}`"
 
 
-def _line(pair: Pair, one: Comparison, several: bool) -> str:
+def _line(pair: Pair, one: Comparison, who: str) -> str:
     told = ["not tested", NOTHING, NOTHING]
     if one.n > 1:
         bold = "" if one.verdict == "not shown" else "**"
         told = [f"{bold}{one.verdict}{bold}", p_words(one.adjusted_p), _TESTS[one.test]]
-    cells = [f"{_who(pair, several)} against `{pair.other}`", difference(one, pair.metric)]
+    cells = [f"{who} against `{pair.other}`", difference(one, pair.metric)]
     return f"| {' | '.join([*cells, str(one.n), *told])} |"
 
 
-def _short(found: Sequence[Found], several: bool) -> list[str]:
+def _short(found: Sequence[Found], runs: pd.DataFrame) -> list[str]:
     """Return each method's verdicts in words: "`a` is better than `b`; worse than `c`"."""
     told: dict[str, dict[str, list[str]]] = {}
     for pair, one in sorted(found, key=lambda one: _ORDER.index(one[1].verdict)):
         if one.n > 1:
-            words = told.setdefault(_who(pair, several), {})
+            words = told.setdefault(_who(pair, runs), {})
             words.setdefault(relation(one), []).append(f"`{pair.other}`")
     return [
         f"{who} is {'; '.join(f'{words} {listed(others)}' for words, others in verdicts.items())}"

@@ -12,7 +12,7 @@ from analysis.page import figures as results_figures
 from analysis.page import verdict as results_verdict
 from analysis.page.output import Output
 from analysis.page.report import provenance
-from analysis.page.study import Study, span, tuner, values
+from analysis.page.study import Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results
 from analysis.table.model import in_percent
 
@@ -160,9 +160,8 @@ def _place(found: Results, study: Study, tuning: pd.DataFrame, out: Output) -> s
     parts = [f"### {found.model} / {found.dataset}\n"]
     verdict = results_verdict.sentences(found, study)
     parts += [f"{verdict}\n"] if verdict else []
-    several = len(study.runs[["model", "dataset"]].drop_duplicates()) > 1
-    where = f"on {found.model} / {found.dataset} " if several else ""
-    out.answers += [f"{where}{words}" for words in results_verdict.short(found)]
+    there = where(study.runs, found.dataset, found.model)
+    out.answers += [f"{there}{words}" for words in results_verdict.short(found)]
     budgets = {row.optimizer: row.budget for row in found.rows}
     parts += [
         f"{budget.line(budgets, tuning, tuned=study.tuned)}\n",

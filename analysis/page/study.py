@@ -199,6 +199,12 @@ def values(runs: pd.DataFrame, column: str) -> list[str]:
     )
 
 
+def where(runs: pd.DataFrame, dataset: str, model: str) -> str:
+    """Return "on resnet18 / cifar10 " where ``runs`` have several models or datasets; else ""."""
+    several = len(runs[["model", "dataset"]].drop_duplicates()) > 1
+    return f"on {model} / {dataset} " if several else ""
+
+
 def span(seeds: Sequence[int]) -> str:
     """Return whole numbers shortly: 0-4, 7."""
     parts: list[list[int]] = []

@@ -206,8 +206,7 @@ def _devices(runs: Sequence[Run]) -> tuple[str, ...]:
     """Return each model of device, with how many runs it had at a time if ever more than one."""
     found: dict[str, set[int]] = defaultdict(set)
     for run in runs:
-        packed = run.get("provenance.packed")
-        at_once = int(packed) if isinstance(packed, float) and packed > 1 else 1
+        at_once = int(run["provenance.packed"]) if is_packed(run) else 1
         found[str(run.get("provenance.device") or "not recorded")].add(at_once)
     return tuple(
         name if counts == {1} else f"{name}, {' or '.join(map(str, sorted(counts)))} runs at once"

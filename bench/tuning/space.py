@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import qmc
-
 Point = tuple[float, ...]  # a value for each parameter
 Scores = Mapping[Point, float]  # larger is better; -inf for a trial that diverged
 Method = Literal["grid", "halton"]
@@ -106,6 +104,8 @@ class Search:
         """Return the trials that cover the ranges."""
         count = len(self.ranges)
         if self.method == "halton":  # without its first point, the corner of all the lows
+            from scipy.stats import qmc  # here: importing it takes most of a second
+
             unit = qmc.Halton(d=count, scramble=False).random(self.covering + 1)[1:].tolist()
         else:
             ticks = [index / (self._side - 1) for index in range(self._side)]
