@@ -36,6 +36,7 @@ def curves(
     x_label: str,
     y_label: str,
     x_text: Callable[[float], str] = "{:g}".format,
+    log: bool = False,
     falling: bool = False,
     whole: bool = False,
 ) -> str:
@@ -45,7 +46,8 @@ def curves(
         lines: the curves.
         x_label: below.
         y_label: for readers who cannot see.
-        x_text: writes the number of a tick: where x is a logarithm, its power.
+        x_text: writes the number of a tick.
+        log: whether x, all of it above 0, is drawn on a logarithmic scale.
         falling: whether a better y is a smaller one (a loss): then the highest are cut off.
         whole: whether every point is shown, the worst too.
     """
@@ -55,8 +57,9 @@ def curves(
     xs = np.concatenate([line.x for line in drawn])
     low, high = _span(drawn, falling=falling, whole=whole)
     pad = 0.05 * (high - low) or 0.5
-    x_ticks, y_ticks = ticks(float(np.nanmin(xs)), float(np.nanmax(xs))), ticks(low - pad, high)
-    frame = _Frame(float(np.nanmin(xs)), float(np.nanmax(xs)), float(low - pad), float(high + pad))
+    first, last = float(np.nanmin(xs)), float(np.nanmax(xs))
+    x_ticks, y_ticks = (log_ticks if log else ticks)(first, last), ticks(low - pad, high)
+    frame = _Frame(first, last, float(low - pad), float(high + pad), log)
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" class="chart"'
         f' aria-label="{escape(y_label)} against {escape(x_label)}">',
@@ -146,7 +149,21 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(power * m for m in (1, 2, 5, 10) if raw <= power * m)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(step * k, 12) for k in range(first, last + 1)]
+    return [float(f"{step * k:.12g}") for k in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Return at most ``most`` round numbers between ``low`` > 0 and ``high``, by their ratio."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    sparse = max(1, math.ceil((last - first) / most))
+    found: list[float] = []
+    for digits, stride in (((1, 2, 5), 1), ((1, 3), 1), ((1,), sparse)):
+        powers = range(first, last + 1, stride)
+        at = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        found = [tick for tick in at if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if len(found) <= most:
+            break
+    return found if len(found) > 1 else ticks(low, high)
 
 
 @dataclass(frozen=True)
@@ -155,9 +172,13 @@ class _Frame:
     x_high: float
     y_low: float
     y_high: float
+    log: bool
 
     def x(self, value: float) -> float:
-        share = (value - self.x_low) / ((self.x_high - self.x_low) or 1.0)
+        low, high = self.x_low, self.x_high
+        if self.log:
+            value, low, high = math.log(value), math.log(low), math.log(high)
+        share = (value - low) / ((high - low) or 1.0)
         return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:

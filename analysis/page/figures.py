@@ -28,6 +28,7 @@ _WIDTH, _PLOT, _HEIGHT, _LINE = 900, 640, 300, 18
 # What a training is drawn against, and its words.
 AXES = {"seconds": "seconds of training", "epoch": "epochs", "tokens": "tokens"}
 _SHOWN = 8  # lines that a front picture can hold
+_FAR = 5.0  # from so many times the seconds of the fastest line, their scale is logarithmic
 _SEEDS = 3  # a line has at least: the interval of two says nothing and hides the others
 _FIRST = (SUBJECT, *BASELINES)  # the same colours in every figure
 
@@ -101,7 +102,7 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
         The SVG; empty where no run has a history.
     """
     metric = found.table.metric
-    rows = [row for row in _ordered(found) if row.cell.seconds or x != "seconds"]
+    rows = _drawn(found, x)
     colour = colours([row.label for row in rows])
     made = [
         _line(row, colour[row.label], source=source, metric=metric, epoch=_epoch(row, runs, x))
@@ -110,8 +111,11 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
     lines = [line for line in made if line is not None]
     unit = " (%)" if in_percent(metric) else ""
     percent = in_percent(metric)
+    ends = [line.x[-1] for line in lines]
+    log = x == "seconds" and bool(ends) and max(ends) > _FAR * min(ends)
     svg = curves(
-        lines, x_label=AXES[x], y_label=metric + unit, x_text=_tick, falling=not percent
+        lines, x_label=AXES[x] + (" (logarithmic)" if log else ""), y_label=metric + unit,
+        x_text=_tick, log=log, falling=not percent,
     )  # fmt: skip
     if not svg:
         return ""
@@ -132,17 +136,30 @@ def colours(labels: Sequence[str]) -> dict[str, int]:
     return {name: place for place, name in enumerate([*_FIRST, *others])}
 
 
-def _ordered(found: Results) -> list[Row]:
+def _drawn(found: Results, x: str) -> list[Row]:
     """Return the rows to draw, at most `_SHOWN`: baselines and Spectral Newton, then the best.
 
-    Rows of few seeds are left out where others have more.
+    Rows of few seeds are left out where others have more, and those without what ``x`` asks.
     """
     sign = -1 if in_percent(found.table.metric) else 1
     enough = min(_SEEDS, max((row.cell.n for row in found.rows), default=0))
-    drawn = [row for row in found.rows if row.cell.n >= max(enough, 1)]
-    named = [n for name in (SUBJECT, *found.baselines) for n in drawn if n.label == name]
-    rest = sorted((row for row in drawn if row not in named), key=lambda r: sign * r.cell.mean)
+    able = [row for row in found.rows if row.cell.n >= max(enough, 1)]
+    able = [row for row in able if row.cell.seconds or x != "seconds"]
+    named = [n for name in (SUBJECT, *found.baselines) for n in able if n.label == name]
+    rest = sorted((row for row in able if row not in named), key=lambda r: sign * r.cell.mean)
     return [*named, *rest][:_SHOWN]
+
+
+def words(found: Results) -> str:
+    """Return what the figures of ``found`` show."""
+    there = {row.label for row in found.rows}
+    named = [f"`{name}`" for name in (SUBJECT, *found.baselines) if name in there]
+    few = f" A figure has {_SHOWN} lines at most: {', '.join([*named, 'then the best'])}."
+    return (
+        "Lines are means over seeds, bands their 95 % intervals (Student's t); rows of fewer than"
+        " three seeds are not drawn where others have more. Seconds are epochs times the table's"
+        f" s/epoch.{few if len(found.rows) > _SHOWN else ''}\n"
+    )
 
 
 def _epoch(row: Row, runs: pd.DataFrame, x: str) -> float:
@@ -207,12 +224,12 @@ def sensitivity(tuning: pd.DataFrame, metric: str, *, title: str) -> str:
         middle = scale * good["value"].to_numpy(dtype=np.float64)
         ends = possible(metric, scale * good[["low", "high"]].to_numpy(dtype=np.float64).T)
         low, high = np.where(np.isnan(ends), middle, ends)
-        at = np.log10(good["lr"].to_numpy(dtype=np.float64))
+        at = good["lr"].to_numpy(dtype=np.float64)
         lines.append(Line(str(name), colour[str(name)], at, middle, low, high))
     unit = " (%)" if in_percent(metric) else ""
     svg = curves(
         lines, x_label="learning rate", y_label=metric + unit,
-        x_text=lambda power: f"{10**power:.2g}", falling=not in_percent(metric),
+        log=True, falling=not in_percent(metric),
     )  # fmt: skip
     legend = [(line.label, line.colour) for line in lines if len(line.x) > 1]
     return document(svg, legend, title) if svg else ""

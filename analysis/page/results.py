@@ -178,11 +178,7 @@ def _place(found: Results, study: Study, tuning: pd.DataFrame, out: Output) -> s
                 out.figures |= {FRONT: svg, SENTENCE: verdict}
             parts.append(out.figure(name, svg, title))
     if any(row.cell.n for row in found.rows):
-        parts.append(
-            "Lines are means over seeds, bands their 95 % intervals (Student's t); rows of fewer"
-            " than three seeds are not drawn where others have more. Seconds are epochs times the"
-            " table's s/epoch.\n"
-        )
+        parts.append(results_figures.words(found))
     return "\n".join(parts)
 
 

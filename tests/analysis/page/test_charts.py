@@ -5,10 +5,11 @@ import re
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.page.charts import Line, bar, curves, ticks
+from analysis.page.charts import Line, bar, curves, log_ticks, ticks
 
 
 def line(label: str = "adamw", colour: int = 0, n: int = 5, gap: bool = False) -> Line:
@@ -105,14 +106,29 @@ def test_a_ninth_line_has_the_first_colour_dashed_and_a_band_of_it() -> None:
     assert 'class="band c0"' in svg and 'class="line c0 dashed"' in svg
 
 
-def test_ticks_can_be_written_as_powers() -> None:
-    svg = curves(
-        [Line("a", 0, np.array([-3.0, -1.0]), *(np.array([1.0, 2.0]),) * 3)],
-        x_label="x", y_label="y", x_text=lambda power: f"{10**power:.2g}",
-    )  # fmt: skip
+def test_on_a_logarithmic_scale_equal_ratios_are_equally_far() -> None:
+    x = np.array([0.001, 0.01, 0.1])
+    svg = curves([Line("a", 0, x, x, x, x)], x_label="x", y_label="y", log=True)
     texts = {e.text for e in ElementTree.fromstring(svg).iter() if e.tag == "text"}
     assert {"0.001", "0.01", "0.1"} <= texts
-    assert "-3" not in texts
+    (path,) = re.findall(r'class="line c0" d="M([^"]*)"', svg)
+    left, middle, right = (float(point.split()[0]) for point in path.split("L"))
+    assert middle - left == pytest.approx(right - middle, abs=0.2)
+
+
+@given(st.floats(1e-9, 1e9), st.floats(1.0001, 1e12))
+@settings(max_examples=200, deadline=None)
+def test_logarithmic_ticks_are_few_rising_and_inside(low: float, ratio: float) -> None:
+    found = log_ticks(low, low * ratio)
+    assert 1 <= len(found) <= 7
+    assert found == sorted(set(found))
+    assert all(low * (1 - 1e-6) <= tick <= low * ratio * (1 + 1e-6) for tick in found)
+
+
+def test_logarithmic_ticks_are_those_that_people_write() -> None:
+    assert log_ticks(0.54, 52.0) == [1, 2, 5, 10, 20, 50]
+    assert log_ticks(0.0004, 0.5) == [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
+    assert log_ticks(5.0, 6.0) == ticks(5.0, 6.0)
 
 
 def test_dots_are_rings_where_there_is_a_point_and_every_point_can_be_shown() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,7 +13,15 @@ import study_runs
 from scipy import stats
 
 from analysis.page.budget import budgets
-from analysis.page.figures import axes, best_trials, colours, document, sensitivity, training
+from analysis.page.figures import (
+    axes,
+    best_trials,
+    colours,
+    document,
+    sensitivity,
+    training,
+    words,
+)
 from analysis.page.table import metric_of, results
 from analysis.run import archive as run_archive
 from analysis.runs import load_runs
@@ -59,6 +68,42 @@ def test_seconds_are_those_of_the_runs_that_had_the_device_alone(runs: Any, tmp_
     shown = [float(text) for text in texts(drawn(root, "seconds")) if text.isdigit()]
     assert 8 in shown  # 4 epochs of 2 seconds
     assert max(shown) < 90  # those of the axes; 4 epochs of 50 s would end at 200
+
+
+def test_seconds_far_apart_are_on_a_logarithmic_scale(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"adamw": [0.8, 0.82]}, seconds=0.5)
+    near = root.parent / "near"
+    shutil.copytree(root, near)
+    for folder, seconds in ((near, 2.4), (root, 2.6)):
+        for seed in (0, 1):
+            config = runs.config("soap", seed, sweep="study_x", optimizer__lr=1e-2, tuned=True)
+            study_runs.write(runs, folder, config, 0.9, seconds=seconds)
+    assert "seconds of training" in texts(drawn(near, "seconds"))
+    assert {"seconds of training (logarithmic)", "0.5", "1", "10"} <= set(
+        texts(drawn(root, "seconds"))
+    )
+    assert "epochs" in texts(drawn(root, "epoch"))
+
+
+def test_rows_without_seconds_take_no_line_from_others(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path / "runs", {"adamw": [0.1]})
+    for place in range(12):
+        config = runs.config(f"opt{place}", 0, sweep="study_x", optimizer__lr=1e-2, tuned=True)
+        packed = 4 if place > 5 else 1  # the better half shared its device
+        study_runs.write(runs, root, config, 0.5 + place / 100, packed=packed)
+    shown = {text.split()[-1] for text in texts(drawn(root, "seconds"))}
+    assert {name for name in shown if name.startswith("opt")} == {f"opt{k}" for k in range(6)}
+
+
+def test_the_words_say_which_rows_are_drawn_where_some_are_not(runs: Any, tmp_path: Path) -> None:
+    def said(accuracies: dict[str, list[float]]) -> str:
+        report = load_runs(study_runs.study(runs, tmp_path / str(len(accuracies)), accuracies))
+        (found,) = results(report[report["sweep"] == "study_x"], {})
+        return words(found)
+
+    few = {f"opt{k}": [0.5] for k in range(7)} | {"adamw": [0.4]}
+    assert "at most" not in said(few)
+    assert "8 lines at most: `adamw`, then the best." in said(few | {"opt8": [0.5]})
 
 
 def test_a_language_model_is_drawn_against_tokens(runs: Any, tmp_path: Path) -> None:
