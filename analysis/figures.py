@@ -1,7 +1,7 @@
 """Figures over seeds: training curves, learning-rate sensitivity, profiles, cost; and curvature.
 
 python -m analysis.figures kind=curves source=runs sweep=digits x=seconds
-python -m analysis.figures kind=sensitivity source=runs rows=optimizer out=lr.pdf
+python -m analysis.figures kind=sensitivity source=runs sweep=tune out=lr.pdf
 python -m analysis.figures kind=curvature source=runs out=figures
 """
 
@@ -37,10 +37,14 @@ class FigureOptions(cli.Options):
     model: str | None = Field(None, description="only this model; likewise")
     metric: str = Field("test/accuracy", description="a number of summaries, or of histories")
     x: Literal["epoch", "step", "seconds", "flops"] = Field(
-        "epoch", description="curves: against what; seconds: of training, as the run's mean speed"
+        "epoch", description="curves: against what; seconds: of training, at the row's s/epoch"
     )
     profile: Literal["step", "epoch", "seconds", "flops"] = Field(
         "seconds", description="profile: the cost of reaching the target"
+    )
+    ylim: list[float] | None = Field(
+        None,
+        description="low,high of the metric's axis, in its unit (percent): 92,95",
     )
     out: Path = Field(
         Path("figure.png"), description="the figure: .png, .svg or .pdf; curvature: a folder"
@@ -62,9 +66,15 @@ def main(argv: list[str]) -> None:
         return
     if options.out.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"out={options.out}: name a .png, .svg or .pdf file")
+    if options.ylim is not None and (len(options.ylim) != 2 or options.ylim[0] >= options.ylim[1]):
+        told = ",".join(f"{end:g}" for end in options.ylim)
+        raise UserError(f"ylim={told}: give two numbers, the lower first: ylim=92,95")
     with user_messages(options.source), styled():
+        figure = _drawn(_chosen(options), options)
+        if options.ylim is not None:
+            figure.axes[0].set_ylim(*options.ylim)
         try:
-            save(_drawn(_chosen(options), options), options.out)
+            save(figure, options.out)
         except OSError as error:
             raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
     print(options.out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from analysis.claim.reported import in_pairs, reported
 from analysis.run.measured import Measured, last_epochs
 from analysis.stats import NO_INTERVAL, Interval
 from analysis.table.select import records
-from analysis.table.timing import SECONDS, is_timing, mixture
+from analysis.table.timing import SECONDS, is_timing, mixture, sharing
 
 Array = NDArray[np.float64]
 Verdict = Literal["holds", "fails", "not measured"]
@@ -150,15 +150,25 @@ def _paired(
     ]
     if any(side.empty for side in sides):
         return measured  # whoever takes the estimates says which side it is
-    kept = {run for side in in_pairs(*sides) for run in side["run"]}
+    kept, told = _pairs(sides), ""
+    if is_timing(quantity.column):
+        used = measured.runs[measured.runs["id"].isin(kept)]
+        apart = sharing({"": records(used, SECONDS)})
+        kept = _pairs([side[side["run"].isin(kept - apart)] for side in sides])
+        told = "; those that shared their device with others do not count" if apart else ""
     if not kept:
         raise _NotMeasuredError(
-            "no two runs, one a side, of the same dataset, model, sweep and seed"
+            f"no two runs, one a side, of the same dataset, model, sweep and seed{told}"
         )
     runs = measured.runs[measured.runs["id"].isin(kept)]
     if is_timing(quantity.column) and (why := mixture(records(runs, SECONDS))):
         raise _NotMeasuredError(f"{quantity.column} cannot be compared: {why}")
     return replace(measured, runs=runs)
+
+
+def _pairs(sides: Sequence[pd.DataFrame]) -> set[str]:
+    """Return the ids of the runs that have one beside them on the other side."""
+    return {run for side in in_pairs(*sides) for run in side["run"]}
 
 
 def select(

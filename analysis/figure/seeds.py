@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure.style import look, new_axes
+from analysis.figure.style import legend, logarithmic, look, marker, new_axes
+from analysis.run.frame import RunWarning
 from analysis.runs import load_history
 from analysis.stats import mean, t_interval
-from analysis.table.build import Table, build_table
+from analysis.table.build import Cell, Table, build_table
 from analysis.table.model import in_percent, possible
 from analysis.table.profiles import performance_profile
-from analysis.table.timing import SECONDS, mixture
+from analysis.table.timing import SECONDS, far_apart, mixture
 
 _UNITS = {"epoch": "epoch", "step": "step", "seconds": "seconds of training", "flops": "FLOPs"}
 
@@ -25,24 +27,28 @@ _UNITS = {"epoch": "epoch", "step": "step", "seconds": "seconds of training", "f
 def curves(runs: pd.DataFrame, source: str, metric: str, x: str) -> Figure:
     """Draw ``metric`` of the histories against ``x``: mean over seeds, band of its 95 % interval.
 
-    "seconds" and "flops" are the run's totals, spread evenly over its steps.
+    "seconds" are epochs times the row's median seconds an epoch, as tables show them; "flops" are
+    the run's total, spread evenly over its steps. Rows without seconds are left out with a warning.
 
     Raises:
         ValueError: no run has such a history, or times that cannot be compared.
     """
-    table = build_table(runs, metric=_any_metric(runs), mix_timing=x != "seconds")
+    table = build_table(runs, metric=_any_metric(runs))
     by_id = {str(run["id"]): run for run in runs.to_dict("records")}
     if x == "seconds":
-        _refuse_mixture([by_id[i] for row in table.cells for cell in row for i in cell.run_ids])
+        _require_seconds(table, by_id)
     figure, axes = new_axes()
     scale = 100.0 if in_percent(metric) else 1.0
     for index, (label, (cell,)) in enumerate(zip(table.rows, table.cells, strict=True)):
+        if x == "seconds" and math.isnan(cell.seconds_per_epoch):
+            continue
         series = []
         for run_id in cell.run_ids:
             history = load_history(source, run_id)
             if metric in history:
                 rows = history.dropna(subset=[metric])
-                series.append((_along(rows, by_id[run_id], x), scale * rows[metric].to_numpy()))
+                along = _along(rows, by_id[run_id], cell, x)
+                series.append((along, scale * rows[metric].to_numpy()))
         if not series:
             continue
         shortest = min(len(values) for _, values in series)
@@ -54,8 +60,12 @@ def curves(runs: pd.DataFrame, source: str, metric: str, x: str) -> Figure:
             axes.fill_between(at, ends[:, 0], ends[:, 1], alpha=0.15, color=look(index)["color"])
     if not axes.lines:
         raise ValueError(f"no run here has a history of {metric}")
+    if x == "seconds" and far_apart(
+        [float(np.asarray(line.get_xdata())[-1]) for line in axes.lines]
+    ):
+        logarithmic(axes)
     _label(axes, _UNITS[x], metric)
-    axes.legend()
+    legend(figure, axes)
     return figure
 
 
@@ -92,19 +102,20 @@ def sensitivity(runs: pd.DataFrame, metric: str) -> Figure:
         )
     axes.set_xscale("log")
     _label(axes, "learning rate (x: a seed diverged)", metric)
-    axes.legend()
+    legend(figure, axes)
     return figure
 
 
 def cost(runs: pd.DataFrame, metric: str) -> Figure:
     """Draw ``metric`` against seconds per epoch, one point a row, with the metric's interval.
 
+    Rows without seconds are left out, with a warning.
+
     Raises:
         ValueError: no run has both, or the times cannot be compared.
     """
-    table = build_table(runs, metric=metric, spread="interval", mix_timing=True)
-    by_id = {str(run["id"]): run for run in runs.to_dict("records")}
-    _refuse_mixture([by_id[i] for row in table.cells for cell in row for i in cell.run_ids])
+    table = build_table(runs, metric=metric, spread="interval")
+    _require_seconds(table, {str(run["id"]): run for run in runs.to_dict("records")})
     figure, axes = new_axes()
     scale = 100.0 if in_percent(metric) else 1.0
     for index, (label, (cell,)) in enumerate(zip(table.rows, table.cells, strict=True)):
@@ -112,13 +123,12 @@ def cost(runs: pd.DataFrame, metric: str) -> Figure:
             continue
         middle, (low, high) = scale * cell.mean, possible(metric, scale * np.array(cell.interval))
         errors = None if math.isnan(low) else [[middle - low], [high - middle]]
-        colour = look(index)["color"]
-        axes.errorbar([cell.seconds_per_epoch], [middle], yerr=errors, fmt="o",
-                      color=colour, capsize=3, label=label)  # fmt: skip
-    if not axes.containers:
-        raise ValueError(f"no finished run here has both {metric} and {SECONDS}")
+        shape: dict[str, Any] = {"linestyle": "", "capsize": 3, **marker(index)}
+        axes.errorbar([cell.seconds_per_epoch], [middle], yerr=errors, label=label, **shape)
+    if far_apart([cell.seconds_per_epoch for (cell,) in table.cells if cell.seconds]):
+        logarithmic(axes)
     _label(axes, "seconds per epoch", metric)
-    axes.legend()
+    legend(figure, axes)
     return figure
 
 
@@ -126,30 +136,46 @@ def profile(runs: pd.DataFrame, measure: str) -> Figure:
     """Draw, for each row, the share of problems on which it is within a factor of the best.
 
     A problem is a dataset and model; a row's cost is its median time to the target, misses
-    censored.
+    censored. Rows without seconds to compare on a problem are left out with a warning: they did
+    not miss the target.
 
     Raises:
         ValueError: no run states a target.
     """
     if "target/reached" not in runs:
         raise ValueError("no run here states a target; set trainer.target or use conf/targets.yaml")
-    table = build_table(runs, metric=f"target/{measure}", mix_timing=measure != "seconds")
-    costs = _costs(table)
+    metric = f"target/{measure}"
+    every = build_table(runs, metric=metric, mix_timing=True)
+    table = build_table(runs, metric=metric) if measure == "seconds" else every
+    known = dict(zip(table.rows, table.cells, strict=True))
+    without = [
+        label for label, row in zip(every.rows, every.cells, strict=True)
+        if any(cell.n and not mine.n for cell, mine in zip(row, known[label], strict=True))
+    ]  # fmt: skip
+    _warn(without)
+    shown = {label: row for label, row in known.items() if label not in without}
+    costs = _costs(shown.values())
     ratios = np.geomspace(1, 4, 200)
     figure, axes = new_axes()
     for index, (label, shares) in enumerate(
-        zip(table.rows, performance_profile(costs, ratios), strict=True)
+        zip(shown, performance_profile(costs, ratios), strict=True)
     ):
         axes.step(ratios, shares, where="post", label=label, **look(index))
     axes.set(xlim=(1, 4), ylim=(-0.02, 1.02))
     axes.set_xlabel(f"within this factor of the best {_UNITS[measure]} to target")
     axes.set_ylabel(f"share of {costs.shape[1]} problems")
-    axes.legend()
+    legend(figure, axes)
     return figure
 
 
-def _costs(table: Table) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([[cell.mean if cell.n else math.inf for cell in row] for row in table.cells])
+def _costs(rows: Iterable[Sequence[Cell]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([[cell.mean if cell.n else math.inf for cell in row] for row in rows])
+
+
+def _warn(without: Sequence[str]) -> None:
+    if without:
+        told = f"left out, since their runs have no seconds to compare: {', '.join(without)}"
+        warnings.warn(told, RunWarning, stacklevel=2)
 
 
 def _any_metric(runs: pd.DataFrame) -> str:
@@ -157,20 +183,32 @@ def _any_metric(runs: pd.DataFrame) -> str:
     return "epochs" if "epochs" in runs else "steps"
 
 
-def _along(rows: pd.DataFrame, run: dict[Any, Any], x: str) -> np.ndarray[Any, Any]:
+def _along(rows: pd.DataFrame, run: dict[Any, Any], cell: Cell, x: str) -> np.ndarray[Any, Any]:
     if x in ("epoch", "step"):
         return rows[x].to_numpy(dtype=np.float64)
     if x == "seconds":
-        return rows["epoch"].to_numpy() * float(run.get(SECONDS, math.nan))
+        return rows["epoch"].to_numpy() * cell.seconds_per_epoch
     if "flops/total" not in run or pd.isna(run["flops/total"]):
         raise ValueError(f"{run['id']} did not count its FLOPs; use x=epoch")
     return rows["step"].to_numpy() * float(run["flops/total"]) / float(run["steps"])
 
 
-def _refuse_mixture(used: Sequence[dict[Any, Any]]) -> None:
-    told = [{str(k): None if pd.isna(v) else v for k, v in run.items()} for run in used]
-    if why := mixture(told):
+def _require_seconds(table: Table, by_id: dict[str, dict[Any, Any]]) -> None:
+    """Warn of rows of a table of one column that have no seconds to compare.
+
+    Raises:
+        ValueError: no row has any.
+    """
+    cells = dict(zip(table.rows, (cell for (cell,) in table.cells), strict=True))
+    without = [row for row, cell in cells.items() if cell.n and not cell.seconds]
+    if any(cell.seconds for cell in cells.values()):
+        _warn(without)
+        return
+    used = [by_id[run_id] for cell in cells.values() for run_id in cell.run_ids]
+    told_runs = [{str(k): None if pd.isna(v) else v for k, v in run.items()} for run in used]
+    if why := mixture(told_runs):
         raise ValueError(f"times cannot be compared: {why}; choose runs with sweep=")
+    raise ValueError(f"no finished run here has both {table.metric} and {SECONDS}")
 
 
 def _label(axes: Axes, x: str, metric: str) -> None:

@@ -10,10 +10,13 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito (2008), without yellow, which is too pale on paper.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#7b4fb5", "#444444")
 DASHES = ("-", "--", ":")
+MARKERS = ("o", "s", "^")
+_WITHIN = 6  # names of series that leave room for the series
 
 _STYLE: dict[Any, Any] = {
     "figure.figsize": (6.0, 3.6),
@@ -51,6 +54,30 @@ def look(index: int) -> dict[str, Any]:
     """Return colour and dash of the ``index``-th series."""
     dash = DASHES[index // len(COLOURS) % len(DASHES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dash}
+
+
+def marker(index: int) -> dict[str, Any]:
+    """Return colour and marker of the ``index``-th series of points."""
+    shape = MARKERS[index // len(COLOURS) % len(MARKERS)]
+    return {"color": COLOURS[index % len(COLOURS)], "marker": shape}
+
+
+def logarithmic(axes: Axes) -> None:
+    """Draw x on a logarithmic scale whose numbers people read: 1, 2, 5, 10."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """Name the series: within the plot where they are few, beside it in a wider figure else."""
+    if len(axes.get_legend_handles_labels()[1]) <= _WITHIN:
+        axes.legend()
+        return
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(1.4 * width, height)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
 
 
 def save(figure: Figure, path: Path) -> None:

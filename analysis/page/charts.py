@@ -155,7 +155,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
     """Return at most ``most`` round numbers between ``low`` > 0 and ``high``, by their ratio."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    sparse = max(1, math.ceil((last - first) / most))
+    sparse = max(1, math.ceil((last - first) / (most - 1)))
     found: list[float] = []
     for digits, stride in (((1, 2, 5), 1), ((1, 3), 1), ((1,), sparse)):
         powers = range(first, last + 1, stride)

@@ -20,7 +20,7 @@ from analysis.page.verdict import SUBJECT
 from analysis.runs import load_history
 from analysis.stats import mean, t_interval
 from analysis.table.model import in_percent, possible
-from analysis.table.timing import SECONDS
+from analysis.table.timing import SECONDS, far_apart
 
 _LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b0418a", "#8a6d00", "#a3122f", "#7b4fb5", "#555555")
 _DARK = ("#4aa8e8", "#ff8a3d", "#2fc79a", "#e58cc4", "#d6b01f", "#ff6b81", "#b79bea", "#b5b5b5")
@@ -28,7 +28,6 @@ _WIDTH, _PLOT, _HEIGHT, _LINE = 900, 640, 300, 18
 # What a training is drawn against, and its words.
 AXES = {"seconds": "seconds of training", "epoch": "epochs", "tokens": "tokens"}
 _SHOWN = 8  # lines that a front picture can hold
-_FAR = 5.0  # from so many times the seconds of the fastest line, their scale is logarithmic
 _SEEDS = 3  # a line has at least: the interval of two says nothing and hides the others
 _FIRST = (SUBJECT, *BASELINES)  # the same colours in every figure
 
@@ -111,8 +110,7 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str, *, title: 
     lines = [line for line in made if line is not None]
     unit = " (%)" if in_percent(metric) else ""
     percent = in_percent(metric)
-    ends = [line.x[-1] for line in lines]
-    log = x == "seconds" and bool(ends) and max(ends) > _FAR * min(ends)
+    log = x == "seconds" and far_apart([line.x[-1] for line in lines])
     svg = curves(
         lines, x_label=AXES[x] + (" (logarithmic)" if log else ""), y_label=metric + unit,
         x_text=_tick, log=log, falling=not percent,

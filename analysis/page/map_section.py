@@ -26,7 +26,7 @@ Alike = Mapping[int, Likeness]  # by the place of a setting in its map
 _RADII = (2.5, 6.5)  # of the dots of the least and the largest value along a line
 _SHOWN = """{metric}{unit}: mean over seeds at the best of the learning rates tried ({rates}), which
 the mean {chosen_by} chose; that rate, and finished/expected seeds. ↓ ↑: the least or largest of
-them, so that a better one may lie beyond; "of 1 tried": the others have no run yet.
+them, so that a better one may lie beyond{few}.
 {red} **Untuned, and nothing is tested**: a difference may be one of how well these few rates suit a
 setting.{spread}
 """
@@ -154,9 +154,15 @@ def _shown(found: Map) -> str:
     words = _SHOWN.format(
         metric=found.table.metric, unit=" in percent" if percent else "", red=RED, spread=spread,
         rates=", ".join(map(text, found.rates)) or "one", chosen_by=found.chosen_by,
+        few='; "of 1 tried": the others have no run yet' if _lacks_rates(found) else "",
     )  # fmt: skip
     used = [note for note in found.table.notes if "runs used" in note]
     return "\n".join([words, *(f"- {note}" for note in used)]) + "\n"
+
+
+def _lacks_rates(found: Map) -> bool:
+    """Return whether a setting that is shown was not run with every rate."""
+    return any(one.cell.n and one.tried < len(found.rates) for one in found.settings)
 
 
 def _pooled(found: Map) -> float:

@@ -110,9 +110,7 @@ def _judged(
             for label, line in zip(table.rows, table.cells, strict=True)
         }
         shared, why = comparable(used)
-        # Diverged runs too: a row is not judged by how the runs that shared a device ended.
-        packed = [str(run["id"]) for run in records(here, SECONDS) if shared and is_packed(run)]
-        target = _target_table(here[~here["id"].isin(packed)])
+        target = _target_table(here)
         rows = []
         for i, label in enumerate(table.rows):
             cell, optimizer = table.cells[i][j], label.split(" ")[0]

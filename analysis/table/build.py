@@ -22,11 +22,20 @@ from analysis.table.comparisons import Test
 from analysis.table.model import Cell, Spread, Statistic, Table, in_percent
 from analysis.table.rows import Key, Run, assign_rows, order, text, values
 from analysis.table.target import is_target, target_cell, tells
-from analysis.table.timing import SECONDS, comparable, is_timing, mixture, told_sharing
+from analysis.table.timing import (
+    SECONDS,
+    comparable,
+    is_packed,
+    is_timing,
+    mixture,
+    sharing,
+    told_sharing,
+)
 
 __all__ = ["Cell", "Table", "build_table"]
 
 _HIGHER = ("accuracy", "samples_per_second", "tokens_per_second", "utilisation")
+_SHARED = "those runs shared their device with others, the rest did not"
 _LOWER = ("loss", "seconds", "seconds_per_epoch", "seconds_per_step", "perplexity")
 
 
@@ -80,7 +89,9 @@ def build_table(
         test: of the verdicts.
         looks: how often results were looked at while seeds were added, this time counted.
         resolve: a difference in the metric's unit; cells say how many seeds would show it.
-        mix_timing: show times even of runs whose times cannot be compared.
+        mix_timing: show times even of runs whose times cannot be compared. Else runs that shared
+            their device have none beside runs that had it alone: where the metric is a time they
+            are left out.
 
     Raises:
         ValueError: no runs, an unknown metric, column, sweep or baseline, or a metric that is a
@@ -92,9 +103,14 @@ def build_table(
     cols = [select.column(runs, name) for name in cols]
     everything = select.records(runs, metric)
     chosen = [run for run in everything if seeds is None or run["seed"] in seeds]
+    others = len(everything) - len(chosen)
     grid = _grid(chosen, rows, cols, seeds)
-    notes = [_what_is_shown(metric, statistic, spread), *_notes(chosen, metric)]
-    if others := len(everything) - len(chosen):
+    apart: set[str] = set()
+    left: list[str] = []
+    if is_timing(metric) and not mix_timing:
+        grid, apart, left = _alone(grid, metric)
+    notes = [_what_is_shown(metric, statistic, spread), *_notes(chosen, apart, metric), *left]
+    if others:
         notes.append(f"{others} runs of other seeds left out.")
     withheld, told, why = _untimed(grid, metric, mix_timing)
     notes = [notes[0], told, *notes[1:], *why]
@@ -146,6 +162,29 @@ def _grid(
         expected[where].update(seeds if seeds is not None else [run["seed"]])
     columns = sorted(expected, key=lambda where: [order(value) for value in where])
     return Grid(runs, labels, {where: len(expected[where]) for where in columns})
+
+
+def _alone(grid: Grid, metric: str) -> tuple[Grid, set[str], list[str]]:
+    """Leave out runs that shared their device where others of their column had it alone.
+
+    Diverged runs too: a row is not judged by how the runs that shared a device ended.
+
+    Returns:
+        The grid without them, their ids, and notes of them.
+    """
+    kept, left, notes = dict(grid.runs), set(), []
+    for where in grid.columns:
+        used = {key: _used(grid, key, where, metric) for key in grid.labels}
+        apart = sharing(used)
+        if not apart:
+            continue
+        for key in grid.labels:
+            runs = grid.runs.get((key, where), ())
+            kept[key, where] = [run for run in runs if not is_packed(run)]
+            left |= {str(run["id"]) for run in runs if is_packed(run)}
+        told = told_sharing({grid.labels[key]: runs for key, runs in used.items()}, apart)
+        notes.append(f"{metric} of {_name(where)} leaves out {told}: {_SHARED}.")
+    return replace(grid, runs=kept), left, notes
 
 
 def _compared(
@@ -212,8 +251,7 @@ def _untimed(
         notes += [f"s/epoch of {name} withheld: {why}."] if why else []
         if apart:
             told = told_sharing({grid.labels[key]: runs for key, runs in used.items()}, apart)
-            shared = "those runs shared their device with others, the rest did not"
-            notes.append(f"s/epoch of {name} withheld of {told}: {shared}.")
+            notes.append(f"s/epoch of {name} withheld of {told}: {_SHARED}.")
     same = "those of the same runs that have any" if any(withheld.values()) else "the same runs"
     return withheld, f"s/epoch: median seconds per epoch of {same}.", notes
 
@@ -335,9 +373,11 @@ def _what_is_shown(metric: str, statistic: Statistic, spread: Spread) -> str:
     return f"{metric}{unit}: {shown} over seeds (finished/expected seeds)."
 
 
-def _notes(chosen: Sequence[Run], metric: str) -> list[str]:
-    used = sum(_usable(run, metric) for run in chosen if run["variant"] is not None)
-    states = Counter(str(run["state"]) for run in chosen if not _usable(run, metric))
+def _notes(chosen: Sequence[Run], apart: Collection[str], metric: str) -> list[str]:
+    """Return how many of the runs are used, those left out ``apart`` from how they ended."""
+    kept = [run for run in chosen if str(run["id"]) not in apart]
+    used = sum(_usable(run, metric) for run in kept if run["variant"] is not None)
+    states = Counter(str(run["state"]) for run in kept if not _usable(run, metric))
     states[f"done without a finite {metric}"] = states.pop("done", 0)
     unused = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count)
     notes = [

@@ -10,6 +10,7 @@ from analysis.table.rows import Run
 
 SECONDS = "seconds_per_epoch"
 GRAPH = "cuda_graph"  # whether a run's steps were in one; not told of a CPU
+_FAR = 5.0
 UNEVEN = 1.2  # times the median: a run that took longer was not like the others
 Row = TypeVar("Row", bound=Hashable)
 _TIMING = ("seconds", "seconds_per_epoch", "seconds_per_step", "per_second", "utilisation")
@@ -18,6 +19,11 @@ _TIMING = ("seconds", "seconds_per_epoch", "seconds_per_step", "per_second", "ut
 def is_timing(metric: str) -> bool:
     """Return whether a metric measures time: it says as much of the machine as of the run."""
     return metric.endswith(_TIMING)
+
+
+def far_apart(seconds: Sequence[float]) -> bool:
+    """Return whether a figure needs a logarithmic scale for these ends of its lines."""
+    return bool(seconds) and max(seconds) > _FAR * min(seconds)
 
 
 def mixture(runs: Sequence[Run]) -> str | None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,8 @@ import pytest
 
 from analysis import figures
 from analysis.figure import seeds
-from analysis.figure.style import COLOURS, look, save, styled
-from analysis.run.frame import RunRecord, frame
+from analysis.figure.style import COLOURS, legend, look, marker, new_axes, save, styled
+from analysis.run.frame import RunRecord, RunWarning, frame
 from analysis.runs import load_runs
 from bench.errors import UserError
 
@@ -102,6 +104,36 @@ def test_times_of_two_machines_are_not_drawn_together(runs: Any) -> None:
         seeds.cost(frame(records), "test/accuracy")
 
 
+def test_rows_that_shared_their_device_are_left_out_of_figures_of_time(
+    runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, packed, seconds in (("adamw", 1, [2.0, 4.0]), ("soap", 4, [9.0, 9.0])):
+        for seed, one in enumerate(seconds):
+            config = runs.config(name, seed)
+            history = [{"step": e, "epoch": float(e), "test/accuracy": 0.5} for e in (1, 2)]
+            reached = {"target/reached": True, "target/seconds": one}
+            summary = runs.summary(0.5, seconds_per_epoch=one, steps=2, **reached)
+            folder = runs.folder(tmp_path / "runs", config, summary, history=history)
+            attempt = {"device": "GPU", "packed": packed}
+            (folder / "provenance.json").write_text(json.dumps({"attempts": [attempt]}))
+    source = tmp_path / "runs"
+    with pytest.warns(RunWarning, match="no seconds to compare: soap"):
+        (axes,) = seeds.curves(load_runs(source), str(source), "test/accuracy", "seconds").axes
+    (line,) = axes.lines
+    assert line.get_label() == "adamw"
+    assert line.get_xdata() == pytest.approx([3.0, 6.0])  # the median of 2 and 4 s an epoch
+    (epochs,) = seeds.curves(load_runs(source), str(source), "test/accuracy", "epoch").axes
+    assert len(epochs.lines) == 2
+    assert axes.get_xscale() == epochs.get_xscale() == "linear"
+    with pytest.warns(RunWarning, match="no seconds to compare: soap"):
+        (profile,) = seeds.profile(load_runs(source), "seconds").axes
+    assert [line.get_label() for line in profile.lines] == ["adamw"]  # soap missed nothing
+    figures.main([f"source={source}", "kind=cost", f"out={tmp_path / 'cost.svg'}"])
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'cost.svg'}\n"
+    assert err == "warning: left out, since their runs have no seconds to compare: soap\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["curves", "sensitivity", "cost", "profile"])
 @pytest.mark.parametrize("suffix", ["svg", "png"])
@@ -117,6 +149,40 @@ def test_the_command_writes_the_same_file_twice(
     assert len(contents[0]) > 5000
 
 
+def test_seconds_far_apart_are_drawn_on_a_logarithmic_scale(runs: Any, tmp_path: Path) -> None:
+    for name, seconds in (("adamw", 1.0), ("soap", 6.0)):
+        history = [{"step": e, "epoch": float(e), "test/accuracy": 0.5} for e in (1, 2)]
+        summary = runs.summary(0.5, seconds_per_epoch=seconds, steps=2)
+        runs.folder(tmp_path, runs.config(name, 0), summary, history=history)
+    (cost,) = seeds.cost(load_runs(tmp_path), "test/accuracy").axes
+    assert cost.get_xscale() == "log"
+    for x, scale in (("seconds", "log"), ("epoch", "linear")):
+        (axes,) = seeds.curves(load_runs(tmp_path), str(tmp_path), "test/accuracy", x).axes
+        assert axes.get_xscale() == scale
+
+
+def test_many_names_stand_beside_the_plot() -> None:
+    for count, beside in ((6, False), (7, True)):
+        figure, axes = new_axes()
+        for k in range(count):
+            axes.plot([0, 1], [k, k], label=f"{k}")
+        narrow = figure.get_figwidth()
+        legend(figure, axes)
+        found = axes.get_legend()
+        assert found is not None and len(found.get_texts()) == count
+        assert (figure.get_figwidth() > narrow) == beside
+
+
+def test_the_range_of_the_metric_can_be_chosen(source: Path, tmp_path: Path) -> None:
+    ticks = {}
+    for ylim in ("82,84", "10,90"):
+        out = tmp_path / f"{ylim}.svg"
+        figures.main([f"source={source}", f"ylim={ylim}", f"out={out}"])
+        ticks[ylim] = {float(t) for t in re.findall(r"<!-- (\d+\.?\d*) -->", out.read_text())}
+    assert 83 in ticks["82,84"] and max(ticks["82,84"]) == 84
+    assert {20, 80} <= ticks["10,90"]
+
+
 def test_mistakes_are_one_line(source: Path, runs: Any, tmp_path: Path) -> None:
     other = tmp_path / "other"
     for seed, name in enumerate(("digits", "cifar10")):
@@ -125,6 +191,8 @@ def test_mistakes_are_one_line(source: Path, runs: Any, tmp_path: Path) -> None:
         runs.folder(other, config, runs.summary(0.5))
     for argv, message in (
         ([f"source={source}", "out=x.gif"], "name a .png, .svg or .pdf file"),
+        ([f"source={source}", "ylim=95,92"], "ylim=95,92: give two numbers, the lower first"),
+        ([f"source={source}", "ylim=95"], "ylim=95: give two numbers"),
         ([f"source={source}", "dataset=cifar"], "no runs with dataset=cifar; here: digits"),
         ([f"source={source}", "metric=val/nothing"], "no run here has a history of val/nothing"),
         ([f"source={other}"], "several datasets; choose one with dataset=cifar10"),
@@ -139,9 +207,9 @@ def test_mistakes_are_one_line(source: Path, runs: Any, tmp_path: Path) -> None:
 def test_more_series_than_colours_differ_in_their_dash(tmp_path: Path) -> None:
     looks = [tuple(look(k).values()) for k in range(3 * len(COLOURS))]
     assert len(set(looks)) == len(looks)
+    points = [tuple(marker(k).values()) for k in range(3 * len(COLOURS))]
+    assert len(set(points)) == len(points)
     with styled():
-        from analysis.figure.style import new_axes
-
         figure, axes = new_axes()
         axes.plot([0, 1], [0, 1])
         save(figure, tmp_path / "a.pdf")

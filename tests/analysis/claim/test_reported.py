@@ -102,3 +102,23 @@ def test_times_of_several_devices_are_not_compared(tmp_path: Path) -> None:
     judged = check(cost, replace(found, runs=mixed))
     assert judged.verdict == "not measured"
     assert "they ran on 2 device models (A, B)" in judged.reason
+
+
+def test_a_cost_is_taken_over_pairs_that_had_their_device_alone(tmp_path: Path) -> None:
+    (cost,) = (claim for claim in load_claims() if claim.id == "spectral-newton-cost")
+    for optimizer in ("muon", "spectral_newton"):
+        _runs(tmp_path, optimizer, dict.fromkeys(range(5), 0.9))
+    found = load([str(tmp_path)])
+    ours, seed = found.runs["optimizer"] == "spectral_newton", found.runs["seed"]
+    # Seed 3 of Spectral Newton and seed 4 of Muon shared theirs, and took ten times as long.
+    shared = (ours & (seed == 3)) | (~ours & (seed == 4))
+    seconds = ours.map({True: 1.8, False: 1.0}) * shared.map({True: 10.0, False: 1.0})
+    columns = {"optimizer/seconds_per_step": seconds, "provenance.device": "A"}
+    packed = shared.map({True: 4.0, False: 1.0})
+    mixed = found.runs.assign(**columns, **{"provenance.packed": packed})
+    judged = check(cost, replace(found, runs=mixed))
+    assert judged.ours == pytest.approx(1.8)
+    assert judged.estimate is not None and len(judged.estimate.runs) == 3
+    apart = mixed.assign(**{"provenance.packed": ours.map({True: 4.0, False: 1.0})})
+    reason = check(cost, replace(found, runs=apart)).reason
+    assert reason.endswith("seed; those that shared their device with others do not count")

@@ -39,6 +39,7 @@ def test_every_setting_has_its_own_number(runs: Any, tmp_path: Path) -> None:
     assert "nothing is tested" in text
     assert "differ by a standard deviation of 0.14 points" in text
     assert "- 16 of 16 runs used." in text
+    assert "so that a better one may lie beyond.\n" in text and "of 1 tried" not in text
     (name,) = out.figures
     assert f"(figures/{name})" in text
     root = ElementTree.fromstring(out.figures[name])

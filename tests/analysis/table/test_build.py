@@ -351,10 +351,41 @@ def test_rows_that_shared_their_device_alone_lose_their_times(runs: Any) -> None
     assert note.startswith(
         "s/epoch of digits/convnet withheld of sgd: those runs shared their device"
     )
-    with pytest.raises(ValueError, match="2 of 4 runs shared their device"):
-        build_table(frame(rows), metric="seconds_per_epoch")
     shown = build_table(frame(rows), mix_timing=True)
     assert [line[0].seconds_per_epoch for line in shown.cells] == [1.5, 1.5]
+
+
+def test_where_time_is_the_metric_runs_that_shared_their_device_are_left_out(runs: Any) -> None:
+    packed = H100 | {"packed": 4}
+    rows = [
+        record(runs, 0.9, seed, provenance=H100 if seed < 2 else packed, seconds_per_epoch=seconds)
+        for seed, seconds in enumerate([1.0, 2.0, 50.0])
+    ]
+    rows += [record(runs, 0.8, 0, optimizer="sgd", provenance=packed)]
+    table = build_table(frame(rows), metric="seconds_per_epoch")
+    alone, shared = (line[0] for line in table.cells)
+    assert (alone.mean, alone.n, alone.expected) == (1.5, 2, 3)
+    assert (shared.n, shared.expected) == (0, 3)
+    assert "2 of 4 runs used." in table.notes
+    (note,) = [note for note in table.notes if "leaves out" in note]
+    assert note == (
+        "seconds_per_epoch of digits/convnet leaves out sgd; 1 of 3 runs of adamw: those runs"
+        " shared their device with others, the rest did not."
+    )
+    mixed = build_table(frame(rows), metric="seconds_per_epoch", mix_timing=True)
+    assert [line[0].n for line in mixed.cells] == [3, 1]
+
+
+def test_a_diverged_run_that_shared_its_device_is_no_loss_of_a_row_that_had_it_alone(
+    runs: Any,
+) -> None:
+    packed = H100 | {"packed": 4}
+    rows = [record(runs, 0.9, seed, provenance=H100) for seed in (0, 1)]
+    rows += [record(runs, 0.9, 2, provenance=packed)]
+    rows += [record(runs, 0.0, 3, state="diverged", provenance=packed)]
+    cell = only(build_table(frame(rows), metric="seconds_per_epoch"))
+    assert (cell.n, cell.expected, cell.diverged) == (2, 4, 0)
+    assert only(build_table(frame(rows))).diverged == 1
 
 
 def test_a_partial_row_of_the_same_mean_is_not_best_beside_a_whole_one(runs: Any) -> None:

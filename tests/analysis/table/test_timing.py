@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from analysis.table.timing import comparable, is_timing, mixture, sharing, told_sharing
+from analysis.table.timing import comparable, far_apart, is_timing, mixture, sharing, told_sharing
 
 
 def run(
@@ -70,3 +70,8 @@ def test_names_of_times() -> None:
     assert all(map(is_timing, ["seconds_per_epoch", "clock/step_seconds", "samples_per_second"]))
     assert is_timing("optimizer/seconds_per_step")
     assert not any(map(is_timing, ["test/accuracy", "train/loss", "best/epoch"]))
+
+
+def test_seconds_are_far_apart_from_five_times_on() -> None:
+    assert not far_apart([]) and not far_apart([2.0, 10.0])
+    assert far_apart([10.1, 2.0])
