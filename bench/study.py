@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
 
 from bench import config, steps
 from bench.cli import guarded
@@ -22,6 +23,10 @@ from bench.launch.grid import Composer, Invalid, combinations, master_config
 from bench.launch.standing import run_folder
 from bench.launch.words import spelled_out
 from bench.tuning.spec import study_of
+
+_BASELINE = "adamw"
+# Grids of other keys make several rows of an optimizer.
+_NAMES_OF_CELLS = {"optimizer", "seed", "model", "dataset"}
 
 
 def commands(words: Sequence[str]) -> list[list[str]]:
@@ -45,8 +50,18 @@ def commands(words: Sequence[str]) -> list[list[str]]:
         if study.tuning is not None:
             made.append(["bench.tune", *more])
     made.append(["bench.train", "-m", *more, *(() if master.tuned else ("tuned=true",))])
-    made.append(["analysis.tables", f"source={master.runs_dir}", f"sweep={master.sweep}"])
+    table = ["analysis.tables", f"source={master.runs_dir}", f"sweep={master.sweep}"]
+    made.append([*table, *_compared(master)])
     return made
+
+
+def _compared(master: DictConfig) -> list[str]:
+    """Return the words that compare with AdamW, where the grid makes it a row of that name."""
+    grid = [dict(word.split("=", 1) for word in words) for words in combinations(master)]
+    values = {key: {one.get(key) for one in grid} for key in grid[0]}
+    varied = {key for key, found in values.items() if len(found) > 1}
+    beside = _BASELINE in values.get("optimizer", ()) and varied <= _NAMES_OF_CELLS
+    return [f"baseline={_BASELINE}", "spread=interval"] if beside and "optimizer" in varied else []
 
 
 def _key(word: str) -> str:

@@ -21,8 +21,16 @@ def test_the_small_study_is_tuned_reported_and_tabled() -> None:
     assert study.commands(words) == [
         ["bench.tune", *words],
         ["bench.train", "-m", *words, "tuned=true"],
-        ["analysis.tables", "source=r", "sweep=study_a_small"],
+        ["analysis.tables", "source=r", "sweep=study_a_small", "baseline=adamw", "spread=interval"],
     ]
+
+
+@pytest.mark.parametrize(
+    "words", [["optimizer=sgd,muon"], ["optimizer=adamw"], ["trainer.batch_size=32,64"]]
+)
+def test_without_a_row_of_adamw_nothing_is_compared_with_it(words: Sequence[str]) -> None:
+    *_, table = study.commands(["+sweeps=study_a_small", *words])
+    assert table == ["analysis.tables", "source=runs", "sweep=study_a_small"]
 
 
 def test_exponents_are_measured_first_on_a_seed_of_no_report() -> None:
@@ -104,6 +112,7 @@ def test_the_small_study_end_to_end(tmp_path: Path) -> None:
     )
     assert made.returncode == 0, made.stderr
     assert "6 of 6 runs used" in made.stdout
+    assert "vs adamw: mean difference paired by seed [95 % interval]" in made.stdout
     seeds = {path.name.split("-s")[-1].split("-")[0] for path in (tmp_path / "runs").glob("*-s*")}
     assert seeds == {"0", "1", "2", "1000"}
     assert {file.stem for file in (tmp_path / "tuned").rglob("*.yaml")} == {"sgd", "adamw"}
