@@ -7,6 +7,8 @@ python -m analysis.figures kind=curvature source=runs out=figures
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -61,14 +63,13 @@ def main(argv: list[str]) -> None:
         examples=["kind=curves source=runs sweep=digits x=seconds", "kind=cost out=cost.pdf",
                   "kind=curvature source=runs out=figures"],
     )  # fmt: skip
+    if options.ylim is not None:
+        _check_range(options.ylim, options.kind)
     if options.kind == "curvature":
         _draw_curvature(options)
         return
     if options.out.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"out={options.out}: name a .png, .svg or .pdf file")
-    if options.ylim is not None and (len(options.ylim) != 2 or options.ylim[0] >= options.ylim[1]):
-        told = ",".join(f"{end:g}" for end in options.ylim)
-        raise UserError(f"ylim={told}: give two numbers, the lower first: ylim=92,95")
     with user_messages(options.source), styled():
         figure = _drawn(_chosen(options), options)
         if options.ylim is not None:
@@ -78,6 +79,15 @@ def main(argv: list[str]) -> None:
         except OSError as error:
             raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
     print(options.out)
+
+
+def _check_range(ylim: Sequence[float], kind: str) -> None:
+    """Raise a `UserError` for what is no range, or where no metric is drawn upwards."""
+    told = f"ylim={','.join(f'{end:g}' for end in ylim)}"
+    if kind in ("profile", "curvature"):
+        raise UserError(f"{told}: kind={kind} draws no metric; leave ylim out")
+    if len(ylim) != 2 or not all(map(math.isfinite, ylim)) or ylim[0] >= ylim[1]:
+        raise UserError(f"{told}: give two numbers, the lower first: ylim=92,95")
 
 
 def _draw_curvature(options: FigureOptions) -> None:

@@ -78,10 +78,14 @@ def t_interval(values: Numbers, level: float = 0.95) -> Interval:
     given = _listed(values)
     if len(given) == 1:
         return NO_INTERVAL
-    quantile = float(special.stdtrit(len(given) - 1, (1 + level) / 2))
-    half = quantile * sample_std(given) / math.sqrt(len(given))
+    half = t_quantile(len(given) - 1, level) * sample_std(given) / math.sqrt(len(given))
     centre = mean(given)
     return Interval(centre - half, centre + half)
+
+
+def t_quantile(freedom: int, level: float = 0.95) -> float:
+    """Return how many standard errors Student's interval reaches, for ``freedom`` >= 1."""
+    return float(special.stdtrit(freedom, (1 + level) / 2))
 
 
 def finite(values: Numbers) -> NDArray[np.float64]:

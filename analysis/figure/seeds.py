@@ -19,7 +19,8 @@ from analysis.stats import mean, t_interval
 from analysis.table.build import Cell, Table, build_table
 from analysis.table.model import in_percent, possible
 from analysis.table.profiles import performance_profile
-from analysis.table.timing import SECONDS, far_apart, mixture
+from analysis.table.select import records
+from analysis.table.timing import SECONDS, comparable, far_apart
 
 _UNITS = {"epoch": "epoch", "step": "step", "seconds": "seconds of training", "flops": "FLOPs"}
 
@@ -36,7 +37,7 @@ def curves(runs: pd.DataFrame, source: str, metric: str, x: str) -> Figure:
     table = build_table(runs, metric=_any_metric(runs))
     by_id = {str(run["id"]): run for run in runs.to_dict("records")}
     if x == "seconds":
-        _require_seconds(table, by_id)
+        _require_seconds(table, runs)
     figure, axes = new_axes()
     scale = 100.0 if in_percent(metric) else 1.0
     for index, (label, (cell,)) in enumerate(zip(table.rows, table.cells, strict=True)):
@@ -60,11 +61,8 @@ def curves(runs: pd.DataFrame, source: str, metric: str, x: str) -> Figure:
             axes.fill_between(at, ends[:, 0], ends[:, 1], alpha=0.15, color=look(index)["color"])
     if not axes.lines:
         raise ValueError(f"no run here has a history of {metric}")
-    if x == "seconds" and far_apart(
-        [float(np.asarray(line.get_xdata())[-1]) for line in axes.lines]
-    ):
-        logarithmic(axes)
-    _label(axes, _UNITS[x], metric)
+    last = [float(np.asarray(line.get_xdata())[-1]) for line in axes.lines]
+    _label(axes, _UNITS[x], metric, seconds=last if x == "seconds" else ())
     legend(figure, axes)
     return figure
 
@@ -115,7 +113,7 @@ def cost(runs: pd.DataFrame, metric: str) -> Figure:
         ValueError: no run has both, or the times cannot be compared.
     """
     table = build_table(runs, metric=metric, spread="interval")
-    _require_seconds(table, {str(run["id"]): run for run in runs.to_dict("records")})
+    _require_seconds(table, runs)
     figure, axes = new_axes()
     scale = 100.0 if in_percent(metric) else 1.0
     for index, (label, (cell,)) in enumerate(zip(table.rows, table.cells, strict=True)):
@@ -125,9 +123,8 @@ def cost(runs: pd.DataFrame, metric: str) -> Figure:
         errors = None if math.isnan(low) else [[middle - low], [high - middle]]
         shape: dict[str, Any] = {"linestyle": "", "capsize": 3, **marker(index)}
         axes.errorbar([cell.seconds_per_epoch], [middle], yerr=errors, label=label, **shape)
-    if far_apart([cell.seconds_per_epoch for (cell,) in table.cells if cell.seconds]):
-        logarithmic(axes)
-    _label(axes, "seconds per epoch", metric)
+    times = [cell.seconds_per_epoch for (cell,) in table.cells if cell.seconds]
+    _label(axes, "seconds per epoch", metric, seconds=times)
     legend(figure, axes)
     return figure
 
@@ -152,8 +149,10 @@ def profile(runs: pd.DataFrame, measure: str) -> Figure:
         label for label, row in zip(every.rows, every.cells, strict=True)
         if any(cell.n and not mine.n for cell, mine in zip(row, known[label], strict=True))
     ]  # fmt: skip
-    _warn(without)
     shown = {label: row for label, row in known.items() if label not in without}
+    if not shown:
+        raise ValueError("no row has seconds to compare on every problem; choose runs with sweep=")
+    _warn(without)
     costs = _costs(shown.values())
     ratios = np.geomspace(1, 4, 200)
     figure, axes = new_axes()
@@ -193,24 +192,27 @@ def _along(rows: pd.DataFrame, run: dict[Any, Any], cell: Cell, x: str) -> np.nd
     return rows["step"].to_numpy() * float(run["flops/total"]) / float(run["steps"])
 
 
-def _require_seconds(table: Table, by_id: dict[str, dict[Any, Any]]) -> None:
+def _require_seconds(table: Table, runs: pd.DataFrame) -> None:
     """Warn of rows of a table of one column that have no seconds to compare.
 
     Raises:
         ValueError: no row has any.
     """
     cells = dict(zip(table.rows, (cell for (cell,) in table.cells), strict=True))
-    without = [row for row, cell in cells.items() if cell.n and not cell.seconds]
     if any(cell.seconds for cell in cells.values()):
-        _warn(without)
+        _warn([row for row, cell in cells.items() if cell.n and not cell.seconds])
         return
-    used = [by_id[run_id] for cell in cells.values() for run_id in cell.run_ids]
-    told_runs = [{str(k): None if pd.isna(v) else v for k, v in run.items()} for run in used]
-    if why := mixture(told_runs):
+    by_id = {str(run["id"]): run for run in records(runs, SECONDS)}
+    _, why = comparable({row: [by_id[one] for one in cell.run_ids] for row, cell in cells.items()})
+    if why:
         raise ValueError(f"times cannot be compared: {why}; choose runs with sweep=")
     raise ValueError(f"no finished run here has both {table.metric} and {SECONDS}")
 
 
-def _label(axes: Axes, x: str, metric: str) -> None:
+def _label(axes: Axes, x: str, metric: str, *, seconds: Sequence[float] = ()) -> None:
+    """Name the axes; x is logarithmic where the ``seconds`` that it has to show lie far apart."""
+    if far_apart(seconds):
+        logarithmic(axes)
+        x += " (logarithmic)"
     axes.set_xlabel(x)
     axes.set_ylabel(f"{metric} (%)" if in_percent(metric) else metric)

@@ -67,7 +67,10 @@ def section(study: Study, out: Output, *, apart: Sequence[Place] = ()) -> str:
         parts.append(render(judged, "markdown"))
         counts = Counter(one.verdict if one.decided else "undecided" for one in judged)
         told = [f"{counts[word]} {words}" for word, words in _VERDICTS.items() if counts[word]]
-        out.answers.append(f"of {len(judged)} claims tested {', '.join(told)}")
+        out.answers.append(
+            f"of {len(judged)} of the preprint's claims, tested on this data instead of theirs,"
+            f" {', '.join(told)}"
+        )
     return "\n".join(parts)
 
 

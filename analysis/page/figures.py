@@ -150,14 +150,22 @@ def _drawn(found: Results, x: str) -> list[Row]:
 
 def words(found: Results) -> str:
     """Return what the figures of ``found`` show."""
-    there = {row.label for row in found.rows}
-    named = [f"`{name}`" for name in (SUBJECT, *found.baselines) if name in there]
-    few = f" A figure has {_SHOWN} lines at most: {', '.join([*named, 'then the best'])}."
-    return (
+    told = (
         "Lines are means over seeds, bands their 95 % intervals (Student's t); rows of fewer than"
-        " three seeds are not drawn where others have more. Seconds are epochs times the table's"
-        f" s/epoch.{few if len(found.rows) > _SHOWN else ''}\n"
+        f" {_SEEDS} seeds are not drawn where others have more. Seconds are epochs times the"
+        " table's s/epoch."
     )
+    parts = [told, *(missing(found, x) for x in axes(found))]
+    return " ".join(part for part in parts if part) + "\n"
+
+
+def missing(found: Results, x: str) -> str:
+    """Return which rows with results the figure against ``x`` leaves out; empty for none."""
+    shown = _drawn(found, x)
+    absent = [f"`{row.label}`" for row in found.rows if row.cell.n and row not in shown]
+    if not absent:
+        return ""
+    return f"Not drawn against {AXES[x]}: {', '.join(absent)}."
 
 
 def _epoch(row: Row, runs: pd.DataFrame, x: str) -> float:

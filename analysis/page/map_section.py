@@ -18,7 +18,7 @@ from analysis.page.maps import OWN, Map, Setting, build
 from analysis.page.output import Output
 from analysis.page.spectra import Likeness, likeness, spectra
 from analysis.page.study import Study
-from analysis.stats import mean
+from analysis.stats import mean, t_quantile
 from analysis.table.model import in_percent
 from analysis.table.rows import order, text
 
@@ -26,7 +26,7 @@ Alike = Mapping[int, Likeness]  # by the place of a setting in its map
 _RADII = (2.5, 6.5)  # of the dots of the least and the largest value along a line
 _SHOWN = """{metric}{unit}: mean over seeds at the best of the learning rates tried ({rates}), which
 the mean {chosen_by} chose; that rate, and finished/expected seeds. ↓ ↑: the least or largest of
-them, so that a better one may lie beyond{few}.
+them ({ends} of {settings} settings), so that a better one may lie beyond{few}. {device}.
 {red} **Untuned, and nothing is tested**: a difference may be one of how well these few rates suit a
 setting.{spread}
 """
@@ -150,14 +150,27 @@ def _shown(found: Map) -> str:
     pooled, spread = _pooled(found), ""
     if math.isfinite(pooled):
         told = f"{100 * pooled:.2f} points" if percent else f"{pooled:.4f}"
-        spread = f" Seeds of one setting and rate differ by a standard deviation of {told}."
+        spread = f" Seeds of one setting and rate differ by a standard deviation of {told}"
+        spread += _interval(found, pooled)
     words = _SHOWN.format(
         metric=found.table.metric, unit=" in percent" if percent else "", red=RED, spread=spread,
         rates=", ".join(map(text, found.rates)) or "one", chosen_by=found.chosen_by,
+        ends=sum(one.end != 0 for one in found.settings), settings=len(found.settings),
+        device=f"Device: {', '.join(found.devices) or 'not recorded'}",
         few='; "of 1 tried": the others have no run yet' if _lacks_rates(found) else "",
     )  # fmt: skip
     used = [note for note in found.table.notes if "runs used" in note]
     return "\n".join([words, *(f"- {note}" for note in used)]) + "\n"
+
+
+def _interval(found: Map, pooled: float) -> str:
+    """Return what that makes of a cell: ": a mean of 2 has the 95 % interval ± 0.22 (36 df)."."""
+    counts = sorted({one.cell.n for one in found.settings if one.cell.n})
+    freedom = sum(cell.n - 1 for row in found.table.cells for cell in row if cell.n > 1)
+    scale, digits = (100.0, 2) if in_percent(found.table.metric) else (1.0, 4)
+    half = scale * t_quantile(freedom) * pooled
+    told = [f"of {count} ± {half / math.sqrt(count):.{digits}f}" for count in counts]
+    return f": the 95 % interval of a mean {', '.join(told)} ({freedom} degrees of freedom)."
 
 
 def _lacks_rates(found: Map) -> bool:
@@ -203,7 +216,7 @@ def _short_answer(found: Map, alike: Alike) -> list[str]:
         told.append(f"untuned, no setting stands out of {others + 1}")
     else:
         apart = f", with {near} of the {others} others near it" if others else ""
-        told.append(f"untuned, the best is `{_named(found, found.best)}`{apart}")
+        told.append(f"untuned, the best mean is that of `{_named(found, found.best)}`{apart}")
     return told
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.page.budget import Budget, Place
-from analysis.page.table import metric_of
+from analysis.page.table import devices_of, metric_of
 from analysis.table.build import build_table
 from analysis.table.model import Cell, Table
 from analysis.table.rows import Run, assign_rows, order, telling, text
@@ -57,7 +57,7 @@ class Map:
 
     ``axes`` are columns of the runs' frame; the last one is that with the most numbers. ``table``
     has a row a setting and a column a rate of ``rates``; ``chosen_by`` is the metric by which the
-    best rate was chosen.
+    best rate was chosen; ``devices`` are those of the runs.
     """
 
     dataset: str
@@ -68,6 +68,7 @@ class Map:
     rates: tuple[float, ...]
     table: Table
     chosen_by: str
+    devices: tuple[str, ...]
 
     @property
     def best(self) -> Setting | None:
@@ -145,7 +146,8 @@ def build(runs: pd.DataFrame, place: Place, axes: tuple[str, ...]) -> Map:
             )
         )  # fmt: skip
     settings.sort(key=lambda one: ([order(value) for value in one.values], one.also))
-    return Map(*place, axes, tuple(settings), rates, table, chooser.metric)
+    devices = devices_of(found)
+    return Map(*place, axes, tuple(settings), rates, table, chooser.metric, devices)
 
 
 def _end(rate: float, tried: Sequence[float]) -> int:

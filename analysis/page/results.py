@@ -20,18 +20,20 @@ FRONT = "front.svg"
 SENTENCE = "front.md"  # what README.md says beside it
 _INTRO = """# Results
 
-Made by `python -m analysis.results` from the archives in `results/` and the headers of `sweeps/`;
-nothing here is typed by hand, and CI fails when it no longer matches them
-(`python -m analysis.results --check`). Every run behind a number is in the study's archive:
-`python -m analysis.tables source=results/<study>.parquet ids=true` names them.
-How intervals, tests and verdicts are made is in [tables.md](tables.md). {red} marks what makes a
-comparison unfair.
+Made by `python -m analysis.results` from the archives in `results/`. The first paragraph of a study
+is the header of its file in `sweeps/`, typed by hand; all else is computed, and CI fails when it no
+longer matches (`python -m analysis.results --check`). Every run behind a number is in the study's
+archive: `python -m analysis.tables source=results/<study>.parquet ids=true` names them. How
+intervals, tests and verdicts are made is in [tables.md](tables.md), also why a verdict on a few
+tenths of a point from five seeds can change when the same runs are made again on a GPU. {red} marks
+what makes a comparison unfair.
 """
 
 
 # What is said of all runs together: column and words.
 _PROVENANCE = {
-    "device": "device", "packed": "runs at once on a device", "precision": "precision",
+    "device": "device", "packed": "runs at once on a device, as the launch that made them knew",
+    "precision": "precision",
     "versions.torch": "torch", "git.commit": "commit", "git.dirty": "uncommitted changes",
 }  # fmt: skip
 _HASH = 40
@@ -96,7 +98,12 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
     mapped: dict[budget.Place, tuple[str, ...]] = {}
     if len(study.runs):
         if tuned_by is not study:
-            parts.append(f"Settings are those that the tuning runs of {tuned_by.name} chose.\n")
+            length = " or ".join(values(tuned_by.tuning, "config.trainer.epochs"))
+            parts.append(
+                f"Settings are those that the tuning runs of {tuned_by.name} chose, of {length}"
+                f" epochs and seeds {span([int(seed) for seed in tuned_by.tuning['seed']])}; the"
+                " report's seeds are disjoint from those (asserted).\n"
+            )
         spent = budget.budgets(tuned_by.tuning)
         mapped = maps.axes_of(study.runs, spent)
         rest = study.runs[~maps.of_places(study.runs, mapped)]
@@ -129,12 +136,13 @@ def _protocol(study: Study) -> str:
             told += [f"{name.rpartition('.')[2]} {', '.join(found)}"] if found else []
         lines.append(f"- {what} runs: {'; '.join(told)}")
     both = pd.concat([one for one in (study.runs, study.tuning) if len(one)])
-    lines.append("- report and tuning seeds are disjoint (asserted)")
-    if len(study.preparation):
+    if len(study.runs) and len(study.tuning):
+        lines.append("- report and tuning seeds are disjoint (asserted)")
+    if count := len(study.preparation):
         seeds = span([int(seed) for seed in study.preparation["seed"]])
         lines.append(
-            f"- {len(study.preparation)} runs of seed {seeds} prepared the others (measured"
-            " exponents) and are in no table"
+            f"- {count} run{'s' if count > 1 else ''} of seed {seeds} measured the exponents that"
+            " some optimizers are given: in no table, and besides the tuning budget"
         )
     absent = study.planned.absent(study.runs)
     if absent:
@@ -143,7 +151,8 @@ def _protocol(study: Study) -> str:
     known = provenance(both)
     for name, words in _PROVENANCE.items():
         counts = [(_short(name, text), count) for what, text, count in known if what == name]
-        found = [f"{text} ({count} runs)" for text, count in counts]
+        red = {text: f" {budget.RED}" for text in ("True",) if name == "git.dirty"}
+        found = [f"{text} ({count} runs){red.get(text, '')}" for text, count in counts]
         lines += [f"- {words}: {', '.join(found)}"] if found else []
     return "\n".join(lines) + "\n"
 
@@ -175,7 +184,8 @@ def _place(found: Results, study: Study, tuning: pd.DataFrame, out: Output) -> s
         if svg:
             name = f"{study.name}-{found.model}-{found.dataset}-{x}.svg"
             if x == "seconds" and results_verdict.subject(found) and FRONT not in out.figures:
-                out.figures |= {FRONT: svg, SENTENCE: verdict}
+                absent = results_figures.missing(found, x)
+                out.figures |= {FRONT: svg, SENTENCE: f"{verdict} {absent}".strip()}
             parts.append(out.figure(name, svg, title))
     if any(row.cell.n for row in found.rows):
         parts.append(results_figures.words(found))

@@ -1,8 +1,9 @@
 """A study: the question in its sweep file, its report runs, and the tuning runs before them.
 
 The study of sweeps/<name>.yaml has its runs in results/<name>.parquet: those of the sweep <name>
-are reported, those of <name>_tune chose the settings. Report seeds are below 1000; a run of the
-sweep <name> with a seed from there on prepared the others (it measured their exponents).
+are reported, those of <name>_tune chose the settings. Report seeds are below 1000; runs of the
+sweep <name>_exponents, and of <name> with a seed from there on, prepared the others (they measured
+their exponents).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from analysis.run.seeds import prepared
 from analysis.runs import load_runs
 
 _TUNING = "_tune"
+_EXPONENTS = "_exponents"  # as bench.study names the sweep of the run that measures them
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Study:
     @cached_property
     def preparation(self) -> pd.DataFrame:
         """The runs of the study that no number is from."""
-        whole = self._of(self.name)
+        whole = pd.concat([self._of(self.name), self._of(self.name + _EXPONENTS)])
         return whole[prepared(whole)].reset_index(drop=True)
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -17,13 +17,27 @@ from analysis.table.rows import Run
 from analysis.table.select import records
 from analysis.table.shown import comparison_text, value
 from analysis.table.target import REACHED
-from analysis.table.timing import SECONDS, UNEVEN, comparable, is_packed, told_sharing
+from analysis.table.timing import (
+    GRAPH,
+    SECONDS,
+    SHARED,
+    UNEVEN,
+    comparable,
+    is_packed,
+    told_sharing,
+)
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
 _LOSS = "{metric} is a mean cross-entropy in nats, of a language model a token's: lower is better."
-_SHARED = (
-    "Seconds are withheld of {told}: those runs shared their device with others, the rest did not."
+_SHARED = f"Seconds are withheld of {{told}}: {SHARED}."
+_ALL_SHARED = (
+    f"{RED} All of these runs shared their device: their seconds say how long the sweep took, and"
+    " little of what an optimizer costs."
+)
+_GRAPH = (
+    "Steps of {launched} were launched from Python one operation after another, all other rows'"
+    " were replayed from a CUDA graph."
 )
 _SECONDS = "s/epoch: seconds of training an epoch, median over {runs} [least, most]."
 _REACHED = (
@@ -124,7 +138,7 @@ def _judged(
                     _cell(target, cell),
                     budgets.get((dataset, model, optimizer), Budget()),
                     of_row[0] if of_row else None,
-                    _devices(of_row),
+                    devices_of(of_row),
                 )
             )  # fmt: skip
         every = [note for one in (table, *compared.values()) for note in one.notes]
@@ -136,6 +150,10 @@ def _judged(
         notes += [] if why else [_SECONDS.format(runs=timed)]
         if shared and not why:
             notes.append(_SHARED.format(told=told_sharing(used, shared)))
+        every_run = [run for runs_of_row in used.values() for run in runs_of_row]
+        if not why and every_run and all(map(is_packed, every_run)):
+            notes.append(_ALL_SHARED)
+        notes += _graphs(used) if not why else []
         notes += [_uneven(row) for row in rows if _is_uneven(row)]
         notes += [_target(here), _REACHED.format(runs=timed)] if target else []
         all_found.append(
@@ -187,20 +205,33 @@ def _cell(table: Table | None, like: Cell) -> Cell | None:
     return next((cell for cell in cells if ids & set(cell.run_ids)), None)
 
 
+def _graphs(used: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return a note of the rows whose steps no graph replayed, where those of others were."""
+    told = {label: {run.get(GRAPH) for run in runs} - {None} for label, runs in used.items()}
+    launched = [label for label, found in told.items() if found == {False}]
+    replayed = any(True in found for found in told.values())
+    return [_GRAPH.format(launched=", ".join(launched))] if launched and replayed else []
+
+
+def _away(row: Row) -> list[float]:
+    """Return by which factor each of the row's seconds is off their median, either way."""
+    seconds = row.cell.seconds
+    return [max(one, median(seconds)) / min(one, median(seconds)) for one in seconds]
+
+
 def _is_uneven(row: Row) -> bool:
-    return bool(row.cell.seconds) and max(row.cell.seconds) > UNEVEN * median(row.cell.seconds)
+    return any(factor > UNEVEN for factor in _away(row))
 
 
 def _uneven(row: Row) -> str:
-    ratio = max(row.cell.seconds) / median(row.cell.seconds)
-    slow = sum(one > UNEVEN * median(row.cell.seconds) for one in row.cell.seconds)
+    away = [factor for factor in _away(row) if factor > UNEVEN]
     return (
-        f"{RED} Uneven seconds: {slow} of {len(row.cell.seconds)} runs of {row.label} took up to"
-        f" {ratio:.2f} times the median."
+        f"{RED} Uneven seconds: {len(away)} of {len(row.cell.seconds)} runs of {row.label}, by a"
+        f" factor of up to {max(away):.2f} off the median."
     )
 
 
-def _devices(runs: Sequence[Run]) -> tuple[str, ...]:
+def devices_of(runs: Sequence[Run]) -> tuple[str, ...]:
     """Return each model of device, with how many runs it had at a time if ever more than one."""
     found: dict[str, set[int]] = defaultdict(set)
     for run in runs:

@@ -129,6 +129,13 @@ def how(found: Sequence[Comparison], level: float, looks: int) -> list[str]:
         f" by {used}, Holm-corrected over {corrected} at {level:g};"
         " not shown: no evidence of a difference, which is not evidence of none."
     ]
+    if "sign_flip" in {one.test for one in tested}:
+        seeds = min(one.n for one in tested if one.test == "sign_flip")
+        least = looks * len(tested) * 2.0 ** (1 - seeds)
+        notes.append(
+            f"The sign-flip test trusts no shape; with {seeds} seeds its least corrected p is"
+            f" {min(least, 1.0):.3g}, when every seed says the same."
+        )
     if "t" in {one.test for one in tested}:
         notes.append(
             "The t-test trusts that differences between seeds are near normal; the exact"

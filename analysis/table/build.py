@@ -24,6 +24,7 @@ from analysis.table.rows import Key, Run, assign_rows, order, text, values
 from analysis.table.target import is_target, target_cell, tells
 from analysis.table.timing import (
     SECONDS,
+    SHARED,
     comparable,
     is_packed,
     is_timing,
@@ -35,7 +36,6 @@ from analysis.table.timing import (
 __all__ = ["Cell", "Table", "build_table"]
 
 _HIGHER = ("accuracy", "samples_per_second", "tokens_per_second", "utilisation")
-_SHARED = "those runs shared their device with others, the rest did not"
 _LOWER = ("loss", "seconds", "seconds_per_epoch", "seconds_per_step", "perplexity")
 
 
@@ -106,10 +106,10 @@ def build_table(
     others = len(everything) - len(chosen)
     grid = _grid(chosen, rows, cols, seeds)
     apart: set[str] = set()
-    left: list[str] = []
+    said: list[str] = []
     if is_timing(metric) and not mix_timing:
-        grid, apart, left = _alone(grid, metric)
-    notes = [_what_is_shown(metric, statistic, spread), *_notes(chosen, apart, metric), *left]
+        grid, apart, said = _alone(grid, metric)
+    notes = [_what_is_shown(metric, statistic, spread), *_notes(chosen, apart, metric), *said]
     if others:
         notes.append(f"{others} runs of other seeds left out.")
     withheld, told, why = _untimed(grid, metric, mix_timing)
@@ -172,19 +172,19 @@ def _alone(grid: Grid, metric: str) -> tuple[Grid, set[str], list[str]]:
     Returns:
         The grid without them, their ids, and notes of them.
     """
-    kept, left, notes = dict(grid.runs), set(), []
+    kept, apart, notes = dict(grid.runs), set(), []
     for where in grid.columns:
-        used = {key: _used(grid, key, where, metric) for key in grid.labels}
-        apart = sharing(used)
-        if not apart:
+        if not sharing({key: _used(grid, key, where, metric) for key in grid.labels}):
             continue
-        for key in grid.labels:
-            runs = grid.runs.get((key, where), ())
-            kept[key, where] = [run for run in runs if not is_packed(run)]
-            left |= {str(run["id"]) for run in runs if is_packed(run)}
-        told = told_sharing({grid.labels[key]: runs for key, runs in used.items()}, apart)
-        notes.append(f"{metric} of {_name(where)} leaves out {told}: {_SHARED}.")
-    return replace(grid, runs=kept), left, notes
+        every = {label: grid.runs.get((key, where), []) for key, label in grid.labels.items()}
+        for key, label in grid.labels.items():
+            kept[key, where] = [run for run in every[label] if not is_packed(run)]
+        here = {str(run["id"]) for runs in every.values() for run in runs if is_packed(run)}
+        notes.append(
+            f"{metric} of {_name(where)} leaves out {told_sharing(every, here)}: {SHARED}."
+        )
+        apart |= here
+    return replace(grid, runs=kept), apart, notes
 
 
 def _compared(
@@ -251,7 +251,7 @@ def _untimed(
         notes += [f"s/epoch of {name} withheld: {why}."] if why else []
         if apart:
             told = told_sharing({grid.labels[key]: runs for key, runs in used.items()}, apart)
-            notes.append(f"s/epoch of {name} withheld of {told}: {_SHARED}.")
+            notes.append(f"s/epoch of {name} withheld of {told}: {SHARED}.")
     same = "those of the same runs that have any" if any(withheld.values()) else "the same runs"
     return withheld, f"s/epoch: median seconds per epoch of {same}.", notes
 
@@ -374,7 +374,7 @@ def _what_is_shown(metric: str, statistic: Statistic, spread: Spread) -> str:
 
 
 def _notes(chosen: Sequence[Run], apart: Collection[str], metric: str) -> list[str]:
-    """Return how many of the runs are used, those left out ``apart`` from how they ended."""
+    """Return how many of the runs are used; how those that are kept ``apart`` ended is not told."""
     kept = [run for run in chosen if str(run["id"]) not in apart]
     used = sum(_usable(run, metric) for run in kept if run["variant"] is not None)
     states = Counter(str(run["state"]) for run in kept if not _usable(run, metric))

@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.run.frame import FIXED, GROUPS, nearest
 from analysis.table.rows import Run
 from analysis.table.target import REACHED, SPENT, is_target
-from analysis.table.timing import SECONDS
+from analysis.table.timing import GRAPH, SECONDS
 
 _CONFIG_OR_PROVENANCE = ("config.", "provenance.")
 
@@ -60,7 +60,7 @@ def records(runs: pd.DataFrame, metric: str) -> list[Run]:
 
     Of the summaries' columns there are those that a table of ``metric`` reads, and no others.
     """
-    summary = (metric, SECONDS, REACHED, *SPENT)
+    summary = (metric, SECONDS, GRAPH, REACHED, *SPENT)
     names = [str(name) for name in runs.columns]
     names = [n for n in names if n in FIXED or n in summary or n.startswith(_CONFIG_OR_PROVENANCE)]
     columns = [runs[n].astype("object").where(runs[n].notna(), None).tolist() for n in names]

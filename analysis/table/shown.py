@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from analysis.table.comparisons import Comparison
-from analysis.table.model import Cell, Table, in_percent
+from analysis.table.model import Cell, Table, in_percent, possible
 
 NOTHING = "–"
 _BEST = "of its column, among the rows with every seed finished where there are any."
@@ -85,7 +87,9 @@ def value(cell: Cell, table: Table) -> str:
         return text if math.isnan(cell.std) else f"{text} ± {number(cell.std, table.metric)}"
     if math.isnan(cell.interval.low):
         return text
-    return f"{text} [{', '.join(number(end, table.metric) for end in cell.interval)}]"
+    scale = 100.0 if in_percent(table.metric) else 1.0
+    ends = possible(table.metric, scale * np.array(cell.interval)) / scale
+    return f"{text} [{', '.join(number(float(end), table.metric) for end in ends)}]"
 
 
 def comparison_text(cell: Cell, metric: str) -> str:
@@ -125,7 +129,8 @@ def _scientific(number: float | None, metric: str) -> str:
 
 def _signed(number: float, metric: str) -> str:
     text = f"{100 * number:+.2f}" if in_percent(metric) else f"{number:+.4f}"
-    return text.replace("-", "+") if float(text) == 0 else text  # there is no -0.00
+    # Rounding's own noise has no sign; an end of an interval just below 0 has.
+    return text.replace("-", "+") if abs(number) < 1e-8 else text
 
 
 def _signed_scientific(number: float, metric: str) -> str:

@@ -10,7 +10,8 @@ from analysis.table.rows import Run
 
 SECONDS = "seconds_per_epoch"
 GRAPH = "cuda_graph"  # whether a run's steps were in one; not told of a CPU
-_FAR = 5.0
+SHARED = "those runs shared their device with others of their launch, the rest had it alone"
+_FAR = 5.0  # times the least: the small ones would be one line on a linear scale
 UNEVEN = 1.2  # times the median: a run that took longer was not like the others
 Row = TypeVar("Row", bound=Hashable)
 _TIMING = ("seconds", "seconds_per_epoch", "seconds_per_step", "per_second", "utilisation")

@@ -149,6 +149,32 @@ def test_the_command_writes_the_same_file_twice(
     assert len(contents[0]) > 5000
 
 
+def test_a_profile_without_a_row_of_every_problem_says_so(runs: Any, tmp_path: Path) -> None:
+    for dataset, alone in (("digits", "adamw"), ("cifar10", "muon")):
+        for name in ("adamw", "muon"):
+            config = runs.config(name, 0)
+            config["names"]["dataset"] = dataset
+            config["id"] = f"{dataset}-{name}"
+            told = {"target/reached": True, "target/seconds": 1.0}
+            folder = runs.folder(tmp_path, config, runs.summary(0.5, **told))
+            attempt = {"device": "GPU", "packed": 1 if name == alone else 4}
+            (folder / "provenance.json").write_text(json.dumps({"attempts": [attempt]}))
+    with pytest.raises(ValueError, match="no row has seconds to compare on every problem"):
+        seeds.profile(load_runs(tmp_path), "seconds")
+
+
+def test_what_is_left_when_shared_devices_are_sorted_out_is_the_reason(
+    runs: Any, tmp_path: Path
+) -> None:
+    for seed, (device, packed) in enumerate((("A", 1), ("B", 1), ("A", 4))):
+        config = runs.config("adamw", seed)
+        folder = runs.folder(tmp_path, config, runs.summary(0.5, seconds_per_epoch=2.0))
+        attempt = {"device": device, "packed": packed}
+        (folder / "provenance.json").write_text(json.dumps({"attempts": [attempt]}))
+    with pytest.raises(ValueError, match="compared: they ran on 2 device models"):
+        seeds.cost(load_runs(tmp_path), "test/accuracy")
+
+
 def test_seconds_far_apart_are_drawn_on_a_logarithmic_scale(runs: Any, tmp_path: Path) -> None:
     for name, seconds in (("adamw", 1.0), ("soap", 6.0)):
         history = [{"step": e, "epoch": float(e), "test/accuracy": 0.5} for e in (1, 2)]
@@ -156,6 +182,7 @@ def test_seconds_far_apart_are_drawn_on_a_logarithmic_scale(runs: Any, tmp_path:
         runs.folder(tmp_path, runs.config(name, 0), summary, history=history)
     (cost,) = seeds.cost(load_runs(tmp_path), "test/accuracy").axes
     assert cost.get_xscale() == "log"
+    assert cost.get_xlabel() == "seconds per epoch (logarithmic)"
     for x, scale in (("seconds", "log"), ("epoch", "linear")):
         (axes,) = seeds.curves(load_runs(tmp_path), str(tmp_path), "test/accuracy", x).axes
         assert axes.get_xscale() == scale
@@ -193,6 +220,9 @@ def test_mistakes_are_one_line(source: Path, runs: Any, tmp_path: Path) -> None:
         ([f"source={source}", "out=x.gif"], "name a .png, .svg or .pdf file"),
         ([f"source={source}", "ylim=95,92"], "ylim=95,92: give two numbers, the lower first"),
         ([f"source={source}", "ylim=95"], "ylim=95: give two numbers"),
+        ([f"source={source}", "ylim=nan,95"], "ylim=nan,95: give two numbers"),
+        ([f"source={source}", "ylim=1,2", "kind=profile"], "kind=profile draws no metric"),
+        ([f"source={source}", "ylim=1,2", "kind=curvature"], "kind=curvature draws no metric"),
         ([f"source={source}", "dataset=cifar"], "no runs with dataset=cifar; here: digits"),
         ([f"source={source}", "metric=val/nothing"], "no run here has a history of val/nothing"),
         ([f"source={other}"], "several datasets; choose one with dataset=cifar10"),

@@ -64,7 +64,7 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
         f"- tuning runs: 6 runs; seeds 1000; epochs 4; {same}",
         "- report and tuning seeds are disjoint (asserted)",
         "- device: Accelerator 9000 (21 runs)",
-        "- runs at once on a device: 1 (21 runs)",
+        "- runs at once on a device, as the launch that made them knew: 1 (21 runs)",
         "- torch: 2.11.0 (21 runs)",
         "- commit: 012345678901 (21 runs)",
         "### convnet / digits",
@@ -190,7 +190,8 @@ def test_exponents_are_judged_by_the_claims(work: Path) -> None:
     assert "null: noise" in section
     verdicts = Counter(re.findall(r"\*\*(holds|fails)\*\*( \?)? \|$", section, re.MULTILINE))
     undecided = sum(count for (_, mark), count in verdicts.items() if mark)
-    answer = re.search(r"of (\d+) claims tested (?:(\d+) hold)?(?:, )?(?:(\d+) fail)?"
+    answer = re.search(r"of (\d+) of the preprint's claims, tested on this data instead of theirs, "
+                       r"(?:(\d+) hold)?(?:, )?(?:(\d+) fail)?"
                        r"(?:, )?(?:(\d+) are undecided)? \|", page)  # fmt: skip
     assert answer is not None
     expected = (sum(verdicts.values()), verdicts["holds", ""], verdicts["fails", ""], undecided)
@@ -218,17 +219,43 @@ def test_settings_of_another_studys_tuning(work: Path, runs: Any) -> None:
     archive.main(["source=long", "out=results/study_y.parquet"])
     page = made()["docs/RESULTS.md"]
     section = page[page.index("## study_y") : page.index("## Not run yet")]
-    assert "Settings are those that the tuning runs of study_x chose." in section
+    assert (
+        "Settings are those that the tuning runs of study_x chose, of 4 epochs and seeds 1000;"
+        " the report's seeds are disjoint from those (asserted).\n"
+    ) in section
+    assert "report and tuning seeds" not in section  # it has no tuning of its own
     assert "budgets are equal: 2 trials (2 runs, 8 epochs) each" in section
     assert "### Learning rates" not in section
     assert "🔴" not in section
 
 
-def test_runs_that_prepared_others_are_in_no_table(work: Path, runs: Any) -> None:
-    study_runs.write(runs, Path("more"), runs.config("adamw", 1999, sweep="study_x"), 0.1)
+def test_runs_of_code_that_was_not_committed_are_marked(work: Path, runs: Any) -> None:
+    config = runs.config("adamw", 5, sweep="study_x", optimizer__lr=1e-2, tuned=True)
+    folder = study_runs.write(runs, Path("more"), config, 0.9)
+    told = json.loads((folder / "provenance.json").read_text())
+    told["attempts"][0]["git"]["dirty"] = True
+    (folder / "provenance.json").write_text(json.dumps(told))
     archive.main(["source=more", "out=results/study_x.parquet"])
     page = made()["docs/RESULTS.md"]
-    assert "- 1 runs of seed 1999 prepared the others" in page
+    assert "- uncommitted changes: False (21 runs), True (1 runs) 🔴\n" in page
+
+
+def test_the_front_says_which_rows_it_lacks(work: Path, runs: Any) -> None:
+    assert "Not drawn" not in made()["README.md"]
+    more = {f"opt{k}": [0.9, 0.91, 0.92] for k in range(6)}
+    study_runs.study(runs, Path("more"), more)
+    archive.main(["source=more", "out=results/study_x.parquet"])
+    assert "Not drawn against seconds of training: `opt" in made()["README.md"]
+
+
+def test_runs_that_prepared_others_are_in_no_table(work: Path, runs: Any) -> None:
+    study_runs.write(runs, Path("more"), runs.config("adamw", 1999, sweep="study_x_exponents"), 0.1)
+    archive.main(["source=more", "out=results/study_x.parquet"])
+    page = made()["docs/RESULTS.md"]
+    assert (
+        "- 1 run of seed 1999 measured the exponents that some optimizers are given: in no table,"
+        " and besides the tuning budget\n"
+    ) in page
     assert "15 done, 6 of tuning" in page
 
 

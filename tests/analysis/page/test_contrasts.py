@@ -112,3 +112,12 @@ def test_places_are_told_apart(runs: Any, tmp_path: Path) -> None:
     assert "| on convnet / digits `a` against `b` |" in text
     assert out.answers == [f"on {model} / digits `a` is better than `b`"
                            for model in ("convnet", "mlp")]  # fmt: skip
+
+
+def test_exact_tests_say_what_their_seeds_can_show(runs: Any, tmp_path: Path) -> None:
+    accuracies = {"a": [0.9 + k / 1000 for k in range(10)], "b": [0.8] * 10}
+    report = of(study_runs.study(runs, tmp_path / "runs", accuracies))
+    text = section(report, [("a", "b")], 4, Output("figures"))
+    least = 4 * 2 / 2**10
+    assert f"with 10 seeds its least corrected p is {least:.3g}, when every seed" in text
+    assert f"p = {least:.3f} | sign flips |" in text

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -95,15 +96,24 @@ def test_rows_without_seconds_take_no_line_from_others(runs: Any, tmp_path: Path
     assert {name for name in shown if name.startswith("opt")} == {f"opt{k}" for k in range(6)}
 
 
-def test_the_words_say_which_rows_are_drawn_where_some_are_not(runs: Any, tmp_path: Path) -> None:
-    def said(accuracies: dict[str, list[float]]) -> str:
-        report = load_runs(study_runs.study(runs, tmp_path / str(len(accuracies)), accuracies))
+def test_the_words_name_the_rows_that_are_not_drawn(runs: Any, tmp_path: Path) -> None:
+    def said(accuracies: dict[str, list[float]], packed: Sequence[str] = ()) -> str:
+        root = study_runs.study(runs, tmp_path / str(len(accuracies)), accuracies)
+        for name in packed:
+            config = runs.config(name, 0, sweep="study_x", optimizer__lr=1e-2, tuned=True)
+            study_runs.write(runs, root, config, 0.5, packed=4)
+        report = load_runs(root)
         (found,) = results(report[report["sweep"] == "study_x"], {})
         return words(found)
 
-    few = {f"opt{k}": [0.5] for k in range(7)} | {"adamw": [0.4]}
-    assert "at most" not in said(few)
-    assert "8 lines at most: `adamw`, then the best." in said(few | {"opt8": [0.5]})
+    few = {f"opt{k}": [0.5 + k / 100] for k in range(7)} | {"adamw": [0.4]}
+    assert "Not drawn" not in said(few)
+    text = said(few | {"opt8": [0.9]}, packed=["lion"])
+    assert text.endswith(
+        "Not drawn against seconds of training: `lion`, `opt0`."
+        " Not drawn against epochs: `lion`, `opt0`.\n"
+    )
+    assert "seconds of training: `lion`." in said({"adamw": [0.4]}, packed=["lion"])
 
 
 def test_a_language_model_is_drawn_against_tokens(runs: Any, tmp_path: Path) -> None:

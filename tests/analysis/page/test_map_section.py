@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from xml.etree import ElementTree
 
 import map_runs
 import study_runs
+from scipy import stats
 
 from analysis.page.map_section import sections
 from analysis.page.maps import axes_of
@@ -39,7 +41,9 @@ def test_every_setting_has_its_own_number(runs: Any, tmp_path: Path) -> None:
     assert "nothing is tested" in text
     assert "differ by a standard deviation of 0.14 points" in text
     assert "- 16 of 16 runs used." in text
-    assert "so that a better one may lie beyond.\n" in text and "of 1 tried" not in text
+    assert "beyond. Device: Accelerator 9000.\n" in text and "of 1 tried" not in text
+    half = stats.t.ppf(0.975, 8) * math.sqrt(2) * 0.1 / math.sqrt(2)  # 8 pairs of seeds
+    assert f"the 95 % interval of a mean of 2 ± {half:.2f} (8 degrees of freedom)" in text
     (name,) = out.figures
     assert f"(figures/{name})" in text
     root = ElementTree.fromstring(out.figures[name])
@@ -68,7 +72,7 @@ def test_the_best_mean_is_told_with_what_it_does_not_differ_from(runs: Any, tmp_
     assert "; 2 of the 3 others lie within two standard errors of it." in noisy.splitlines()[2]
     assert out.answers == [
         "most like SGD `alpha=1, damping=0.1`, most like Muon `alpha=1, damping=0.01`",
-        "untuned, the best is `alpha=2, damping=0.01`, with 2 of the 3 others near it",
+        "untuned, the best mean is that of `alpha=2, damping=0.01`, with 2 of the 3 others near it",
     ]
     alike = Output("figures")
     told(kept(map_runs.write(runs, tmp_path / "alike" / "runs", noise=0.05)), alike)

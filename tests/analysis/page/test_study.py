@@ -82,13 +82,14 @@ def test_a_study_knows_what_its_file_plans(runs: Any, tmp_path: Path) -> None:
 def test_report_runs_tuning_runs_and_what_prepared_them(runs: Any, tmp_path: Path) -> None:
     root = study_runs.study(runs, tmp_path / "runs", {"sgd": [0.5, 0.6], "adamw": [0.7]})
     study_runs.write(runs, root, runs.config("adamw", 1999, sweep="study_x"), 0.1)
+    study_runs.write(runs, root, runs.config("adamw", 1998, sweep="study_x_exponents"), 0.1)
     study_runs.write(runs, root, runs.config("adamw", 3, sweep="elsewhere"), 0.1)
     found = Study("study_x", Header("", ()), archive(root, tmp_path / "study_x.parquet"))
     assert list(zip(found.runs["optimizer"], found.runs["seed"], strict=True)) == [
         ("adamw", 0), ("sgd", 0), ("sgd", 1)
     ]  # fmt: skip
     assert list(found.tuning["seed"]) == [1000] * 4
-    assert list(found.preparation["seed"]) == [1999]
+    assert list(found.preparation["seed"]) == [1999, 1998]
 
 
 def test_a_seed_of_both_is_refused(runs: Any, tmp_path: Path) -> None:

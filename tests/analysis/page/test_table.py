@@ -124,6 +124,26 @@ def test_a_row_is_timed_by_those_of_its_runs_that_had_the_device_alone(
     )
 
 
+def test_seconds_of_runs_that_all_shared_a_device_are_marked(runs: Any, tmp_path: Path) -> None:
+    alone = study_runs.study(runs, tmp_path / "alone", {"adamw": [0.9], "sgd": [0.8]})
+    shared = study_runs.study(runs, tmp_path / "all", {"adamw": [0.9], "sgd": [0.8]}, packed=4)
+    words = f"{RED} All of these runs shared their device"
+    for root, said in ((alone, False), (shared, True)):
+        (found,) = built(root)
+        assert any(note.startswith(words) for note in found.notes) == said
+
+
+def test_rows_whose_steps_no_graph_replayed_are_told(runs: Any, tmp_path: Path) -> None:
+    root = study_runs.study(runs, tmp_path, {"adamw": [0.9]}, cuda_graph=True)
+    study_runs.study(runs, tmp_path, {"sgd": [0.8]}, cuda_graph=None)
+    (found,) = built(root)
+    assert not any("CUDA graph" in note for note in found.notes)
+    study_runs.study(runs, tmp_path, {"soap": [0.8]}, cuda_graph=False)
+    (found,) = built(root)
+    (note,) = [note for note in found.notes if "CUDA graph" in note]
+    assert note.startswith("Steps of soap were launched from Python")
+
+
 def test_verdicts_count_the_looks_at_growing_results(runs: Any, tmp_path: Path) -> None:
     root = study_runs.study(runs, tmp_path, ACCURACIES)
     runs_of = load_runs(root)
@@ -191,15 +211,22 @@ def test_the_usual_baselines_come_before_the_studys_first(runs: Any, tmp_path: P
 
 def test_a_run_that_took_longer_than_the_others_is_told(runs: Any, tmp_path: Path) -> None:
     root = study_runs.study(runs, tmp_path, {"adamw": [0.9, 0.91], "sgd": [0.9, 0.92]})
-    for name, seconds in (("adamw", 1.79), ("sgd", 3.0)):  # the others took 1.5
+    study_runs.study(runs, root, {"muon": [0.9, 0.91]})
+    # The others took 1.5.
+    for name, seconds in (("adamw", 1.79), ("sgd", 3.0), ("muon", 1.2)):
         config = runs.config(name, 2, sweep="study_x", optimizer__lr=1e-2, tuned=True)
         study_runs.write(runs, root, config, 0.9, seconds=seconds)
     (found,) = built(root)
     table = cells(found)
     assert table["adamw"][3] == "1.500 [1.500, 1.790]"
     assert table["sgd"][3] == f"1.500 [1.500, 3.000] {RED}"
+    assert table["muon"][3] == f"1.500 [1.200, 1.500] {RED}"
     told = [note for note in found.notes if "Uneven" in note]
-    assert told == [f"{RED} Uneven seconds: 1 of 3 runs of sgd took up to 2.00 times the median."]
+    assert told == [
+        f"{RED} Uneven seconds: 1 of 3 runs of {name}, by a factor of up to {factor} off the"
+        " median."
+        for name, factor in (("muon", "1.25"), ("sgd", "2.00"))
+    ]
 
 
 def test_places_are_apart_and_corrected_together(runs: Any, tmp_path: Path) -> None:

@@ -6,28 +6,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from table_runs import only, record
 
 from analysis import stats
 from analysis.run.frame import RunRecord, frame
 from analysis.table import bootstrap, comparisons
-from analysis.table.build import Cell, Table, build_table
-
-Record = RunRecord
-
-
-def record(
-    runs: Any, accuracy: float, seed: int = 0, state: str = "done", **changes: Any
-) -> Record:
-    more = {name: changes.pop(name) for name in ("seconds_per_epoch",) if name in changes}
-    provenance = changes.pop("provenance", {})
-    config = runs.config(changes.pop("optimizer", "adamw"), seed, **changes)
-    summary = runs.summary(accuracy, state, **more)
-    return RunRecord(config["id"], state, config, summary, provenance)
-
-
-def only(table: Table) -> Cell:
-    ((cell,),) = table.cells
-    return cell
+from analysis.table.build import Table, build_table
 
 
 def test_mean_and_sample_std_over_seeds(runs: Any) -> None:
@@ -295,97 +279,6 @@ def test_seeds_that_would_resolve_a_difference(runs: Any) -> None:
     assert table.cells[1][0].needed == expected
     assert table.cells[0][0].needed is None
     assert build_table(data, baseline="adamw", resolve=1e-9).cells[1][0].needed is None
-
-
-H100 = {"device": "NVIDIA H100", "packed": False, "optimizer_source": "a"}
-
-
-@pytest.mark.parametrize(
-    ("other", "why"),
-    [
-        ({"device": "NVIDIA H200"}, "they ran on 2 device models (NVIDIA H100, NVIDIA H200)"),
-        ({"optimizer_source": "b"}, "2 versions of the code of torch.adamw"),
-    ],
-)
-def test_times_that_cannot_be_compared_are_withheld(
-    other: dict[str, Any], why: str, runs: Any
-) -> None:
-    mixed = frame(
-        [record(runs, 0.9, 0, provenance=H100), record(runs, 0.9, 1, provenance=H100 | other)]
-    )
-    table = build_table(mixed)
-    assert math.isnan(only(table).seconds_per_epoch)
-    assert only(table).n == 2
-    assert f"s/epoch of digits/convnet withheld: {why}." in table.notes
-    assert only(build_table(mixed, mix_timing=True)).seconds_per_epoch == 1.5
-    with pytest.raises(ValueError, match=r"seconds_per_epoch of digits/convnet: .*mix_timing=true"):
-        build_table(mixed, metric="seconds_per_epoch")
-    assert only(build_table(mixed, metric="seconds_per_epoch", mix_timing=True)).mean == 1.5
-    assert only(build_table(mixed, seeds=[0])).seconds_per_epoch == 1.5
-
-
-def test_runs_that_shared_their_device_lose_their_times_beside_others_that_did_not(
-    runs: Any,
-) -> None:
-    data = frame(
-        record(runs, 0.9, seed, provenance=H100 | {"packed": packed}, seconds_per_epoch=seconds)
-        for seed, (packed, seconds) in enumerate([(False, 1.0), (4, 9.0), (1, 2.0)])
-    )
-    table = build_table(data)
-    assert only(table).n == 3 and only(table).seconds == (1.0, 2.0)
-    (note,) = [note for note in table.notes if "withheld" in note]
-    assert "withheld of 1 of 3 runs of adamw: those runs shared" in note
-    assert only(build_table(data, mix_timing=True)).seconds == (1.0, 9.0, 2.0)
-
-
-def test_rows_that_shared_their_device_alone_lose_their_times(runs: Any) -> None:
-    rows = [record(runs, 0.9, seed, provenance=H100) for seed in (0, 1)]
-    packed = H100 | {"packed": 4, "optimizer_source": "b"}
-    rows += [record(runs, 0.8, seed, optimizer="sgd", provenance=packed) for seed in (0, 1)]
-    table = build_table(frame(rows))
-    seconds = dict(
-        zip(table.rows, [line[0].seconds_per_epoch for line in table.cells], strict=True)
-    )
-    assert seconds["adamw"] == 1.5 and math.isnan(seconds["sgd"])
-    (note,) = [note for note in table.notes if "withheld" in note]
-    assert note.startswith(
-        "s/epoch of digits/convnet withheld of sgd: those runs shared their device"
-    )
-    shown = build_table(frame(rows), mix_timing=True)
-    assert [line[0].seconds_per_epoch for line in shown.cells] == [1.5, 1.5]
-
-
-def test_where_time_is_the_metric_runs_that_shared_their_device_are_left_out(runs: Any) -> None:
-    packed = H100 | {"packed": 4}
-    rows = [
-        record(runs, 0.9, seed, provenance=H100 if seed < 2 else packed, seconds_per_epoch=seconds)
-        for seed, seconds in enumerate([1.0, 2.0, 50.0])
-    ]
-    rows += [record(runs, 0.8, 0, optimizer="sgd", provenance=packed)]
-    table = build_table(frame(rows), metric="seconds_per_epoch")
-    alone, shared = (line[0] for line in table.cells)
-    assert (alone.mean, alone.n, alone.expected) == (1.5, 2, 3)
-    assert (shared.n, shared.expected) == (0, 3)
-    assert "2 of 4 runs used." in table.notes
-    (note,) = [note for note in table.notes if "leaves out" in note]
-    assert note == (
-        "seconds_per_epoch of digits/convnet leaves out sgd; 1 of 3 runs of adamw: those runs"
-        " shared their device with others, the rest did not."
-    )
-    mixed = build_table(frame(rows), metric="seconds_per_epoch", mix_timing=True)
-    assert [line[0].n for line in mixed.cells] == [3, 1]
-
-
-def test_a_diverged_run_that_shared_its_device_is_no_loss_of_a_row_that_had_it_alone(
-    runs: Any,
-) -> None:
-    packed = H100 | {"packed": 4}
-    rows = [record(runs, 0.9, seed, provenance=H100) for seed in (0, 1)]
-    rows += [record(runs, 0.9, 2, provenance=packed)]
-    rows += [record(runs, 0.0, 3, state="diverged", provenance=packed)]
-    cell = only(build_table(frame(rows), metric="seconds_per_epoch"))
-    assert (cell.n, cell.expected, cell.diverged) == (2, 4, 0)
-    assert only(build_table(frame(rows))).diverged == 1
 
 
 def test_a_partial_row_of_the_same_mean_is_not_best_beside_a_whole_one(runs: Any) -> None:

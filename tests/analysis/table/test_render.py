@@ -189,9 +189,22 @@ def test_runs_are_named_on_demand(form: Any) -> None:
     assert "cifar10/resnet18: none" in named
 
 
-@pytest.mark.parametrize("difference", [-1e-9, 0.0, 1e-9])
+@pytest.mark.parametrize("difference", [-1e-9, -0.0, 0.0, 1e-9])
 def test_no_difference_has_no_sign_but_plus(difference: float) -> None:
     same = Comparison(difference, Interval(-0.001, 0.001), 3, "t", 0.9, 0.9, "not shown")
     one = table(rows=("a",), columns=("c",), cells=((cell(0.5, 0.1, 3, comparison=same),),),
                 baseline="b")  # fmt: skip
     assert "| +0.00 [-0.10, +0.10] not shown |" in render(one, "markdown")
+
+
+def test_an_end_just_below_nothing_keeps_its_sign() -> None:
+    below = Comparison(-0.001, Interval(-0.002, -2e-5), 3, "t", 0.04, 0.4, "not shown")
+    one = table(rows=("a",), columns=("c",), cells=((cell(0.5, 0.1, 3, comparison=below),),),
+                baseline="b")  # fmt: skip
+    assert "| -0.10 [-0.20, -0.00] not shown |" in render(one, "markdown")
+
+
+def test_an_interval_ends_where_an_accuracy_can() -> None:
+    wide = cell(0.99, 0.01, 3, interval=Interval(0.96, 1.02))
+    one = table(rows=("a",), columns=("c",), cells=((wide,),), spread="interval")
+    assert "99.00 [96.00, 100.00]" in render(one, "markdown")
