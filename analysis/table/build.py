@@ -123,11 +123,11 @@ def build_table(
     ]
     direction = {"higher": 1, "lower": -1}.get(better or "", _direction(metric))
     if baseline is not None or resolve is not None:
-        cells, said = _compared(
+        cells, compared = _compared(
             grid, cells, metric, baseline=baseline, direction=direction, level=level, test=test,
             looks=looks, resolve=resolve,
         )  # fmt: skip
-        notes += said
+        notes += compared
     return Table(
         metric=metric,
         corner="/".join(name.removeprefix("config.") for name in rows),
@@ -172,13 +172,15 @@ def _alone(grid: Grid, metric: str) -> tuple[Grid, set[str], list[str]]:
     Returns:
         The grid without them, their ids, and notes of them.
     """
-    kept, apart, notes = dict(grid.runs), set(), []
+    kept: dict[tuple[Key, Key], list[Run]] = {}
+    apart, notes = set(), []
     for where in grid.columns:
-        if not sharing({key: _used(grid, key, where, metric) for key in grid.labels}):
-            continue
         every = {label: grid.runs.get((key, where), []) for key, label in grid.labels.items()}
+        mixed = sharing({key: _used(grid, key, where, metric) for key in grid.labels})
         for key, label in grid.labels.items():
-            kept[key, where] = [run for run in every[label] if not is_packed(run)]
+            kept[key, where] = [run for run in every[label] if not mixed or not is_packed(run)]
+        if not mixed:
+            continue
         here = {str(run["id"]) for runs in every.values() for run in runs if is_packed(run)}
         notes.append(
             f"{metric} of {_name(where)} leaves out {told_sharing(every, here)}: {SHARED}."

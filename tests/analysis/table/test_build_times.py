@@ -106,6 +106,17 @@ def test_where_time_is_the_metric_runs_that_shared_their_device_are_left_out(run
     assert [line[0].n for line in mixed.cells] == [3, 1]
 
 
+def test_a_row_without_runs_in_a_column_has_no_time_there(runs: Any) -> None:
+    here = record(runs, 0.9, provenance=H100)
+    config = runs.config("sgd", 0)
+    config["names"]["dataset"] = "cifar10"
+    there = RunRecord("there", "done", config, runs.summary(0.8), H100)
+    table = build_table(frame([here, there]), metric="seconds_per_epoch")
+    assert table.rows == ("adamw", "sgd")
+    assert [[cell.n for cell in row] for row in table.cells] == [[0, 1], [1, 0]]
+    assert build_table(frame([here, there]), metric="seconds_per_epoch", baseline="adamw")
+
+
 def test_a_diverged_run_that_shared_its_device_is_no_loss_of_a_row_that_had_it_alone(
     runs: Any,
 ) -> None:
