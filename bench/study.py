@@ -10,7 +10,9 @@ can be stopped at any moment and started again.
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -57,11 +59,12 @@ def commands(words: Sequence[str]) -> list[list[str]]:
 
 def _compared(master: DictConfig) -> list[str]:
     """Return the words that compare with AdamW, where the grid makes it a row of that name."""
-    grid = [dict(word.split("=", 1) for word in words) for words in combinations(master)]
-    values = {key: {one.get(key) for one in grid} for key in grid[0]}
+    values: dict[str, set[str]] = defaultdict(set)
+    for word in chain.from_iterable(combinations(master)):
+        values[_key(word)].add(word.partition("=")[2])
     varied = {key for key, found in values.items() if len(found) > 1}
-    beside = _BASELINE in values.get("optimizer", ()) and varied <= _NAMES_OF_CELLS
-    return [f"baseline={_BASELINE}", "spread=interval"] if beside and "optimizer" in varied else []
+    beside = varied <= _NAMES_OF_CELLS and values["optimizer"] > {_BASELINE}
+    return [f"baseline={_BASELINE}", "spread=interval"] if beside else []
 
 
 def _key(word: str) -> str:

@@ -137,7 +137,7 @@ def profile(runs: pd.DataFrame, measure: str) -> Figure:
     not miss the target.
 
     Raises:
-        ValueError: no run states a target.
+        ValueError: no run states a target, or no row has seconds on every problem.
     """
     if "target/reached" not in runs:
         raise ValueError("no run here states a target; set trainer.target or use conf/targets.yaml")

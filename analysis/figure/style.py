@@ -59,7 +59,7 @@ def look(index: int) -> dict[str, Any]:
 def marker(index: int) -> dict[str, Any]:
     """Return colour and marker of the ``index``-th series of points."""
     shape = MARKERS[index // len(COLOURS) % len(MARKERS)]
-    return {"color": COLOURS[index % len(COLOURS)], "marker": shape}
+    return {"color": look(index)["color"], "marker": shape}
 
 
 def logarithmic(axes: Axes) -> None:

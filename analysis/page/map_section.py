@@ -164,7 +164,7 @@ def _shown(found: Map) -> str:
 
 
 def _interval(found: Map, pooled: float) -> str:
-    """Return what that makes of a cell: ": a mean of 2 has the 95 % interval ± 0.22 (36 df)."."""
+    """Return the rest of that sentence: ": the 95 % interval of a mean of 2 ± 0.22 (...)."."""
     counts = sorted({one.cell.n for one in found.settings if one.cell.n})
     freedom = sum(cell.n - 1 for row in found.table.cells for cell in row if cell.n > 1)
     scale, digits = (100.0, 2) if in_percent(found.table.metric) else (1.0, 4)

@@ -151,10 +151,14 @@ def _protocol(study: Study) -> str:
     known = provenance(both)
     for name, words in _PROVENANCE.items():
         counts = [(_short(name, text), count) for what, text, count in known if what == name]
-        red = {text: f" {budget.RED}" for text in ("True",) if name == "git.dirty"}
-        found = [f"{text} ({count} runs){red.get(text, '')}" for text, count in counts]
+        found = [f"{text} ({count} runs){_mark(name, text)}" for text, count in counts]
         lines += [f"- {words}: {', '.join(found)}"] if found else []
     return "\n".join(lines) + "\n"
+
+
+def _mark(name: str, text: str) -> str:
+    """Return a red mark for what makes a run hard to repeat."""
+    return f" {budget.RED}" if (name, text) == ("git.dirty", "True") else ""
 
 
 def _short(name: str, text: str) -> str:

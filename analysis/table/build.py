@@ -28,7 +28,6 @@ from analysis.table.timing import (
     comparable,
     is_packed,
     is_timing,
-    mixture,
     sharing,
     told_sharing,
 )
@@ -242,13 +241,12 @@ def _untimed(
     for where in () if mix_timing else grid.columns:
         name = _name(where)
         used = {key: _used(grid, key, where, metric) for key in grid.labels}
-        every = [run for runs in used.values() for run in runs]
-        if is_timing(metric) and (why := mixture(every)):
+        apart, why = comparable(used)
+        if is_timing(metric) and why:
             raise ValueError(
                 f"{metric} of {name}: {why}; choose runs with sweep= or cols=, "
                 "or compare them all the same with mix_timing=true"
             )
-        apart, why = comparable(used)
         withheld[where] = None if why else apart
         notes += [f"s/epoch of {name} withheld: {why}."] if why else []
         if apart:
