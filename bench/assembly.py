@@ -23,9 +23,9 @@ from bench.device import (
     code_of,
     prepare,
 )
+from bench.digest import component_digests
 from bench.loop import Loop
 from bench.preemption import StopRequested
-from bench.provenance import source_digest
 from bench.run import Row, RunFolder
 from bench.seeding import derive
 from bench.tracking import NullTracker, RunInfo, Tracker
@@ -94,7 +94,7 @@ def _turn(
     # A cache may be shared by machines of other GPUs, and sources edited: compiled anew.
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     parts = (run_config.model, run_config.optimizer)
-    sources = [source_digest(str(part["_target_"])) for part in parts]
+    sources = [component_digests(part) for part in parts]
     return Turn(f"{what} {kind} {sources} {code_of(run_config)}", place, say)
 
 

@@ -7,13 +7,14 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
+import hydra.utils
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench.errors import UserError
+from bench.public_names import current, with_current
 
 _T = TypeVar("_T")
 _PLAIN = {"_convert_": "all"}
@@ -57,7 +58,7 @@ def taken_kinds(model: Callable[..., Any]) -> list[type[Shape]]:
 
 def companion(target: str, name: str) -> Callable[..., Any] | None:
     """Return the function ``name`` that stands beside ``target`` in its module, None without."""
-    function = getattr(pkgutil.resolve_name(target.rpartition(".")[0]), name, None)
+    function = getattr(pkgutil.resolve_name(current(target).rpartition(".")[0]), name, None)
     return cast("Callable[..., Any] | None", function)
 
 
@@ -69,6 +70,11 @@ def declared_shape(component: dict[str, Any]) -> Shape | None:
     shape = companion(str(component["_target_"]), "shape")
     options = {key: value for key, value in component.items() if key != "_target_"}
     return None if shape is None else cast("Shape", shape(**options))
+
+
+def instantiate(component: Any, **options: Any) -> Any:
+    """Build what a config names, by its public names of any time; as Hydra's own in all else."""
+    return hydra.utils.instantiate(with_current(component), **options)
 
 
 def build_model(component: dict[str, Any], shape: Shape) -> nn.Module:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import pkgutil
 import typing
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -23,6 +22,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from bench import build, extras, paths
 from bench.errors import UserError, suggestion
+from bench.public_names import canonical, current, locate
 
 _T = TypeVar("_T")
 
@@ -89,7 +89,7 @@ def _checked(component: Mapping[str, Any], where: str, choice: str | None) -> di
         if isinstance(value, Mapping) and "_target_" in value:
             out[key] = _checked(value, f"{where}.{key}", choice)
         elif key in _RESERVED:
-            out[key] = value
+            out[key] = canonical(str(value)) if key == "_target_" else value
         elif key in given:
             raise UserError(f"{where}.{key}: the bench sets this itself; leave it out")
         elif key not in parameters and not open_ended:
@@ -114,9 +114,9 @@ def _locate(
     if "_target_" not in component:
         raise UserError(f"{where}: a _target_ is missing; name the class or function to call")
     try:
-        found = pkgutil.resolve_name(str(component["_target_"]))
+        found = locate(str(component["_target_"]))
     except Exception as raised:  # whatever the import raises, the name is what the user can mend
-        error = extras.import_failure(str(component["_target_"]), raised)
+        error = extras.import_failure(current(str(component["_target_"])), raised)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         extra = extras.needed(error)
         if extra is not None:

@@ -18,7 +18,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -139,7 +138,7 @@ def with_curvature(config: RunConfig) -> RunConfig:
     if component is None:
         raise UserError(f"{where}: missing, but trainer.curvature_every asks for it")
     checked = components.complete({where: component})[where]
-    build.attempt(where, lambda: instantiate(checked))
+    build.attempt(where, lambda: build.instantiate(checked))
     trainer = config.trainer.model_copy(update={"curvature": checked})
     return config.model_copy(update={"trainer": trainer})
 

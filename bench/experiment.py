@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from bench.build import Shape, attempt, build_model
+from bench.build import Shape, attempt, build_model, instantiate
 from bench.config import RunConfig
 from bench.data.base import Data, MissingDataError
 from bench.errors import UserError

@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.config import RunConfig
 from bench.errors import UserError
+from bench.public_names import with_canonical
 
 # Raised when the meaning of a config changes without its keys changing.
 _SCHEMA = 1
@@ -46,7 +47,8 @@ class Identity:
 
 
 def scientific(config: RunConfig) -> dict[str, Any]:
-    """Return the part of ``config`` that decides a run's result, files by content.
+    """Return the part of ``config`` that decides a run's result: files by content, what is built
+    by its public name, wherever its code lies.
 
     Raises:
         UserError: a file that the config names cannot be read.
@@ -60,7 +62,7 @@ def scientific(config: RunConfig) -> dict[str, Any]:
     kept["dataset"] = {
         key: value for key, value in whole["dataset"].items() if key not in NOT_SCIENTIFIC_DATASET
     }
-    return {str(key): _by_content(value, key) for key, value in kept.items()}
+    return {str(key): _by_content(value, key) for key, value in with_canonical(kept).items()}
 
 
 def _without(value: Any, keys: frozenset[str]) -> Any:

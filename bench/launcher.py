@@ -30,6 +30,7 @@ from bench.launch.execute import execute
 from bench.launch.grid import Composer, Job
 from bench.launch.plan import News, Plan, Retry, look, make_plan, objections
 from bench.launch.pool import Pool, slots, visible_devices
+from bench.public_names import targets_of
 
 
 class GridLauncher(Launcher):
@@ -228,9 +229,7 @@ class SlurmLauncher(GridLauncher):
         tasks = [ids[start : start + size] for start in range(0, len(ids), size)]
         options = {**self._options, "pack": self.pack, "devices": each}
         components = (job.config.components for job in jobs)
-        code = snapshot.freeze(
-            runs_dir, {name for one in components for name in snapshot.targets_of(one)}
-        )
+        code = snapshot.freeze(runs_dir, {name for one in components for name in targets_of(one)})
         launch = manifest.create(runs_dir, jobs, tasks, options)
         (launch.path / "code").symlink_to(code)
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import inspect
 import os
 import platform
 import subprocess
@@ -16,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 
+from bench.digest import component_digests
 from bench.extras import PROJECT, canonical
 from bench.files import read_json
 from bench.launch.words import PACKED
+from bench.public_names import locate
 
 _ROOT = Path(__file__).resolve().parent.parent
 # In a folder of code that was frozen for jobs: the git state of the tree that it was copied from.
@@ -32,7 +32,7 @@ def collect(optimizer: Mapping[str, Any], device: torch.device, precision: str) 
     """Describe this attempt; every value is JSON-able.
 
     Args:
-        optimizer: the optimizer's config; the source files of its ``_target_`` are hashed.
+        optimizer: the optimizer's config; the code that its ``_target_``s name is hashed.
         device: the device in use.
         precision: the precision in use ("float32" or "bf16"), after "auto" was decided.
     """
@@ -40,7 +40,7 @@ def collect(optimizer: Mapping[str, Any], device: torch.device, precision: str) 
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git,
-        "optimizer_source": source_digest(str(optimizer["_target_"])),
+        "optimizer_source": component_digests(optimizer),
         "optimizer_packages": optimizer_packages(optimizer, git),
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
@@ -83,25 +83,6 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def source_digest(target: str) -> str | None:
-    """Return a hash of the module that defines ``target`` and of its siblings; None if built in.
-
-    Siblings count because an optimizer of ours shares its mathematics with the files beside it.
-    """
-    try:
-        file = inspect.getsourcefile(get_object(target))
-    except TypeError:
-        return None
-    if file is None:
-        return None
-    path = Path(file)
-    files = sorted(path.parent.glob("*.py")) if _is_ours(path) else [path]
-    whole = hashlib.sha256()
-    for source in files:
-        whole.update(source.name.encode() + b"\0" + source.read_bytes())
-    return whole.hexdigest()[:16]
-
-
 def _is_ours(file: Path) -> bool:
     return file.resolve().parent.parent == _ROOT
 
@@ -131,7 +112,7 @@ def _modules(target: str) -> list[str]:
     own = target.partition(".")[0]
     if not _is_our_module(own):
         return [own]
-    bases = getattr(get_object(target), "__mro__", ())
+    bases = getattr(locate(target), "__mro__", ())
     above = {base.__module__.partition(".")[0] for base in bases}
     return [own, *sorted(above - {own, "torch", *sys.stdlib_module_names})]
 

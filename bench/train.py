@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from bench import cli, config, experiment, provenance
 from bench.assembly import follow, make_loop
+from bench.build import instantiate
 from bench.config import RunConfig
 from bench.data.base import Data
 from bench.device import choose_device, choose_precision, code_of, prepare

@@ -16,6 +16,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.run.sources import source_digests
+from bench import public_names
+
 FIXED = (
     "id", "variant", "sweep", "state",
     "dataset", "model", "optimizer", "schedule", "trainer", "seed",
@@ -27,6 +30,7 @@ PROVENANCE = (
     "device", "optimizer_source", "packed", "precision", "git.commit", "git.dirty",
     "versions.torch",
 )  # fmt: skip
+SOURCES = "provenance.optimizer_source"
 _PROVENANCE_PATHS = tuple((f"provenance.{key}", key.split(".")) for key in PROVENANCE)
 _NOT_FLATTENED = frozenset({"id", "variant", "sweep", "seed", "names", "provenance"})
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
@@ -131,6 +135,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
             _flatten(f"config.{name}", value, row)
     for column_name, path in _PROVENANCE_PATHS:
         row[column_name] = canonical(_at(record.provenance, path))
+    row[SOURCES] = source_digests(row[SOURCES], record.config.get("optimizer"))
     names = _names(record.config)
     return row | {
         "id": record.id,
@@ -160,7 +165,14 @@ def _flatten(name: str, value: Any, row: dict[str, Any]) -> None:
         for key, inner in value.items():
             _flatten(f"{name}.{key}", inner, row)
     else:
-        row[name] = canonical(value)
+        row[name] = canonical(_by_public_names(name, value))
+
+
+def _by_public_names(name: str, value: Any) -> Any:
+    """Return a value of a config, components by the names that `bench.public_names` keeps."""
+    if name.endswith("._target_"):
+        return public_names.canonical(str(value))
+    return public_names.with_canonical(value) if isinstance(value, list) else value
 
 
 def _fixed(name: str, values: list[Any]) -> pd.Series[Any]:

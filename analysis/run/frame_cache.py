@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.run import cache_files
+from analysis.run.sources import FORMER
+from bench import aliases
 
 if TYPE_CHECKING:
     import pyarrow
 
 FEWEST = 500  # fewer runs are parsed in a moment
-_READERS = ("frame_cache", "folders", "frame", "wandb_files", "wandb_runs")
+_READERS = ("frame_cache", "folders", "frame", "sources", "wandb_files", "wandb_runs")
 
 
 def kept(source: str, stamps: Sequence[str], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -57,8 +59,8 @@ def kept(source: str, stamps: Sequence[str], make: Callable[[], pd.DataFrame]) -
 def _code() -> str:
     """Return what changes whenever the code that makes a frame does."""
     folder = Path(__file__).parent
-    content = b"".join((folder / f"{name}.py").read_bytes() for name in _READERS)
-    return hashlib.sha256(content).hexdigest()
+    files = [*(folder / f"{name}.py" for name in _READERS), FORMER, Path(aliases.__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _packed(frame: pd.DataFrame, key: str) -> pyarrow.Table | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
+from analysis.run.frame import SOURCES
 from analysis.table.rows import Run
 
 SECONDS = "seconds_per_epoch"
@@ -30,9 +32,10 @@ def far_apart(seconds: Sequence[float]) -> bool:
 def mixture(runs: Sequence[Run]) -> str | None:
     """Return why the times of ``runs`` (finished ones of one column) cannot be compared.
 
-    One model of device, packed runs apart from unpacked ones, one version of the code of each
-    optimizer (by its ``_target_``), and steps in a CUDA graph or launched from Python, alike for
-    all seeds of a variant. A run that does not say counts as its own kind only beside runs that do.
+    One model of device, packed runs apart from unpacked ones, one version of the code of each part
+    of an optimizer (by its ``_target_``), and steps in a CUDA graph or launched from Python, alike
+    for all seeds of a variant. A run that does not say counts as its own kind only beside runs that
+    do.
     """
     devices = sorted({str(run.get("provenance.device") or "a device not recorded") for run in runs})
     if len(devices) > 1:
@@ -42,12 +45,21 @@ def mixture(runs: Sequence[Run]) -> str | None:
         return f"{packed} of {len(runs)} runs shared their device with others (packed)"
     versions: dict[str, set[str]] = defaultdict(set)
     for run in runs:
-        target = str(run.get("config.optimizer._target_"))
-        versions[target].add(str(run.get("provenance.optimizer_source")))
+        for target, digest in _sources(run).items():
+            versions[target].add(digest)
     for target, found in sorted(versions.items()):
         if len(found) > 1:
             return f"{len(found)} versions of the code of {target}"
     return _graphs(runs)
+
+
+def _sources(run: Run) -> dict[str, str]:
+    """Return the digests of the code of a run's optimizer, by target."""
+    told = run.get(SOURCES)
+    if told is None:
+        return {str(run.get("config.optimizer._target_")): str(told)}
+    digests: dict[str, str | None] = json.loads(told)
+    return {target: str(digest) for target, digest in digests.items()}
 
 
 def sharing(rows: Mapping[Row, Sequence[Run]]) -> set[str]:

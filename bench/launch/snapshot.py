@@ -17,7 +17,6 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from bench import paths
 from bench.files import write_json
@@ -50,18 +49,6 @@ def freeze(runs_dir: Path, targets: Iterable[str]) -> Path:
     except OSError:  # another launch of the same code has it already
         shutil.rmtree(building)
     return final
-
-
-def targets_of(component: Any) -> Iterator[str]:
-    """Yield every ``_target_`` of a config."""
-    if isinstance(component, dict):
-        if isinstance(component.get("_target_"), str):
-            yield component["_target_"]
-        for value in component.values():
-            yield from targets_of(value)
-    elif isinstance(component, list):
-        for value in component:
-            yield from targets_of(value)
 
 
 def environment(code: Path) -> dict[str, str]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from hydra.utils import get_method
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bench import paths
 from bench.build import ImageShape, Shape, attempt, build_model, taken_kinds
 from bench.errors import UserError, suggestion
+from bench.public_names import locate
 from optimizers.partition import weight_layers
 
 _CALIBRATION = 256  # samples from which BatchNorm takes its statistics
@@ -42,7 +42,7 @@ def subject(name: str, size: int, shapes: Sequence[Shape], device: torch.device)
     assert isinstance(stored, dict)
     component: dict[str, Any] = {str(key): value for key, value in stored.items()}
     stream = torch.Generator().manual_seed(0)
-    kinds = taken_kinds(get_method(component["_target_"]))
+    kinds = taken_kinds(locate(component["_target_"]))
     shape = next(shape for shape in shapes if type(shape) in kinds)
     if isinstance(shape, ImageShape):
         side = shape.image_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 from typing import Any, cast
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 from bench import paths
 from bench.build import ImageShape, Shape, TokenShape, build_model, taken_kinds
 from bench.errors import UserError, suggestion
+from bench.public_names import locate
 
 # CIFAR-10's shape, and what GPT-2 was trained on.
 _SHAPES: dict[type[Shape], Shape] = {
@@ -30,6 +30,6 @@ def skeleton(name: str) -> nn.Module:
     if name not in files:
         raise UserError(f"model={name}: there is no such model; {suggestion(name, list(files))}")
     component = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(files[name])))
-    kind = taken_kinds(pkgutil.resolve_name(component["_target_"]))[0]
+    kind = taken_kinds(locate(component["_target_"]))[0]
     with torch.device("meta"):
         return build_model(component, _SHAPES[kind])

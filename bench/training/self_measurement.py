@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from bench.build import instantiate
 from bench.config import Epochs, TrainerConfig
 from bench.data.base import Data
 from bench.training.evaluation_weights import EvaluationWeights

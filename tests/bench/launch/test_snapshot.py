@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench.launch import snapshot
-from bench.launch.snapshot import environment, freeze, targets_of
+from bench.launch.snapshot import environment, freeze
 from bench.provenance import git_state
+from bench.public_names import targets_of
 
 
 def test_targets_are_found_at_any_depth() -> None:
