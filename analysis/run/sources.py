@@ -31,7 +31,7 @@ def source_digests(recorded: Any, optimizer: Any) -> str | None:
     if recorded is None or str(recorded).startswith("{"):
         return None if recorded is None else str(recorded)
     targets = tuple(targets_of(dict(optimizer))) if isinstance(optimizer, Mapping) else ()
-    return _of_old(str(recorded), targets)
+    return _of_old(str(recorded), targets or ("an optimizer",))
 
 
 @cache

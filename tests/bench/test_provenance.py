@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import inspect
 import json
 import os
 import subprocess
@@ -16,12 +14,12 @@ import pytest
 import torch
 
 from bench import provenance
+from bench.digest import component_digests
 from bench.provenance import (
     collect,
     device_name,
     git_state,
     optimizer_packages,
-    source_digest,
 )
 
 NOTHING = {"commit": None, "dirty": None, "diff": None}
@@ -95,44 +93,6 @@ def test_a_machine_without_git(monkeypatch: pytest.MonkeyPatch, checkout: Path) 
     assert git_state(checkout) == NOTHING
 
 
-def test_our_optimizers_source_is_the_whole_package() -> None:
-    # Muon's mathematics lies in the files beside it.
-    package = Path(__file__).resolve().parents[2] / "optimizers"
-    whole = hashlib.sha256()
-    for file in sorted(package.glob("*.py")):
-        whole.update(file.name.encode() + b"\0" + file.read_bytes())
-    assert source_digest("optimizers.muon.Muon") == whole.hexdigest()[:16]
-    assert source_digest("optimizers.Muon") == source_digest("optimizers.SpectralNewton")
-
-
-def test_a_foreign_optimizers_source_is_its_own_file() -> None:
-    digests = {source_digest(f"torch.optim.{name}") for name in ("AdamW", "SGD", "Adam")}
-    assert len(digests) == 3
-    file = Path(inspect.getsourcefile(torch.optim.SGD) or "")
-    expected = hashlib.sha256(file.name.encode() + b"\0" + file.read_bytes()).hexdigest()[:16]
-    assert source_digest("torch.optim.SGD") == expected
-
-
-def test_the_digest_follows_any_file_of_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "our_optimizers"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "rule.py").write_text("class Rule:\n    pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
-    before = source_digest("our_optimizers.rule.Rule")
-    (package / "mathematics.py").write_text("half = 0.5\n")
-    between = source_digest("our_optimizers.rule.Rule")
-    (package / "mathematics.py").write_text("half = 0.6\n")
-    assert len({before, between, source_digest("our_optimizers.rule.Rule")}) == 3
-
-
-def test_what_has_no_source_has_no_digest() -> None:
-    assert source_digest("builtins.dict") is None
-
-
 def test_the_processors_name(monkeypatch: pytest.MonkeyPatch) -> None:
     name = device_name(torch.device("cpu"))
     assert name.strip()
@@ -164,7 +124,7 @@ def test_everything_of_an_attempt_is_there_and_json() -> None:
     assert found["threads"] == 1
     assert found["precision"] == "float32"
     assert found["device_type"] == "cpu"
-    assert found["optimizer_source"] == source_digest("torch.optim.AdamW")
+    assert found["optimizer_source"] == component_digests({"_target_": "torch.optim.AdamW"})
     assert found["optimizer_packages"] == {"torch": importlib.metadata.version("torch")}
     assert found["started"].endswith("+00:00")
     assert found["git"] == git_state(Path(__file__).resolve().parents[2])

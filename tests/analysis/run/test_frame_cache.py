@@ -73,7 +73,7 @@ def test_a_change_of_any_run_or_of_the_code_makes_it_anew(monkeypatch: pytest.Mo
 
 
 def test_the_code_that_counts_is_all_that_makes_rows() -> None:
-    imported = {"frame_cache", "folders", "frame", "wandb_files", "wandb_runs"}
+    imported = {"frame_cache", "folders", "frame", "sources", "wandb_files", "wandb_runs"}
     assert set(frame_cache._READERS) == imported
     assert len(frame_cache._code()) == 64
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ def run(
 ) -> Any:
     return {
         "provenance.device": device,
-        "provenance.optimizer_source": source,
+        "provenance.optimizer_source": json.dumps({target: source}),
         "config.optimizer._target_": target,
         "optimizer": "muon",
         "variant": "one",
