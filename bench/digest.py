@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,12 +75,8 @@ def source_digest(target: str) -> str | None:
 
 @cache
 def _installed() -> Sources:
-    folders = {}
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.submodule_search_locations:
-            folders[name] = Path(next(iter(spec.submodule_search_locations)))
-    return Sources(folders)
+    root = Path(__file__).resolve().parent.parent
+    return Sources({name: root / name for name in PACKAGES})
 
 
 class _Definition(NamedTuple):

@@ -149,11 +149,7 @@ def test_what_changes_it(written: Write, module: str, old: str, new: str) -> Non
         ("maths", "import torch", "import torch\n        import math"),
         ("rule", "from ours import maths", "import ours.maths as maths"),
         ("rule", "from ours.base", "from .base"),
-        (
-            "rule",
-            "half(one) for one in y",
-            "\n                    half(one)  # each\n                    for one in y\n                ",
-        ),
+        ("rule", "half(one) for one in y", "half(one)  # each\n" + " " * 20 + "for one in y"),
         ("late", "x)", "x,)"),
     ],
 )
