@@ -9,11 +9,11 @@ The classes that train have the names of these functions (``SpectralNewton`` of
 :func:`spectral_newton`, and so on) and the same hyperparameters. They compute the same without an
 SVD, many matrices at a time. How closely, relative to the distance that a weight has moved:
 
-- 1e-6 in float64, and 1e-4 in float32, whose matrix products are rounded;
-- Spectral Newton's ``scale="amplitude"`` to 1e-3: the classes know sigma_1 by a bound;
-- Spectral Newton's fast methods (polynomial, rational; the default on a GPU) to their
+- 1e-6 in float64, and 1e-4 in float32 (Spectral Newton with d < 0.1: 1e-5 / d);
+- ``scale="amplitude"`` of Spectral Newton to 1e-3: the class knows sigma_1 by a bound;
+- the fast methods of Spectral Newton (polynomial, rational; the default on a GPU) to their
   ``tolerance``, 1 %, of the largest singular value that an update can have;
-- Muon on a GPU to the rounding of its half-precision products, about 3 %.
+- Muon with the float16 products that it has on a GPU to 2 %.
 
 ``tests/optimizers/test_reference.py`` measures this, and compares this file with what is known
 independently: closed forms, torch's optimizers, a solve with a whole Kronecker product.
