@@ -2,7 +2,7 @@
 
 One function a rule: it takes a weight W, its gradient G and the state of the rule, and returns the
 new weight and the new state. Everything is exact and in float64: singular values come from an SVD,
-inverses from a linear solve. Nothing here is batched, compiled or meant for training. A weight of
+inverses from an inversion. Nothing here is batched, compiled or meant for training. A weight of
 more than two dimensions, a convolution's, is the matrix ``[out, in*kh*kw]``.
 
 The classes that train have the names of these functions (``SpectralNewton`` of

@@ -1,4 +1,4 @@
-"""Inputs and errors of layers, position by position, found without hooks of ours or unfolding."""
+"""Inputs and errors of layers, sample by sample and position by position, without unfolding."""
 
 from __future__ import annotations
 
