@@ -1,4 +1,7 @@
-"""Spectral optimizers on torch alone; the mathematics is in ``matrix_functions``."""
+"""Spectral optimizers on torch alone. Read ``reference`` first: each rule in a few plain lines.
+
+The fast mathematics of the classes is in ``matrix_functions``.
+"""
 
 from optimizers.matrix_functions import spectral_transfer
 from optimizers.muon import Muon

@@ -1,8 +1,6 @@
-"""Matrices of every kind, and the spectral transfer by its definition, for several test files."""
+"""Matrices of every kind, for several test files."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
@@ -23,20 +21,6 @@ def with_singular_values(rows: int, cols: int, sigma: np.ndarray, seed: int = 0)
     left = np.linalg.qr(random_matrix(rows, len(sigma), seed=seed).numpy())[0]
     right = np.linalg.qr(random_matrix(cols, len(sigma), seed=seed + 1).numpy())[0]
     return torch.from_numpy(left @ np.diag(sigma) @ right.T)
-
-
-def reference(matrix: Tensor, alpha: float, damping: float, normalize: str) -> np.ndarray:
-    """The definition in numpy: SVD, normalise sigma, apply T, put together again."""
-    left, sigma, right = np.linalg.svd(matrix.to(FLOAT64).numpy(), full_matrices=False)
-    norm = {
-        "none": 1.0,
-        "frobenius": math.sqrt((sigma**2).sum()),
-        "rms": math.sqrt((sigma**2).mean()),
-        "spectral": sigma[0],
-        "schatten8": (((sigma / (sigma[0] or 1.0)) ** 8).sum()) ** (1 / 8) * sigma[0],
-    }[normalize]
-    sigma = sigma / (norm or 1.0)
-    return left @ np.diag(sigma / (sigma**alpha + damping)) @ right
 
 
 MATRICES = {

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from layer_rows import recorded
 from torch import Tensor, nn
 
 from optimizers.kronecker import KroneckerFactors, supports
+from optimizers.reference import kronecker_factors
 
 CONVOLUTIONS: list[dict[str, Any]] = [
     {},
@@ -85,49 +87,18 @@ def layers_of(net: nn.Module) -> dict[str, nn.Module]:
 def by_hand(
     net: nn.Module, inputs: Tensor, labels: Tensor, homogeneous: bool = False
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """C_A and C_delta, one sample and one position at a time.
-
-    Inputs of a position are found without unfolding: row (c, i, j) of a patch is what a
-    convolution with a kernel that is 1 at (c, i, j) and 0 elsewhere gives.
-    """
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    modules = layers_of(net)
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            kept = output.clone()  # what follows works on the copy, in place
-            kept.retain_grad()
-            seen[name] = (args[0].detach().clone(), kept)
-            return kept.clone()
-
-        return hook
-
-    handles = [module.register_forward_hook(note(name)) for name, module in modules.items()]
-    for sample, label in zip(inputs, labels, strict=True):
-        F.cross_entropy(net(sample[None]), label[None]).backward()
-        for name, module in modules.items():
-            given, output = seen[name]
-            assert output.grad is not None
-            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-                kernels = torch.eye(module.weight[0].numel()).reshape(-1, *module.weight.shape[1:])
-                probe = copy.deepcopy(module)
-                probe._forward_hooks.clear()
-                probe.weight = nn.Parameter(kernels.to(given))
-                probe.bias = None
-                a, delta = probe(given)[0].flatten(1).T, output.grad[0].flatten(1).T
-            else:
-                a = given.reshape(-1, given.shape[-1])
-                delta = output.grad.reshape(-1, output.shape[-1])
-            if homogeneous and module.bias is not None:
-                a = torch.cat([a, torch.ones(len(a), 1).to(a)], 1)
-            new = (a.T @ a, delta.T @ delta)
-            old = found.get(name, (0.0, 0.0))
-            found[name] = (old[0] + new[0].detach(), old[1] + new[1])
-    for handle in handles:
-        handle.remove()
+    """C_A and C_delta, one sample and one position at a time."""
+    rows: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    with recorded(layers_of(net)) as recording:
+        for sample, label in zip(inputs, labels, strict=True):
+            F.cross_entropy(net(sample[None]), label[None]).backward()
+            for name, of_sample in recording.rows(homogeneous).items():
+                rows.setdefault(name, []).append(of_sample)
     net.zero_grad()
-    return {name: (a / len(inputs), d / len(inputs)) for name, (a, d) in found.items()}
+    return {
+        name: kronecker_factors(*(torch.cat(part) for part in zip(*found, strict=True)))
+        for name, found in rows.items()
+    }
 
 
 def gather(net: nn.Module, inputs: Tensor, labels: Tensor, **options: Any) -> KroneckerFactors:

@@ -8,23 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from optimizers.reference import scrambled
 from optimizers.scrambled import SPECTRA, scramble
 
 SHAPES = [(6, 9), (9, 6), (6, 40), (6, 6), (1, 5), (5, 1), (1, 1), (3, 200), (64, 72), (300, 64)]
-
-
-def reference(matrix: Tensor, seed: int, spectrum: str) -> Tensor:
-    """By SVD in float64; what counts as zero is a matter of the dtype of the weights."""
-    left, sigma, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    wide = torch.promote_types(matrix.dtype, torch.float32)
-    real = sigma > sigma[0] * max(matrix.shape) * torch.finfo(wide).eps
-    stream, rank, size = torch.Generator().manual_seed(seed), int(real.sum()), len(sigma)
-    if spectrum == "uniform":
-        tau = torch.rand(size, generator=stream, dtype=torch.float64)
-    else:
-        tau = sigma[torch.cat([torch.randperm(rank, generator=stream), torch.arange(rank, size)])]
-    tau = torch.where(real, tau, 0.0)
-    return left @ torch.diag(tau * math.sqrt(rank) / tau.norm().clamp(min=1e-300)) @ right
 
 
 def samples(dtype: torch.dtype) -> list[Tensor]:
@@ -48,7 +35,8 @@ def test_it_is_the_svd_with_other_singular_values(dtype: torch.dtype, spectrum: 
     found = scramble(matrices, seeds, spectrum)
     for matrix, seed, step in zip(matrices, seeds, found, strict=True):
         assert step.dtype == torch.promote_types(dtype, torch.float32)
-        expected = reference(matrix, seed, spectrum)
+        stream, eps = torch.Generator().manual_seed(seed), torch.finfo(step.dtype).eps
+        expected = scrambled(matrix, spectrum, stream, eps)
         error = (step.double() - expected).norm() / expected.norm().clamp(min=1e-300)
         assert error < (1e-9 if dtype == torch.float64 else 1e-6), (tuple(matrix.shape), seed)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from optimizers.polar import MUON_COEFFICIENTS, newton_schulz
+from optimizers.reference import transfer
 from optimizers.shared_batches import share
 from optimizers.shared_gram import polar_stacks, share_transfer, transfer_stacks
 
@@ -21,18 +22,11 @@ def stacks(seed: int = 0, scale: float = 1.0) -> list[Tensor]:
     return [scale * torch.randn(shape, generator=generator) for shape in SHAPES]
 
 
-def reference(matrices: Tensor, alpha: float, damping: float, normalize: str) -> Tensor:
-    left, sigma, right = torch.linalg.svd(matrices.double(), full_matrices=False)
-    power = 8 if normalize == "schatten8" else 2
-    sigma = sigma / sigma.pow(power).sum(-1, keepdim=True).pow(1 / power)
-    return left @ ((sigma / (sigma**alpha + damping)).unsqueeze(-1) * right)
-
-
 def worst_error(found: list[Tensor], damping: float, normalize: str) -> float:
     """Largest error of a singular direction, relative to the largest value in its matrix."""
     worst = 0.0
     for matrices, alpha, given in zip(found, ALPHAS, stacks(), strict=True):
-        exact = reference(given, alpha, damping, normalize)
+        exact = torch.stack([transfer(matrix, alpha, damping, normalize) for matrix in given])
         size = torch.linalg.matrix_norm(exact, ord=2)
         error = torch.linalg.matrix_norm(matrices.double() - exact, ord=2) / size
         worst = max(worst, float(error.max()))
