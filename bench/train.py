@@ -30,10 +30,10 @@ from bench.training import parallel
 from bench.training.divergence import DivergedError
 
 
-def train(run_config: RunConfig) -> dict[str, Any]:
+def train(run_config: RunConfig, *, patient: bool = False) -> dict[str, Any]:
     """Carry out the run that ``run_config`` describes, or the rest of it; return its summary.
 
-    A run that is done or diverged is not trained again.
+    A run that is done or diverged is not trained again. ``patient``: see ``RunFolder.acquire``.
 
     Raises:
         UserError: the data are missing, the batch does not fit, or another process has the run.
@@ -44,7 +44,7 @@ def train(run_config: RunConfig) -> dict[str, Any]:
         _report(folder, "already ")
         return folder.summary
     data = experiment.build_data(run_config)  # before the folder exists: it may be missing
-    folder.acquire()
+    folder.acquire(patient=patient)
     try:
         if folder.finished:
             _track_again(run_config, identity, folder)

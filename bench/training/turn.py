@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from bench import preemption
-from bench.lock import HeldError, Lock
+from bench.lock import HeldError, Lock, UnreadableError
 
 _MOST_SECONDS = 900.0  # longer than anything compiles here; then each compiles for itself
 _POLL_SECONDS = 0.5
@@ -93,7 +93,9 @@ class Turn:
         start, waited = time.monotonic(), False
         while time.monotonic() - start < _MOST_SECONDS:
             try:
-                lock.acquire()
+                lock.attempt()
+            except UnreadableError:  # whose it is, and for how long, nobody can say
+                return True
             except HeldError:
                 if not waited:
                     self._say("waits for a process that compiles the same code")

@@ -188,17 +188,29 @@ def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not Waiting(Turn("a", tmp_path)).took.wait(0.5)
 
 
-def test_without_locks_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_nobody_waits(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with Turn("a", tmp_path / "file"):  # no folder
-        pass
+    with Turn("a", tmp_path / "file") as held:  # no folder
+        assert held._lock is None
 
+
+def test_where_there_are_no_links_there_are_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr("os.link", refuse)
-    with Turn("b", tmp_path):
-        pass
+    with Turn("a", tmp_path) as held:
+        assert held._lock is not None
+        assert not Waiting(Turn("a", tmp_path)).took.wait(0.5)
+
+
+def test_nobody_waits_for_a_lock_that_cannot_be_read(tmp_path: Path) -> None:
+    one = Turn("a", tmp_path)
+    (tmp_path / f"{one._name}.lock").touch()  # its maker was killed before it wrote its name
+    assert Waiting(one).took.wait(10)
+    assert one._lock is None
 
 
 @pytest.mark.parametrize("at", [1, 2])
