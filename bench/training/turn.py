@@ -72,7 +72,7 @@ class Turn:
                 lock.release()
             else:
                 self._lock = lock
-        except OSError:  # a folder of somebody else's, a file system without links
+        except OSError:  # a folder of somebody else's, say
             pass
 
     def over(self, *, compiled: bool) -> None:
