@@ -20,7 +20,7 @@ from bench.device import (
     choose_device,
     choose_memory_format,
     choose_precision,
-    code_of,
+    compile_key,
     prepare,
 )
 from bench.loop import Loop
@@ -36,7 +36,7 @@ from bench.training.parallel import Team, rank_device
 from bench.training.progress import make_progress
 from bench.training.turn import Turn
 
-# Costs that this process has measured, by the runs' ``code_of`` and their device.
+# Costs that this process has measured, by the runs' ``compile_key`` and their device.
 _costs: dict[tuple[str, str], Cost] = {}
 
 
@@ -95,7 +95,7 @@ def _turn(
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     parts = (run_config.model, run_config.optimizer)
     sources = [source_digest(str(part["_target_"])) for part in parts]
-    return Turn(f"{what} {kind} {sources} {code_of(run_config)}", place, say)
+    return Turn(f"{what} {kind} {sources} {compile_key(run_config)}", place, say)
 
 
 def noise_seed(run_config: RunConfig, team: Team, step: int = 0) -> int:
@@ -112,18 +112,18 @@ def _cost(
     It takes seconds where an optimizer is compiled, more than a short run's training. A network
     that refuses to be copied or counted has none.
     """
-    alike = (code_of(run_config), str(device))
-    if alike in _costs:
-        return _costs[alike]
+    key = (compile_key(run_config), str(device))
+    if key in _costs:
+        return _costs[key]
     batch = next(data.train_batches(run_config.seed, 0, run_config.trainer.batch_size))
     make = functools.partial(build_optimizer, run_config.optimizer)
     try:
         with turn:
-            _costs[alike] = measure_cost(model, make, batch)
+            _costs[key] = measure_cost(model, make, batch)
     except Exception as error:  # of a network or an optimizer that is not ours, say
         warnings.warn(f"FLOPs and the optimizer's time are not measured: {error}", stacklevel=2)
         return None
-    return _costs[alike]
+    return _costs[key]
 
 
 class _ReadFolder(RunFolder):

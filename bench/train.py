@@ -19,7 +19,7 @@ from bench import cli, config, experiment, provenance
 from bench.assembly import follow, make_loop
 from bench.config import RunConfig
 from bench.data.base import Data
-from bench.device import choose_device, choose_precision, code_of, prepare
+from bench.device import choose_device, choose_precision, compile_key, prepare
 from bench.ending import ending
 from bench.failure import kind_of, reason_of
 from bench.identity import Identity, identify, tracker_label
@@ -61,7 +61,7 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: D
     trainer = run_config.trainer
     device = choose_device(trainer.device)
     parallel.check(trainer, device)
-    prepare(trainer, device, Path(run_config.data_dir), code_of(run_config))
+    prepare(trainer, device, Path(run_config.data_dir), compile_key(run_config))
     precision = choose_precision(trainer.precision, device)
     source = provenance.collect(run_config.optimizer, device, precision)
     source["data"] = experiment.origin_of(data)
