@@ -20,7 +20,7 @@ from bench.assembly import follow, make_loop
 from bench.config import RunConfig
 from bench.data.base import Data
 from bench.device import choose_device, choose_precision, compile_key, prepare
-from bench.ending import ending
+from bench.ending import result_line
 from bench.failure import kind_of, reason_of
 from bench.identity import Identity, identify, tracker_label
 from bench.loop import Loop
@@ -136,7 +136,7 @@ def stored_config(run_config: RunConfig, identity: Identity) -> dict[str, Any]:
 
 
 def _report(folder: RunFolder, already: str = "") -> None:
-    print(f"{folder.path.name}: {already}{ending(folder)}", flush=True)
+    print(f"{folder.path.name}: {already}{result_line(folder)}", flush=True)
 
 
 def task(composed: DictConfig) -> float | None:

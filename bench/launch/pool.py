@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.alike import compile_key
-from bench.ending import ending
+from bench.ending import result_line
 from bench.launch.manifest import Launch
 from bench.launch.order import Order
 from bench.launch.words import PACKED
@@ -144,7 +144,7 @@ class Pool:
         outcome, folder = self.outcomes[run_id], self.launch.folder(run_id)
         if outcome == "failed":
             return f"failed, {folder.status.get('kind')}: {folder.status.get('cause')}"
-        return ending(folder) if outcome == "done" and folder.finished else outcome
+        return result_line(folder) if outcome == "done" and folder.finished else outcome
 
 
 def slots(devices: Sequence[str], pack: int, each: int = 1) -> list[dict[str, str]]:
