@@ -92,7 +92,7 @@ def _carry_out(
         folder.write_history(loop.history)
         return "diverged", str(error)
     except Exception as error:
-        cause = loop.team.blame(error)
+        cause = loop.team.first_error(error)
         with suppress(OSError):  # a full disk must not hide the error
             folder.set_status("failed", reason_of(cause), kind=kind_of(cause))
         tracker.abandon(failed=True)
