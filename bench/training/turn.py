@@ -24,14 +24,14 @@ _POLL_SECONDS = 0.5
 _here: set[str] = set()  # names of programs that this process has compiled, or taken over
 
 
-class Turn:
-    """A process's turn to compile ``program``: a context, or :meth:`take` and :meth:`over`.
+class CompileLock:
+    """The lock under which ``program`` is compiled: a context, or :meth:`take` and :meth:`over`.
 
     A context that is left by an exception has not compiled it.
 
     Whoever had to wait lets the next one go at once: the code is there. Where it is not, since the
     first failed, say, all compile at the same time, as they would without this; so they do where no
-    lock can be had. A process that has had its turn does not wait again, nor does anybody once the
+    lock can be had. A process that has had it does not wait again, nor does anybody once the
     program was compiled; where that code is gone or does not fit, again all compile at once.
 
     Args:
@@ -48,7 +48,7 @@ class Turn:
         self._folder, self._say = folder, say
         self._lock: Lock | None = None  # as long as it is held
 
-    def __enter__(self) -> Turn:
+    def __enter__(self) -> CompileLock:
         self.take()
         return self
 
