@@ -74,7 +74,7 @@ def beating(path: Path, skew: float = 0.0) -> Iterator[None]:
     stop = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(0.1):
+        while not stop.wait(0.05):
             os.utime(path, (time.time() + skew, time.time() + skew))
 
     thread = threading.Thread(target=beat)
@@ -240,13 +240,13 @@ def test_a_machine_that_lives_is_left_alone_whatever_its_clock_says(
     forge(path, -skew, stale=1.0)
     before = path.read_text()
     with beating(path, skew):
-        for _ in range(3):
+        for _ in range(2):
             start = time.monotonic()
             with pytest.raises(HeldError, match="process 4242 on node7"):
                 Lock(path, beat=0.1, stale=1.0).acquire(patient=True)
             assert time.monotonic() - start < 1.0
         polled = Lock(path, beat=0.1, stale=1.0)
-        for _ in range(15):
+        for _ in range(12):
             with pytest.raises(HeldError, match="process 4242 on node7"):
                 polled.attempt()
             time.sleep(0.1)
@@ -312,7 +312,7 @@ def test_a_sleeper_does_not_beat_for_whoever_took_over(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", OLD_FORMAT, "filelock/2\npid=12"])
-@pytest.mark.parametrize("age", [0.0, DAY, -DAY])
+@pytest.mark.parametrize("age", [0.0, -DAY])
 def test_a_lock_that_cannot_be_read_names_the_way_out(
     path: Path, monkeypatch: pytest.MonkeyPatch, content: str, age: float
 ) -> None:
@@ -386,15 +386,15 @@ def _contend(path: Path, rounds: int, barrier: Any, spans: Any, refused: bool) -
         refuse_exchange()
     for one in range(rounds):
         if barrier.wait() == 0:
-            forge(path, DAY, stale=0.05)  # of a machine that was lost
+            forge(path, DAY, stale=0.03)  # of a machine that was lost
         barrier.wait()
-        lock = Lock(path, beat=0.01, stale=0.05)
+        lock = Lock(path, beat=0.01, stale=0.03)
         try:
             lock.acquire()
         except HeldError:
             continue
         start = time.monotonic()
-        time.sleep(0.01)
+        time.sleep(0.005)
         spans.put((one, start, time.monotonic()))
         lock.release()
 
