@@ -1,4 +1,4 @@
-"""Which runs compile the same code."""
+"""The compile key: which runs compile the same code."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def code_of(config: Mapping[str, Any]) -> str:
-    """Return what decides the code that a run compiles: all but seed, schedule, learning rate.
+def compile_key(config: Mapping[str, Any]) -> str:
+    """Return the compile key of a run: all that decides its code, so no seed, schedule or rate.
 
     ``config`` is a whole run's, as a launch keeps it; for a typed one see ``bench.device``.
     """

@@ -20,7 +20,7 @@ from bench.device import (
     choose_device,
     choose_memory_format,
     choose_precision,
-    code_of,
+    compile_key,
     prepare,
 )
 from bench.digest import component_digests
@@ -34,9 +34,9 @@ from bench.training.accounting import Cost, measure_cost
 from bench.training.divergence import DivergedError
 from bench.training.parallel import Team, rank_device
 from bench.training.progress import make_progress
-from bench.training.turn import Turn
+from bench.training.turn import CompileLock
 
-# Costs that this process has measured, by the runs' ``code_of`` and their device.
+# Costs that this process has measured, by the runs' ``compile_key`` and their device.
 _costs: dict[tuple[str, str], Cost] = {}
 
 
@@ -52,8 +52,8 @@ def make_loop(
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     cost = None
     if trainer.accounting and team.leads:
-        turn = _turn("cost", run_config, folder, team, device)
-        cost = _cost(run_config, model, data, device, turn)
+        compile_lock = _compile_lock("cost", run_config, folder, team, device)
+        cost = _cost(run_config, model, data, device, compile_lock)
     model = team.synchronise_norms(model, device)
     optimizer = build_optimizer(run_config.optimizer, model)
     total_steps = data.steps_per_epoch(trainer.batch_size) * trainer.epochs
@@ -76,14 +76,14 @@ def make_loop(
         target=targets.find(run_config.target, run_config.names),
         cost=cost,
         team=team,
-        turn=_turn("step", run_config, folder, team, device),
+        compile_lock=_compile_lock("step", run_config, folder, team, device),
     )
 
 
-def _turn(
+def _compile_lock(
     what: str, run_config: RunConfig, folder: RunFolder, team: Team, device: torch.device
-) -> Turn:
-    """Return this process's turn to compile; the ranks of one run, who need one another, have none.
+) -> CompileLock:
+    """Return the compile lock; the ranks of one run, who need one another, have none.
 
     Locks lie beside torch's cache (`bench.device.prepare`): whoever shares it shares them.
     """
@@ -95,7 +95,7 @@ def _turn(
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     parts = (run_config.model, run_config.optimizer)
     sources = [component_digests(part) for part in parts]
-    return Turn(f"{what} {kind} {sources} {code_of(run_config)}", place, say)
+    return CompileLock(f"{what} {kind} {sources} {compile_key(run_config)}", place, say)
 
 
 def noise_seed(run_config: RunConfig, team: Team, step: int = 0) -> int:
@@ -105,25 +105,29 @@ def noise_seed(run_config: RunConfig, team: Team, step: int = 0) -> int:
 
 
 def _cost(
-    run_config: RunConfig, model: nn.Module, data: Data, device: torch.device, turn: Turn
+    run_config: RunConfig,
+    model: nn.Module,
+    data: Data,
+    device: torch.device,
+    compile_lock: CompileLock,
 ) -> Cost | None:
     """Measure a step's cost on a copy, once in this process for runs that differ by seed and rate.
 
     It takes seconds where an optimizer is compiled, more than a short run's training. A network
     that refuses to be copied or counted has none.
     """
-    alike = (code_of(run_config), str(device))
-    if alike in _costs:
-        return _costs[alike]
+    key = (compile_key(run_config), str(device))
+    if key in _costs:
+        return _costs[key]
     batch = next(data.train_batches(run_config.seed, 0, run_config.trainer.batch_size))
     make = functools.partial(build_optimizer, run_config.optimizer)
     try:
-        with turn:
-            _costs[alike] = measure_cost(model, make, batch)
+        with compile_lock:
+            _costs[key] = measure_cost(model, make, batch)
     except Exception as error:  # of a network or an optimizer that is not ours, say
         warnings.warn(f"FLOPs and the optimizer's time are not measured: {error}", stacklevel=2)
         return None
-    return _costs[alike]
+    return _costs[key]
 
 
 class _ReadFolder(RunFolder):

@@ -40,9 +40,9 @@ def choose_memory_format(channels_last: bool | str, device: torch.device) -> tor
     return torch.channels_last if wanted else torch.contiguous_format
 
 
-def code_of(run: RunConfig) -> str:
-    """Return what decides the code that a run compiles: all but seed, schedule, learning rate."""
-    return alike.code_of(run.model_dump(mode="json"))
+def compile_key(run: RunConfig) -> str:
+    """Return the compile key of a run: all that decides its code, so no seed, schedule or rate."""
+    return alike.compile_key(run.model_dump(mode="json"))
 
 
 def prepare(
@@ -51,8 +51,8 @@ def prepare(
     """Set what torch keeps for the whole process: a run must not depend on the one before it.
 
     Compiled code is kept in ``<data_dir>/compile_cache`` (TORCHINDUCTOR_CACHE_DIR, if set, says
-    otherwise), so that only the first start of its kind compiles. A run whose ``code_of`` is that
-    of the run before takes over what that one compiled, and does not even look there.
+    otherwise), so that only the first start of its kind compiles. A run whose ``compile_key`` is
+    that of the run before takes over what that one compiled, and does not even look there.
     """
     global _kept  # noqa: PLW0603  (compiled code is the process's own)
     torch.set_num_threads(trainer.threads or _DEFAULT_THREADS)

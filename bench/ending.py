@@ -1,11 +1,11 @@
-"""How a finished run ended, in words."""
+"""The result line: how a finished run ended, for people."""
 
 from __future__ import annotations
 
 from bench.run import RunFolder
 
 
-def ending(folder: RunFolder) -> str:
+def result_line(folder: RunFolder) -> str:
     """Return "done" with the run's result, or "diverged" with its cause."""
     status, summary = folder.status, folder.summary
     if status["state"] == "diverged":

@@ -28,7 +28,7 @@ from bench.errors import RunsFailedError, UserError
 from bench.launch import live, manifest, report, slurm, snapshot
 from bench.launch.execute import execute
 from bench.launch.grid import Composer, Job
-from bench.launch.plan import News, Plan, Retry, look, make_plan, objections
+from bench.launch.plan import Plan, Retry, SchedulerStatus, look, make_plan, objections
 from bench.launch.pool import Pool, slots, visible_devices
 from bench.public_names import targets_of
 
@@ -71,7 +71,7 @@ class GridLauncher(Launcher):
         del initial_job_idx
         composer = Composer(self.context.config_loader, self.config, elsewhere=self.elsewhere)
         runs_dir = Path(str(self.config.runs_dir))
-        plan = make_plan(composer, job_overrides, self._news(runs_dir))
+        plan = make_plan(composer, job_overrides, self._scheduler_status(runs_dir))
         to_do = plan.to_do(self.retry)
         wrong = [*plan.invalid, *objections(to_do)]
         if wrong:
@@ -84,7 +84,7 @@ class GridLauncher(Launcher):
         self._conclude(plan)
         return []
 
-    def _news(self, runs_dir: Path) -> News:
+    def _scheduler_status(self, runs_dir: Path) -> SchedulerStatus:
         """Return who knows of the runs' jobs, if anybody does."""
         del runs_dir
         return None
@@ -95,7 +95,7 @@ class GridLauncher(Launcher):
     def _conclude(self, plan: Plan) -> None:
         """Raise RunsFailedError if any run of the plan has failed, now that all is over."""
         runs_dir = Path(str(self.config.runs_dir))
-        now = Plan(tuple(look((run.job for run in plan.runs), self._news(runs_dir))))
+        now = Plan(tuple(look((run.job for run in plan.runs), self._scheduler_status(runs_dir))))
         failed = now.of("failed")
         if failed:
             head = f"{len(failed)} of {len(now.runs)} runs failed:"
@@ -215,8 +215,8 @@ class SlurmLauncher(GridLauncher):
         self.wait, self.pack, self.runs_per_job = wait, pack, runs_per_job
         self.resources = slurm.parameters(resources)
 
-    def _news(self, runs_dir: Path) -> News:
-        return functools.partial(slurm.news, runs_dir)
+    def _scheduler_status(self, runs_dir: Path) -> SchedulerStatus:
+        return functools.partial(slurm.scheduler_status, runs_dir)
 
     def _carry_out(self, jobs: Sequence[Job]) -> None:
         if not jobs:

@@ -1,168 +1,248 @@
-"""A lock that one process in the world holds: a file with a heartbeat, for any shared file system.
+"""A lock that one process in the world holds: filelock's lease, on any shared file system.
 
-``flock`` is local on some cluster file systems, so it cannot keep two nodes apart. Here the lock
-is a file that only its creator's name can appear under (``link`` is atomic everywhere), and its
-modification time is the owner's heartbeat, written and compared by the file server's own clock.
+The lock is a file that names its holder, and its modification time is the holder's heartbeat. A
+dead process of this machine is replaced at once. Any other is replaced when we have watched its
+heartbeat stand still for ``STALE`` seconds of our own clock: no two clocks are compared. A holder
+that was only asleep finds by ``held`` that the lock is not its own any more.
 
-A lock is stale when its owner is a dead process of this machine, which shows at once, or when its
-heartbeat has stopped for ``STALE`` seconds. A stale lock is moved aside before it is replaced; an
-owner that was only asleep finds by ``held`` that the lock is not its own any more.
+Three things filelock 4.3 leaves to us. It replaces a stale lock by exchanging two names, which NFS
+and other cluster file systems refuse, so there a stale lock would stay for ever. It takes a process
+that nobody has reaped for a living one. It tells machines apart by their host names alone.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import secrets
 import socket
-import threading
+import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import LeaseSettingsMismatch, MarkerSoftFileLock, SoftFileLease, Timeout
+
+if TYPE_CHECKING:
+    from filelock import OwnerRecord
 
 BEAT = 10.0  # seconds from one heartbeat to the next
-STALE = 180.0  # three times the minute for which NFS may show an old modification time
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Who holds a lock; ``machine`` and ``started`` make ``pid`` unambiguous."""
-
-    token: str
-    host: str
-    machine: str
-    pid: int
-    started: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
-
-    @property
-    def here(self) -> bool:
-        """Whether it is, or was, a process of this machine."""
-        return self.machine == machine()
-
-    @property
-    def dead(self) -> bool:
-        """Whether this was a process of this machine that is no more."""
-        return self.here and self.started != started(self.pid)
+STALE = 180.0  # of silence; all processes that share a lock must agree on it
+_LEGIBLE = 1.0  # seconds in which whoever made a lock file has written its name into it
 
 
 class HeldError(Exception):
     """Another process holds the lock; its text names it."""
 
 
+class UnreadableError(HeldError):
+    """Nobody can say who holds the lock; its text is a sentence with the way out."""
+
+
 class Lock:
     """The lock at ``path``."""
 
-    def __init__(self, path: Path, *, beat: float = BEAT, stale: float = STALE) -> None:
-        self.path, self._beat, self._stale = path, beat, stale
-        self._owner: Owner | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+    def __init__(
+        self, path: Path, *, beat: float | None = None, stale: float | None = None
+    ) -> None:
+        self.path = path
+        self._beat, self._stale = beat or BEAT, stale or STALE
+        self._seen: tuple[str | None, int] | None = None  # the holder's token, its heartbeat
+        self._since = 0.0  # when we saw that first
+        self._moved = False  # whether we have seen a sign of life
 
-    def acquire(self) -> None:
-        """Take the lock, a stale one too.
+    @cached_property
+    def _lease(self) -> SoftFileLease:
+        return SoftFileLease(
+            self.path,
+            lease_duration=self._stale,
+            heartbeat_interval=self._beat,
+            thread_local=False,
+        )
+
+    def acquire(
+        self, *, patient: bool = False, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Take the lock; watch a holder that looks silent until it is clear whether it lives.
+
+        Args:
+            patient: watch any holder of another machine, also one that looks alive.
+            say: is given a line if there is to be watching.
 
         Raises:
             HeldError: a living process holds it.
         """
-        owner = Owner(secrets.token_hex(8), socket.gethostname(), machine(), os.getpid(), "")
-        owner = Owner(**{**asdict(owner), "started": started(owner.pid)})
-        mine = self.path.with_name(f"{self.path.name}.{owner.token}")
-        mine.write_text(json.dumps(asdict(owner)))
-        try:
-            while not _link(mine, self.path):
-                self._clear_stale(mine)
-        finally:
-            mine.unlink(missing_ok=True)
-        self._owner = owner
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._keep_alive, daemon=True)
-        self._thread.start()
+        self._seen, self._moved, told = None, False, False
+        while True:
+            try:
+                return self.attempt()
+            except UnreadableError:
+                raise
+            except HeldError as held:
+                holder = _read(self.path)
+                watched = patient and (holder is None or not _here(holder))
+                if self._moved or not (watched or self._looks_silent()):
+                    raise
+                if not told:
+                    say(f"watches {held} for a sign of life, {self._stale:.0f} seconds at most")
+                told = True
+            time.sleep(min(1.0, self._stale / 20))
+
+    def attempt(self) -> None:
+        """Take the lock if it is free or stale now; each attempt watches the holder on.
+
+        Raises:
+            HeldError: a process holds it that is not known to be dead.
+        """
+        if self._lease.is_locked:
+            if self.held:
+                raise HeldError(f"process {os.getpid()} on {socket.gethostname()}")
+            self._lease.release(force=True)  # what is left of a lock that was lost
+        holder = self._look()
+        quiet = self._watch(holder)
+        if holder is not None and _namesake(holder) and not self._looks_silent():
+            raise HeldError(describe(holder))  # filelock would take it for a dead process of ours
+        if self._taken():
+            return
+        # A little longer than filelock waits: what it can replace, it has replaced by now.
+        if holder is not None and (_dead(holder) or quiet > 1.1 * self._stale):
+            self._set_aside(holder)
+            if self._taken():
+                return
+        holder = _read(self.path) or holder
+        raise HeldError("another process" if holder is None else describe(holder))
 
     def release(self) -> None:
         """Give the lock back; nothing happens if it was never held, or was lost."""
-        if self._owner is None:
-            return
-        self._stop.set()
-        assert self._thread is not None
-        self._thread.join()
-        if self.held:
-            self.path.unlink(missing_ok=True)
-        self._owner = None
+        self._lease.release(force=True)
 
     @property
     def held(self) -> bool:
         """Whether the lock is ours, by what is on disk now."""
-        return self._owner is not None and _read(self.path) == self._owner
+        holder = _read(self.path)
+        return holder is not None and holder.token == self._lease.token
 
-    def _keep_alive(self) -> None:
-        while not self._stop.wait(self._beat):
-            if not self.held:
-                return
-            with contextlib.suppress(OSError):  # a server that is away for a moment
-                os.utime(self.path)
+    def _taken(self) -> bool:
+        """Let filelock try; return whether the lock is ours."""
+        try:
+            self._lease.acquire(blocking=False)
+        except (Timeout, LeaseSettingsMismatch):
+            return False
+        except PermissionError:  # another user's lock, or a folder that is not ours to write in
+            if self.path.exists():
+                return False
+            raise
+        return True
 
-    def _clear_stale(self, probe: Path) -> None:
-        """Move a stale lock aside; raise HeldError for a living one."""
-        seen = _read(self.path)
-        if seen is None:
-            if self.path.exists() and _age(self.path, probe) < self._stale:
-                raise HeldError("another process")  # a lock whose content is not there yet
-        elif not seen.dead and _age(self.path, probe) < self._stale:
-            raise HeldError(str(seen))
-        aside = probe.with_name(f"{probe.name}.stale")
+    def _look(self) -> OwnerRecord | None:
+        """Return who holds the lock; None where it is free."""
+        deadline = time.monotonic() + _LEGIBLE
+        while (holder := _read(self.path)) is None and self.path.exists():
+            if time.monotonic() > deadline:
+                raise UnreadableError(
+                    f"{self.path}: this lock cannot be read, or is of an older version; make sure "
+                    "that no process works here, then delete the file"
+                )
+            time.sleep(0.05)
+        return holder
+
+    def _watch(self, holder: OwnerRecord | None) -> float:
+        """Return the seconds for which we have seen the heartbeat stand still."""
+        beat = _heartbeat(self.path)
+        seen = None if holder is None or beat is None else (holder.token, beat)
+        if seen is None or seen != self._seen:
+            self._moved = self._moved or (seen is not None and self._seen is not None)
+            self._seen, self._since = seen, time.monotonic()
+        return time.monotonic() - self._since
+
+    def _looks_silent(self) -> bool:
+        """Whether the last heartbeat is far from now, by clocks that need not agree: a hint."""
+        beat = _heartbeat(self.path)
+        return beat is None or abs(time.time() - beat / 1e9) > self._stale
+
+    def _set_aside(self, stale: OwnerRecord) -> None:
+        """Remove a stale lock that filelock could not replace."""
+        if _read(self.path) != stale:
+            return
+        aside = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}.stale")
         try:
             self.path.rename(aside)
-        except FileNotFoundError:  # released or taken over meanwhile: look again
+        except FileNotFoundError:  # released or taken over meanwhile
             return
-        if _read(aside) != seen:  # a new owner came between: what we moved is its lock
-            _link(aside, self.path)
+        if _read(aside) != stale:  # a new holder came between: what we moved is its lock
+            with suppress(FileExistsError):
+                os.link(aside, self.path)
         aside.unlink(missing_ok=True)
 
 
-def owner_of(path: Path, stale: float = STALE) -> Owner | None:
-    """Return the living owner of the lock at ``path``; None where it is free or stale.
+def owner_of(path: Path, stale: float = STALE) -> OwnerRecord | None:
+    """Return the living holder of the lock at ``path``; None where it is free or stale.
 
     The heartbeat of another machine is compared with this machine's clock, so this is for showing;
     ``Lock.acquire`` decides.
     """
-    owner = _read(path)
-    if owner is None or owner.dead:
+    beat = _heartbeat(path)
+    if beat is None:
         return None
-    if owner.here:
-        return owner
+    holder = _read(path)
+    if holder is None or _dead(holder):
+        return None
+    return holder if _here(holder) or time.time() - beat / 1e9 < stale else None
+
+
+def describe(holder: OwnerRecord) -> str:
+    """Return the process and its machine, in words."""
+    return f"process {holder.pid} on {holder.hostname.partition('?')[0]}"
+
+
+def _read(path: Path) -> OwnerRecord | None:
+    return MarkerSoftFileLock(path).owner
+
+
+def _heartbeat(path: Path) -> int | None:
+    """Return when the holder last showed that it lives, in nanoseconds of the server's clock."""
     try:
-        return owner if time.time() - path.stat().st_mtime < stale else None
-    except FileNotFoundError:
+        return path.stat().st_mtime_ns
+    except OSError:
         return None
 
 
-def _read(path: Path) -> Owner | None:
-    try:
-        return Owner(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+@cache
+def _myself() -> OwnerRecord:
+    """Return what filelock writes of this process, or of the one that it was forked from."""
+    with tempfile.TemporaryDirectory() as folder:
+        lock = MarkerSoftFileLock(Path(folder) / "lock")
+        with lock:
+            myself = lock.owner
+    assert myself is not None
+    return myself
 
 
-def _link(source: Path, target: Path) -> bool:
-    """Give the file ``source`` the name ``target`` too; return whether that name was free."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
+def _boot_of(holder: OwnerRecord) -> int:
+    """Return what filelock puts before a process's start to tell boots apart; 0: not known."""
+    return 0 if holder.start is None else holder.start >> 64
+
+
+def _namesake(holder: OwnerRecord) -> bool:
+    """Whether it is of a machine with our name, but of another boot: ours before, or another."""
+    boots = {_boot_of(holder), _boot_of(_myself())}
+    return holder.hostname == _myself().hostname and len(boots - {0}) == 2
+
+
+def _here(holder: OwnerRecord) -> bool:
+    """Whether it is, or was, a process of this machine since it was started."""
+    return holder.hostname == _myself().hostname and not _namesake(holder)
+
+
+def _dead(holder: OwnerRecord) -> bool:
+    """Whether it was a process of this machine that is no more."""
+    if not _here(holder):
         return False
-    return True
-
-
-def _age(path: Path, probe: Path) -> float:
-    """Return the seconds since the last heartbeat, both times by the file server's clock."""
-    os.utime(probe)
-    try:
-        return probe.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
-        return float("inf")
+    began = started(holder.pid)
+    known = holder.start is not None and began not in ("", "unknown")
+    return began == "" or (known and began != str((holder.start or 0) % 2**64))
 
 
 def machine() -> str:

@@ -40,7 +40,7 @@ from bench.training.self_measurement import self_measurement
 from bench.training.step import TrainingStep
 from bench.training.summary import entropy_summary, summarise
 from bench.training.targets import Arrival, Target, target_summary
-from bench.training.turn import Turn
+from bench.training.turn import CompileLock
 from bench.training.usage import flops_until, usage_summary, watch_memory
 
 
@@ -59,7 +59,7 @@ class Loop:
         target: what to note the arrival at.
         cost: of a step; None where it was not measured.
         team: the processes that make this run together, each with a loop of its own.
-        turn: to compile; taken for the first steps.
+        compile_lock: taken for the first steps.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Loop:
         target: Target | None = None,
         cost: Cost | None = None,
         team: Team = ALONE,
-        turn: Turn | None = None,
+        compile_lock: CompileLock | None = None,
     ) -> None:
         self.model, self.schedule = model, schedule
         self.data, self.config, self.seed = data, config, seed
@@ -95,7 +95,7 @@ class Loop:
         self.window = LossWindow(min(config.log_every, self.steps_per_epoch), device)
         self.history: list[Row] = []
         self.precision, self.cost, self.team = precision, cost, team
-        self.target, self.turn = target, turn or Turn("step", None)
+        self.target, self.compile_lock = target, compile_lock or CompileLock("step", None)
         self.arrival: Arrival | None = None
         self._written, self._written_at = -1, time.monotonic()  # the newest checkpoint
         self.evaluation = Evaluation(
@@ -217,7 +217,7 @@ class Loop:
 
     def _train_step(self, inputs: Tensor, targets: Tensor) -> None:
         cold = self.training_step.cold
-        with self.turn if cold else nullcontext():
+        with self.compile_lock if cold else nullcontext():
             try:
                 with self.clock("compile" if cold else "step"):
                     self.window.add(self.training_step(inputs, targets))

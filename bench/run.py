@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import UserError
 from bench.files import read_json, read_json_lines, write_atomically, write_json, write_json_lines
-from bench.lock import HeldError, Lock, Owner, owner_of
+from bench.lock import HeldError, Lock, UnreadableError, owner_of
 from bench.preemption import StopRequested
+
+if TYPE_CHECKING:
+    from filelock import OwnerRecord
 
 State = Literal["running", "done", "failed", "diverged"]
 Kind = Literal["out of memory", "timeout", "preempted", "killed", "exception"]
@@ -94,27 +98,24 @@ class RunFolder:
         )
 
     @property
-    def owner(self) -> Owner | None:
+    def owner(self) -> OwnerRecord | None:
         """The living process that works on the run, on whatever machine, if there is one."""
         return owner_of(self._lock.path)
 
-    @property
-    def heartbeat(self) -> float | None:
-        """When the process that works on the run last showed that it lives; seconds, or None."""
-        try:
-            return self._lock.path.stat().st_mtime
-        except OSError:
-            return None
-
-    def acquire(self) -> None:
+    def acquire(self, *, patient: bool = False) -> None:
         """Take the run for this process until release(), or until the process ends, however.
+
+        ``patient``: wait until it is clear that a process of another machine lives; the lock of a
+        machine that was lost looks alive for a while.
 
         Raises:
             BusyError: another process, of this or another machine, is working on the run.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire()
+            self._lock.acquire(patient=patient, say=self._say)
+        except UnreadableError as error:
+            raise BusyError(str(error)) from error
         except HeldError as error:
             raise BusyError(
                 f"{self.path}: {error} is working on this run; wait for it or end it"
@@ -122,6 +123,9 @@ class RunFolder:
         self._taken = True
         for torn in self.path.glob(".*.tmp"):  # a kill in the middle of a write leaves these
             torn.unlink(missing_ok=True)
+
+    def _say(self, line: str) -> None:
+        print(f"{self.path.name}: {line}", file=sys.stderr, flush=True)
 
     def release(self) -> None:
         """Let other processes have the run."""

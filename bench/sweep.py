@@ -42,8 +42,12 @@ def plan(words: Sequence[str]) -> None:
         master = master_config(loader, spelled_out(words))
         launcher = master.hydra.launcher
         elsewhere = "slurm" in str(master.hydra.runtime.choices.get("hydra/launcher"))
-        news = partial(slurm.news, Path(str(master.runs_dir))) if elsewhere else None
-        made = make_plan(Composer(loader, master, elsewhere=elsewhere), combinations(master), news)
+        scheduler = (
+            partial(slurm.scheduler_status, Path(str(master.runs_dir))) if elsewhere else None
+        )
+        made = make_plan(
+            Composer(loader, master, elsewhere=elsewhere), combinations(master), scheduler
+        )
     show_plan(made, launcher.get("retry", "all"), list(master.hydra.overrides.hydra))
 
 

@@ -19,8 +19,8 @@ from bench.assembly import follow, make_loop
 from bench.build import instantiate
 from bench.config import RunConfig
 from bench.data.base import Data
-from bench.device import choose_device, choose_precision, code_of, prepare
-from bench.ending import ending
+from bench.device import choose_device, choose_precision, compile_key, prepare
+from bench.ending import result_line
 from bench.failure import kind_of, reason_of
 from bench.identity import Identity, identify, tracker_label
 from bench.loop import Loop
@@ -30,10 +30,10 @@ from bench.training import parallel
 from bench.training.divergence import DivergedError
 
 
-def train(run_config: RunConfig) -> dict[str, Any]:
+def train(run_config: RunConfig, *, patient: bool = False) -> dict[str, Any]:
     """Carry out the run that ``run_config`` describes, or the rest of it; return its summary.
 
-    A run that is done or diverged is not trained again.
+    A run that is done or diverged is not trained again. ``patient``: see ``RunFolder.acquire``.
 
     Raises:
         UserError: the data are missing, the batch does not fit, or another process has the run.
@@ -44,7 +44,7 @@ def train(run_config: RunConfig) -> dict[str, Any]:
         _report(folder, "already ")
         return folder.summary
     data = experiment.build_data(run_config)  # before the folder exists: it may be missing
-    folder.acquire()
+    folder.acquire(patient=patient)
     try:
         if folder.finished:
             _track_again(run_config, identity, folder)
@@ -61,7 +61,7 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: D
     trainer = run_config.trainer
     device = choose_device(trainer.device)
     parallel.check(trainer, device)
-    prepare(trainer, device, Path(run_config.data_dir), code_of(run_config))
+    prepare(trainer, device, Path(run_config.data_dir), compile_key(run_config))
     precision = choose_precision(trainer.precision, device)
     source = provenance.collect(run_config.optimizer, device, precision)
     source["data"] = experiment.origin_of(data)
@@ -92,7 +92,7 @@ def _carry_out(
         folder.write_history(loop.history)
         return "diverged", str(error)
     except Exception as error:
-        cause = loop.team.blame(error)
+        cause = loop.team.first_error(error)
         with suppress(OSError):  # a full disk must not hide the error
             folder.set_status("failed", reason_of(cause), kind=kind_of(cause))
         tracker.abandon(failed=True)
@@ -136,7 +136,7 @@ def stored_config(run_config: RunConfig, identity: Identity) -> dict[str, Any]:
 
 
 def _report(folder: RunFolder, already: str = "") -> None:
-    print(f"{folder.path.name}: {already}{ending(folder)}", flush=True)
+    print(f"{folder.path.name}: {already}{result_line(folder)}", flush=True)
 
 
 def task(composed: DictConfig) -> float | None:

@@ -22,9 +22,9 @@ _INTERVAL = 3.0  # seconds from one look to the next: kind to the controller
 
 
 def now(launch: Launch, runs_dir: Path) -> Plan:
-    """Return how the runs of ``launch`` stand."""
-    news = partial(slurm.news, runs_dir) if "tasks" in launch.submitted else None
-    return Plan(tuple(look(launch.jobs(), news)))
+    """Return the status of the runs of ``launch``."""
+    scheduler = partial(slurm.scheduler_status, runs_dir) if "tasks" in launch.submitted else None
+    return Plan(tuple(look(launch.jobs(), scheduler)))
 
 
 def over(launch: Launch, plan: Plan) -> bool:
@@ -70,8 +70,8 @@ def table(launch: Launch, plan: Plan) -> Group:
     order = ("running", "failed", "interrupted", "queued", "missing", "untracked")
     shown = [run for state in order for run in plan.of(state)]
     for run in shown[:_ROWS]:
-        stands = run.standing
-        state = f"{stands.state}: {stands.kind}" if stands.kind else stands.state
+        status = run.status
+        state = f"{status.state}: {status.kind}" if status.kind else status.state
         rows.add_row(run.job.identity.id, state, _progress(run), words[run.job.identity.id])
     head = Text(f"{launch.name}: {plan.line()}")
     more = Text(f"... and {len(shown) - _ROWS} more") if len(shown) > _ROWS else Text("")
@@ -80,7 +80,7 @@ def table(launch: Launch, plan: Plan) -> Group:
 
 def _progress(run: Planned) -> str:
     """Return the newest step that a run has written down."""
-    if run.standing.state not in ("running", "failed", "interrupted"):
+    if run.status.state not in ("running", "failed", "interrupted"):
         return ""
     rows = run_folder(run.job.config, run.job.identity.id).history()
     return str(rows[-1]["step"]) if rows else "0"

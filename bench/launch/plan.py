@@ -12,21 +12,21 @@ from bench import components, experiment
 from bench.errors import UserError, suggestion
 from bench.identity import tracker_label
 from bench.launch.grid import Composer, Invalid, Job
-from bench.launch.standing import STATES, JobNews, Standing, run_folder, standing
+from bench.launch.standing import STATES, JobStatus, RunStatus, run_folder, run_status
 
 # Which of the runs that are not done are carried out.
 Retry = Literal["all", "failed", "timeout", "oom", "none"]
 # What the scheduler knows, for the ids of those runs that are not done.
-News = Callable[[Sequence[str]], Mapping[str, JobNews]] | None
+SchedulerStatus = Callable[[Sequence[str]], Mapping[str, JobStatus]] | None
 _KINDS = {"timeout": "timeout", "oom": "out of memory"}
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of the plan and how it stands."""
+    """One run of the plan and its status."""
 
     job: Job
-    standing: Standing
+    status: RunStatus
 
     @property
     def words(self) -> str:
@@ -44,7 +44,7 @@ class Plan:
 
     def of(self, *states: str) -> list[Planned]:
         """Return the runs in one of these states."""
-        return [run for run in self.runs if run.standing.state in states]
+        return [run for run in self.runs if run.status.state in states]
 
     def to_do(self, retry: Retry = "all") -> list[Planned]:
         """Return the runs to carry out.
@@ -60,7 +60,7 @@ class Plan:
             raise UserError(f"retry={retry}: not possible; {suggestion(retry, get_args(Retry))}")
         failed = self.of("failed")
         if retry in _KINDS:
-            return [run for run in failed if run.standing.kind == _KINDS[retry]]
+            return [run for run in failed if run.status.kind == _KINDS[retry]]
         if retry == "failed":
             return failed
         also = ("failed",) if retry == "all" else ()
@@ -68,9 +68,9 @@ class Plan:
 
     def line(self) -> str:
         """Return the counts: ``48 planned: 31 done, 2 running, 9 missing, 6 failed (...)``."""
-        counts = Counter(run.standing.state for run in self.runs)
+        counts = Counter(run.status.state for run in self.runs)
         parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
-        kinds = Counter(str(run.standing.kind) for run in self.of("failed"))
+        kinds = Counter(str(run.status.kind) for run in self.of("failed"))
         if kinds:
             parts[-1] += f" ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())})"
         return f"{len(self.runs)} planned: {', '.join(parts) or 'nothing'}"
@@ -79,7 +79,7 @@ class Plan:
 def make_plan(
     composer: Composer,
     combinations: Iterable[Sequence[str]],
-    news: News = None,
+    scheduler: SchedulerStatus = None,
 ) -> Plan:
     """Compose every combination and look at its run."""
     jobs: dict[str, Job] = {}
@@ -93,7 +93,7 @@ def make_plan(
         jobs.setdefault(made.identity.id, made)
         times[made.identity.id] += 1
     return Plan(
-        tuple(look(jobs.values(), news)),
+        tuple(look(jobs.values(), scheduler)),
         tuple(invalid),
         {run_id: count for run_id, count in times.items() if count > 1},
     )
@@ -101,21 +101,21 @@ def make_plan(
 
 def look(
     jobs: Iterable[Job],
-    news: News = None,
+    scheduler: SchedulerStatus = None,
 ) -> list[Planned]:
-    """Return how each of these runs stands now."""
-    found = {job.identity.id: (job, _standing(job)) for job in jobs}
+    """Return the status of each of these runs now."""
+    found = {job.identity.id: (job, _run_status(job)) for job in jobs}
     unclear = [run_id for run_id, (_, first) in found.items() if not first.finished]
-    told = news(unclear) if news is not None and unclear else {}
+    told = scheduler(unclear) if scheduler is not None and unclear else {}
     for run_id, one in told.items():
         job = found[run_id][0]
-        found[run_id] = (job, _standing(job, one))
-    return [Planned(job, stands) for job, stands in found.values()]
+        found[run_id] = (job, _run_status(job, one))
+    return [Planned(job, status) for job, status in found.values()]
 
 
-def _standing(job: Job, news: JobNews | None = None) -> Standing:
+def _run_status(job: Job, job_status: JobStatus | None = None) -> RunStatus:
     folder = run_folder(job.config, job.identity.id)
-    return standing(folder, tracker_label(job.config), news)
+    return run_status(folder, tracker_label(job.config), job_status)
 
 
 def objections(runs: Iterable[Planned]) -> list[Invalid]:

@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench.alike import code_of
-from bench.ending import ending
+from bench.alike import compile_key
+from bench.ending import result_line
 from bench.launch.manifest import Launch
 from bench.launch.order import Order
 from bench.launch.words import PACKED
@@ -43,7 +43,7 @@ class Pool:
     ) -> None:
         self.launch, self.slots, self.say = launch, slots, say
         self.outcomes: dict[str, str] = {}
-        self._waiting = Order((run_id, code_of(launch.stored(run_id))) for run_id in run_ids)
+        self._waiting = Order((run_id, compile_key(launch.stored(run_id))) for run_id in run_ids)
         self._workers: dict[int, subprocess.Popen[str]] = {}
         self._lock = threading.RLock()  # a signal may interrupt stop(), and call it
         self._threads: list[threading.Thread] = []
@@ -144,7 +144,7 @@ class Pool:
         outcome, folder = self.outcomes[run_id], self.launch.folder(run_id)
         if outcome == "failed":
             return f"failed, {folder.status.get('kind')}: {folder.status.get('cause')}"
-        return ending(folder) if outcome == "done" and folder.finished else outcome
+        return result_line(folder) if outcome == "done" and folder.finished else outcome
 
 
 def slots(devices: Sequence[str], pack: int, each: int = 1) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.launch.grid import Invalid
 from bench.launch.plan import Plan, Planned
-from bench.launch.standing import Standing
+from bench.launch.standing import RunStatus
 
 
 def distinct_words(runs: Sequence[Planned]) -> dict[str, str]:
@@ -32,10 +32,10 @@ def failures(plan: Plan, launch: Sequence[str] = ()) -> str:
 
 
 def _block(run: Planned, words: str, launch: Sequence[str]) -> str:
-    stands: Standing = run.standing
-    lines = [f"  {words or run.job.identity.id}: {stands.kind}: {stands.reason}"]
-    if stands.log is not None:
-        lines.append(f"    log:   {stands.log}")
+    status: RunStatus = run.status
+    lines = [f"  {words or run.job.identity.id}: {status.kind}: {status.reason}"]
+    if status.log is not None:
+        lines.append(f"    log:   {status.log}")
     return "\n".join([*lines, f"    again: {again(run, launch)}"])
 
 

@@ -16,7 +16,7 @@ from bench.errors import UserError
 from bench.launch.manifest import Launch, launches
 from bench.launch.slurm_job import Task
 from bench.launch.snapshot import environment
-from bench.launch.standing import JobNews
+from bench.launch.standing import JobStatus
 from bench.run import RunFolder
 
 _QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "CONFIGURING", "SUSPENDED"}
@@ -115,8 +115,8 @@ def max_array_size() -> int:
     return max(1, int(found[1]) - 1) if found else 1000
 
 
-def news(runs_dir: Path, run_ids: Sequence[str]) -> dict[str, JobNews]:
-    """Return what SLURM knows of the newest job of each run, for those that it had."""
+def scheduler_status(runs_dir: Path, run_ids: Sequence[str]) -> dict[str, JobStatus]:
+    """Return the scheduler status of the newest job of each run, for those that it had."""
     wanted, over = set(run_ids), set[str]()
     found: dict[str, tuple[str, list[str], Path]] = {}
     for launch in launches(runs_dir):
@@ -130,19 +130,19 @@ def news(runs_dir: Path, run_ids: Sequence[str]) -> dict[str, JobNews]:
         if not wanted:
             break
     states = job_states({job for job, _, _ in found.values()})
-    told: dict[str, JobNews] = {}
+    told: dict[str, JobStatus] = {}
     for run_id, (job, task, log) in found.items():
         state = states.get(job, "")
         if run_id in over:
-            told[run_id] = JobNews("ended", None, None, job)
+            told[run_id] = JobStatus("ended", None, None, job)
         elif state in _QUEUED:
-            told[run_id] = JobNews("queued", None, None, job)
+            told[run_id] = JobStatus("queued", None, None, job)
         elif state in _RUNNING:
             begun = RunFolder(runs_dir / run_id).status
-            told[run_id] = JobNews("running" if begun else "queued", None, None, job)
+            told[run_id] = JobStatus("running" if begun else "queued", None, None, job)
         else:
             kind = _KINDS.get(state) if run_id == _blamed(runs_dir, task) else None
-            told[run_id] = JobNews("ended", kind, log, job)
+            told[run_id] = JobStatus("ended", kind, log, job)
     return told
 
 

@@ -1,4 +1,4 @@
-"""How a run stands, by its folder and, where that cannot know, by the scheduler."""
+"""A run's status, by its folder and, where that cannot know, by the scheduler."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ STATES: tuple[State, ...] = (
 
 
 @dataclass(frozen=True)
-class JobNews:
-    """What the scheduler says of the job that was to carry out a run."""
+class JobStatus:
+    """The scheduler's status of the job that was to carry out a run."""
 
     state: Literal["queued", "running", "ended"]
     kind: str | None  # of an end: out of memory, timeout, preempted, killed, exception
@@ -46,8 +46,8 @@ class JobNews:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One run's state; ``kind``, ``reason`` and ``log`` of one that failed."""
+class RunStatus:
+    """One run's status: its state; ``kind``, ``reason`` and ``log`` of one that failed."""
 
     state: State
     kind: str | None = None
@@ -65,28 +65,30 @@ class Standing:
         return self.state in ("running", "queued")
 
 
-def standing(folder: RunFolder, label: str, news: JobNews | None = None) -> Standing:
-    """Return how the run in ``folder`` stands.
+def run_status(folder: RunFolder, label: str, job_status: JobStatus | None = None) -> RunStatus:
+    """Return the status of the run in ``folder``.
 
-    ``label`` is that of the tracker that is to hold it; ``news`` is of the newest job that was to
-    carry it out, if there is one.
+    ``label`` is that of the tracker that is to hold it; ``job_status`` is of the newest job that
+    was to carry it out, if there is one.
     """
     status = folder.status
     state = status.get("state")
     if state in ("done", "diverged"):
-        return Standing(state if label in status.get("tracked", []) else "untracked")
+        return RunStatus(state if label in status.get("tracked", []) else "untracked")
     if folder.owner is not None:
-        return Standing("running")
-    if news is not None and news.state != "ended":
-        return Standing("queued" if news.state == "queued" else "running")
+        return RunStatus("running")
+    if job_status is not None and job_status.state != "ended":
+        return RunStatus("queued" if job_status.state == "queued" else "running")
     log = folder.path / "log.txt"
     if state == "failed":
         kind = status.get("kind") or "exception"
-        return Standing("failed", kind, status.get("cause"), log if log.exists() else None)
-    if news is not None and news.kind is not None:
-        last = log if log.exists() else news.log
-        return Standing("failed", news.kind, f"its job {news.job} ended: {news.kind}", last)
-    return Standing("interrupted" if state == "running" else "missing")
+        return RunStatus("failed", kind, status.get("cause"), log if log.exists() else None)
+    if job_status is not None and job_status.kind is not None:
+        last = log if log.exists() else job_status.log
+        return RunStatus(
+            "failed", job_status.kind, f"its job {job_status.job} ended: {job_status.kind}", last
+        )
+    return RunStatus("interrupted" if state == "running" else "missing")
 
 
 def run_folder(run: RunConfig, run_id: str) -> RunFolder:

@@ -54,7 +54,7 @@ class Team:
         if self.leads:
             print(f"{name}: {text}", flush=True)
 
-    def blame(self, error: Exception) -> Exception:
+    def first_error(self, error: Exception) -> Exception:
         """Return what made rank 0 fail: the error of another rank, if one left word, or its own."""
         for word in sorted(Path(self.complaints).glob("rank*")) if self.complaints else []:
             return RuntimeError(f"{word.name}: {word.read_text()}")

@@ -17,21 +17,21 @@ from pathlib import Path
 import torch
 
 from bench import preemption
-from bench.lock import HeldError, Lock
+from bench.lock import HeldError, Lock, UnreadableError
 
 _MOST_SECONDS = 900.0  # longer than anything compiles here; then each compiles for itself
 _POLL_SECONDS = 0.5
 _here: set[str] = set()  # names of programs that this process has compiled, or taken over
 
 
-class Turn:
-    """A process's turn to compile ``program``: a context, or :meth:`take` and :meth:`over`.
+class CompileLock:
+    """The lock under which ``program`` is compiled: a context, or :meth:`take` and :meth:`over`.
 
     A context that is left by an exception has not compiled it.
 
     Whoever had to wait lets the next one go at once: the code is there. Where it is not, since the
     first failed, say, all compile at the same time, as they would without this; so they do where no
-    lock can be had. A process that has had its turn does not wait again, nor does anybody once the
+    lock can be had. A process that has had it does not wait again, nor does anybody once the
     program was compiled; where that code is gone or does not fit, again all compile at once.
 
     Args:
@@ -48,7 +48,7 @@ class Turn:
         self._folder, self._say = folder, say
         self._lock: Lock | None = None  # as long as it is held
 
-    def __enter__(self) -> Turn:
+    def __enter__(self) -> CompileLock:
         self.take()
         return self
 
@@ -72,7 +72,7 @@ class Turn:
                 lock.release()
             else:
                 self._lock = lock
-        except OSError:  # a folder of somebody else's, a file system without links
+        except OSError:  # a folder of somebody else's, say
             pass
 
     def over(self, *, compiled: bool) -> None:
@@ -93,7 +93,9 @@ class Turn:
         start, waited = time.monotonic(), False
         while time.monotonic() - start < _MOST_SECONDS:
             try:
-                lock.acquire()
+                lock.attempt()
+            except UnreadableError:  # whose it is, and for how long, nobody can say
+                return True
             except HeldError:
                 if not waited:
                     self._say("waits for a process that compiles the same code")

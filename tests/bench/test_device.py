@@ -103,7 +103,7 @@ def test_runs_that_differ_in_seed_and_learning_rate_share_compiled_code(
 
     def after(*words: str) -> int:
         run = config.load(["model=mlp", "trainer.compile=true", *words])
-        prepare(run.trainer, CPU, tmp_path, device.code_of(run))
+        prepare(run.trainer, CPU, tmp_path, device.compile_key(run))
         return len(forgotten)
 
     assert after("optimizer=muon") == 1

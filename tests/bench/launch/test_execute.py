@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench import lock
 from bench.config import RunConfig
 from bench.identity import identify
 from bench.launch.execute import execute
-from bench.lock import STALE, Owner
 from bench.run import RunFolder
 
 Make = Callable[..., RunConfig]
@@ -49,31 +47,38 @@ def test_a_busy_run_is_left_alone(quick: Make, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def elsewhere(quick: Make) -> Callable[[float], tuple[RunConfig, Path]]:
-    """``elsewhere(age)``: a run, and its lock that another machine has, silent for so long."""
+def elsewhere(
+    quick: Make, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[float], tuple[RunConfig, Path]]:
+    """``elsewhere(age)``: a run, and its lock that another machine has, silent for so long.
+
+    Three seconds of silence are as three minutes otherwise.
+    """
+    monkeypatch.setattr(lock, "STALE", 3.0)
+    monkeypatch.setattr(lock, "BEAT", 0.5)
 
     def make(age: float) -> tuple[RunConfig, Path]:
         one = quick()
-        lock = Path(one.runs_dir) / identify(one).id / ".lock"
-        lock.parent.mkdir(parents=True)
-        lock.write_text(json.dumps(asdict(Owner("t0ken", "node7", "another boot", 4242, "17"))))
-        os.utime(lock, (time.time() - age, time.time() - age))
-        return one, lock
+        path = Path(one.runs_dir) / identify(one).id / ".lock"
+        path.parent.mkdir(parents=True)
+        path.write_text("filelock/2\npid=4242\nhost=node7\nmode=lease\ntoken=t0\nduration=3.0\n")
+        os.utime(path, (time.time() - age, time.time() - age))
+        return one, path
 
     return make
 
 
 @pytest.fixture
 def beating() -> Iterator[Callable[[Path], None]]:
-    """``beating(lock)``: from now on its owner shows that it lives."""
+    """``beating(path)``: from now on its owner shows that it lives."""
     stop, threads = threading.Event(), list[threading.Thread]()
 
-    def beat(lock: Path) -> None:
+    def beat(path: Path) -> None:
         while not stop.wait(0.1):
-            os.utime(lock)
+            os.utime(path)
 
-    def start(lock: Path) -> None:
-        threads.append(threading.Thread(target=beat, args=(lock,)))
+    def start(path: Path) -> None:
+        threads.append(threading.Thread(target=beat, args=(path,)))
         threads[-1].start()
 
     yield start
@@ -85,19 +90,48 @@ def beating() -> Iterator[Callable[[Path], None]]:
 def test_the_run_of_a_lost_machine_is_taken_over_as_soon_as_that_is_clear(
     elsewhere: Callable[[float], tuple[RunConfig, Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, lock = elsewhere(STALE - 2.5)
+    one, path = elsewhere(0.0)
     assert execute(one) == "busy"  # impatient
     assert "process 4242 on node7 is working on this run" in capsys.readouterr().err
     assert execute(one, patient=True) == "done"
-    assert not lock.exists()
+    watches = f"{path.parent.name}: watches process 4242 on node7 for a sign of life, 3 seconds"
+    assert watches in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_the_run_of_a_machine_that_was_lost_long_ago_needs_no_patience(
+    elsewhere: Callable[[float], tuple[RunConfig, Path]],
+) -> None:
+    one, path = elsewhere(1000.0)
+    start = time.monotonic()
+    assert execute(one) == "done"
+    assert time.monotonic() - start >= 3.0  # its clock may be wrong: it was watched
+    assert not path.exists()
 
 
 def test_a_run_whose_owner_shows_a_sign_of_life_is_left_to_it(
     elsewhere: Callable[[float], tuple[RunConfig, Path]], beating: Callable[[Path], None]
 ) -> None:
-    one, lock = elsewhere(60.0)
-    beating(lock)
+    one, path = elsewhere(1.0)
+    beating(path)
     start = time.monotonic()
     assert execute(one, patient=True) == "busy"
-    assert time.monotonic() - start < 30.0  # seconds, and not until a silent one would be stale
-    assert RunFolder(lock.parent).status == {}
+    assert time.monotonic() - start < 3.0
+    assert RunFolder(path.parent).status == {}
+
+
+def test_a_lock_that_cannot_be_read_is_left_alone_with_the_way_out(
+    quick: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = quick()
+    path = Path(one.runs_dir) / identify(one).id / ".lock"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"token": "t0", "host": "node7", "machine": "b", "pid": 1, "started": "2"}')
+    assert execute(one, patient=True) == "busy"
+    told = capsys.readouterr().err
+    assert told.startswith(
+        f"left alone: {path}: this lock cannot be read, or is of an older version"
+    )
+    assert told.endswith("then delete the file\n")
+    path.unlink()
+    assert execute(one) == "done"

@@ -15,7 +15,7 @@ from bench.launch.cost import estimate
 from bench.launch.grid import Invalid, Job
 from bench.launch.plan import Plan, Planned, look, make_plan, objections
 from bench.launch.report import again, distinct_words, failures, problems
-from bench.launch.standing import JobNews, Standing, run_folder
+from bench.launch.standing import JobStatus, RunStatus, run_folder
 from bench.run import RunFolder
 
 Make = Callable[..., RunConfig]
@@ -36,54 +36,54 @@ def folder_of(one: Job) -> RunFolder:
     return folder
 
 
-def state_of(one: Job, news: JobNews | None = None) -> Standing:
-    (planned,) = look([one], lambda ids: {one.identity.id: news} if news else {})
-    return planned.standing
+def state_of(one: Job, job_status: JobStatus | None = None) -> RunStatus:
+    (planned,) = look([one], lambda ids: {one.identity.id: job_status} if job_status else {})
+    return planned.status
 
 
 def test_states_by_folder(job: Callable[..., Job]) -> None:
     one = job("seed=1")
-    assert state_of(one) == Standing("missing")
+    assert state_of(one) == RunStatus("missing")
     folder = folder_of(one)
     folder.acquire()
-    assert state_of(one) == Standing("running")
+    assert state_of(one) == RunStatus("running")
     folder.set_status("running")
-    assert state_of(one) == Standing("running")
+    assert state_of(one) == RunStatus("running")
     folder.release()
-    assert state_of(one) == Standing("interrupted")
+    assert state_of(one) == RunStatus("interrupted")
     folder.set_status("failed", "MemoryError: ", kind="out of memory")
-    assert state_of(one) == Standing("failed", "out of memory", "MemoryError: ")
+    assert state_of(one) == RunStatus("failed", "out of memory", "MemoryError: ")
     (folder.path / "log.txt").write_text("...")
     assert state_of(one).log == folder.path / "log.txt"
     for state in ("done", "diverged"):
         folder.set_status(state)  # type: ignore[arg-type]
-        assert state_of(one) == Standing("untracked")
+        assert state_of(one) == RunStatus("untracked")
         folder.add_tracked(tracker_label(one.config))
-        assert state_of(one) == Standing(state)  # type: ignore[arg-type]
+        assert state_of(one) == RunStatus(state)  # type: ignore[arg-type]
         assert state_of(one).finished
 
 
 def test_the_scheduler_knows_of_jobs_that_folders_do_not(job: Callable[..., Job]) -> None:
     one = job()
-    assert state_of(one, JobNews("queued", None, None, "7_1")) == Standing("queued")
-    assert state_of(one, JobNews("running", None, None, "7_1")) == Standing("running")
-    assert state_of(one, JobNews("ended", None, None, "7_1")) == Standing("missing")
+    assert state_of(one, JobStatus("queued", None, None, "7_1")) == RunStatus("queued")
+    assert state_of(one, JobStatus("running", None, None, "7_1")) == RunStatus("running")
+    assert state_of(one, JobStatus("ended", None, None, "7_1")) == RunStatus("missing")
     log = Path("7_1.out")
-    killed = state_of(one, JobNews("ended", "killed", log, "7_1"))
-    assert killed == Standing("failed", "killed", "its job 7_1 ended: killed", log)
+    killed = state_of(one, JobStatus("ended", "killed", log, "7_1"))
+    assert killed == RunStatus("failed", "killed", "its job 7_1 ended: killed", log)
     folder_of(one).set_status("running")
-    assert state_of(one, JobNews("ended", "timeout", log, "7_1")).kind == "timeout"
+    assert state_of(one, JobStatus("ended", "timeout", log, "7_1")).kind == "timeout"
     own = folder_of(one).path / "log.txt"  # says more of the run than its job's log
     own.write_text("...")
-    assert state_of(one, JobNews("ended", "timeout", log, "7_1")).log == own
+    assert state_of(one, JobStatus("ended", "timeout", log, "7_1")).log == own
     # What the run itself wrote goes before what became of its job.
     folder_of(one).set_status("failed", "ValueError: x", kind="exception")
-    assert state_of(one, JobNews("ended", "killed", log, "7_1")).kind == "exception"
+    assert state_of(one, JobStatus("ended", "killed", log, "7_1")).kind == "exception"
     # A new job for it is under way.
-    assert state_of(one, JobNews("queued", None, None, "8_1")).underway
+    assert state_of(one, JobStatus("queued", None, None, "8_1")).underway
     folder_of(one).set_status("done")
     folder_of(one).add_tracked(tracker_label(one.config))
-    assert state_of(one, JobNews("running", None, None, "8_1")).finished
+    assert state_of(one, JobStatus("running", None, None, "8_1")).finished
 
 
 def test_the_scheduler_is_asked_only_of_what_is_not_done(job: Callable[..., Job]) -> None:
@@ -97,7 +97,7 @@ def test_the_scheduler_is_asked_only_of_what_is_not_done(job: Callable[..., Job]
 
 
 def planned(one: Job, state: str, kind: str | None = None) -> Planned:
-    return Planned(one, Standing(state, kind, kind and f"{kind}!"))  # type: ignore[arg-type]
+    return Planned(one, RunStatus(state, kind, kind and f"{kind}!"))  # type: ignore[arg-type]
 
 
 def test_the_line_is_in_a_fixed_order_with_causes(job: Callable[..., Job]) -> None:
@@ -180,7 +180,7 @@ def test_words_that_all_share_are_left_out(job: Callable[..., Job]) -> None:
 def test_a_failure_says_cause_log_and_command(job: Callable[..., Job]) -> None:
     one = job("seed=1", "model.hidden=[8]")
     log = Path("log.txt")
-    run = Planned(one, Standing("failed", "out of memory", "MemoryError: 3 GiB", log))
+    run = Planned(one, RunStatus("failed", "out of memory", "MemoryError: 3 GiB", log))
     words = ["hydra.mode=MULTIRUN", "hydra/launcher=slurm"]
     text = failures(Plan((run, planned(job("seed=2"), "done"))), words)
     assert text.splitlines() == [

@@ -77,7 +77,7 @@ def test_our_options_become_submitits() -> None:
 
 def kinds(launch: Launch, tmp_path: Path) -> list[Any]:
     ids = [name for task in launch.tasks for name in task]
-    told = slurm.news(tmp_path / "runs", ids)
+    told = slurm.scheduler_status(tmp_path / "runs", ids)
     return [told[name].kind if told[name].state == "ended" else told[name].state for name in ids]
 
 
@@ -123,14 +123,16 @@ def test_the_cause_is_what_slurm_says_of_the_end(
     assert kinds(launch, tmp_path)[3] == kind
 
 
-def test_news_of_the_newest_launch_only(fake: Fake, launch: Launch, tmp_path: Path) -> None:
+def test_the_scheduler_status_is_of_the_newest_launch_only(
+    fake: Fake, launch: Launch, tmp_path: Path
+) -> None:
     job = launch.jobs()[3]
     later = manifest.create(tmp_path / "runs", [job], [[job.identity.id]], {})
     later.path.rename(later.path.with_name("99999999-later"))
     Launch(later.path.with_name("99999999-later")).note_jobs({"0": "8"})
     fake(squeue="7_1|RUNNING\n8|PENDING", sacct=None, scontrol=None)
-    told = slurm.news(tmp_path / "runs", [job.identity.id, "unheard of"])
-    assert {name: news.job for name, news in told.items()} == {job.identity.id: "8"}
+    told = slurm.scheduler_status(tmp_path / "runs", [job.identity.id, "unheard of"])
+    assert {name: status.job for name, status in told.items()} == {job.identity.id: "8"}
 
 
 def test_a_run_that_failed_is_not_waited_for_with_the_rest_of_its_job(
