@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in ``path``; None where the file is absent or not whole JSON."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last: nested without end
         return None
     return value if isinstance(value, dict) else None
 

@@ -158,7 +158,7 @@ def _provenance(folder: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:  # cut short, or not UTF-8
+    except (ValueError, RecursionError) as error:  # cut short, not UTF-8, nested without end
         raise ValueError(f"{path}: not whole JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: not a JSON object")

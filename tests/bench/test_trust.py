@@ -62,7 +62,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of importable modules: ``evil_parts`` marks what happens, ``lab_parts`` is honest."""
+    """A folder of modules: ``evil_parts`` leaves a mark, ``lab_parts`` is honest."""
     folder = tmp_path / "modules"
     folder.mkdir()
     (folder / "evil_parts.py").write_text(EVIL)
