@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     )
     folder = find_run(options.run)
     require_done(folder)
-    restored = restore(folder)
+    restored = restore(folder, trusted=options.trust)
     wanted = options.model_dump(include=set(DECISIVE))
     options.use_threads(restored.config)
     (curvature, exponents), was_stored = stored_or_measured(

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     options = cli.parse(HessianOptions, argv, prog=PROG, description=DESCRIPTION, examples=EXAMPLES)
     folder = find_run(options.run)
     require_done(folder)
-    restored = restore(folder, options.at)
+    restored = restore(folder, options.at, options.trust)
     options.use_threads(restored.config)
     exact = _exact(options, sum(p.numel() for p in restored.model.parameters()))
     wanted: dict[str, Any] = options.model_dump(include={*_HOW, *(() if exact else _ESTIMATE)})

@@ -78,7 +78,8 @@ def main(argv: list[str]) -> None:
     )
     folder = find_run(options.run)
     require_done(folder)
-    restored, initial = restore(folder), restore(folder, "start")
+    restored = restore(folder, trusted=options.trust)
+    initial = restore(folder, "start", options.trust)
     options.use_threads(restored.config)
     wanted = options.model_dump(include=set(_DECISIVE))
     (_, fits), was_stored = stored_or_measured(

@@ -181,7 +181,7 @@ def typed(
     try:
         config = RunConfig.model_validate(values, context={"elsewhere": elsewhere})
     except ValidationError as error:
-        raise UserError(_first_problem(error)) from error
+        raise UserError(first_problem(error)) from error
     if config.tuned:
         tuned.check_seed(config.seed)
     return config.model_copy(update=components.complete(config.components, config.names, known))
@@ -201,7 +201,8 @@ def _refuse_non_finite(value: Any, where: str) -> None:
         _refuse_non_finite(item, f"{where}.{key}" if where else str(key))
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """Return one line for the first error that pydantic found in a `RunConfig`."""
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
     if location[0] == "trainer":  # what follows the key is a branch of a union

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from bench import trust
 from bench.build import Shape, attempt, build_model, instantiate
-from bench.config import RunConfig
+from bench.config import RunConfig, first_problem
 from bench.data.base import Data, MissingDataError
 from bench.errors import UserError
 from bench.kept_data import KeptData
@@ -47,7 +49,7 @@ def build_data(config: RunConfig) -> Data:
     Raises:
         UserError: the data are missing (with the command that gets them), or the batch is larger.
     """
-    choice = config.names["dataset"]
+    choice = config.names.get("dataset")
     try:
         data = _load(config.dataset, config.data_dir, config.seed)
     except Exception as error:
@@ -57,7 +59,8 @@ def build_data(config: RunConfig) -> Data:
         if isinstance(cause, ValueError):
             raise UserError(f"dataset={choice}: {cause}") from error
         raise
-    assert isinstance(data, Data)
+    if not isinstance(data, Data):
+        raise UserError(f"dataset={choice}: {config.dataset['_target_']} gives no data")
     try:
         data.check_batch_size(config.trainer.batch_size)
     except ValueError as error:
@@ -96,31 +99,57 @@ class Restored:
         return next(self.data.eval_batches("train", min(size, self.data.size("train"))))
 
 
-def restore(folder: Path, at: Literal["trained", "start"] = "trained") -> Restored:
+def restore(
+    folder: Path,
+    at: Literal["trained", "start"] = "trained",
+    trusted: Collection[str] = (),
+) -> Restored:
     """Rebuild the network and the data of the run in ``folder``.
+
+    The run may be anybody's: its config is data, and may name only what `bench.trust` allows.
 
     Args:
         folder: the run folder.
         at: the weights of the newest checkpoint, or those that the run's seed drew at its start,
             for which no checkpoint is needed.
+        trusted: packages whose code the run's config may name, beside what `bench.trust` allows.
 
     Raises:
-        UserError: ``folder`` holds no run, or no checkpoint that can be read.
+        UserError: ``folder`` holds no run, no checkpoint that can be read and fits, or a config
+            that names code which is not allowed.
     """
     run = RunFolder(folder)
     stored = run.config
     if not stored:
         raise UserError(f"{folder}: not a run folder (no readable config.json)")
-    config = RunConfig.model_validate({k: stored[k] for k in RunConfig.model_fields if k in stored})
+    file = folder / "config.json"
+    trust.check(stored, file, trusted)
+    try:
+        config = RunConfig.model_validate(
+            {key: stored[key] for key in RunConfig.model_fields if key in stored}
+        )
+    except ValidationError as error:
+        raise UserError(f"{file}: {first_problem(error)}") from error
     step, weights = 0, None
     if at == "trained":
         checkpoint = run.load_checkpoint()
         if checkpoint is None:
             raise UserError(f"{folder}: no readable checkpoint; run it again to make one")
         step, weights = int(checkpoint["step"]), checkpoint["model"]
-    data = build_data(config)
+    data = attempt(f"{file}: dataset", functools.partial(build_data, config))
     model = seeded_model(config, shape_of(data))
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{file}: model: {config.model['_target_']} gives no network")
     if weights is not None:
-        model.load_state_dict(weights)
+        _load_weights(model, weights, folder)
     epoch = step / data.steps_per_epoch(config.trainer.batch_size)
     return Restored(model.eval(), data, stored, step, epoch)
+
+
+def _load_weights(model: nn.Module, weights: Any, folder: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError) as error:  # RuntimeError: other names or shapes
+        raise UserError(
+            f"{folder}: its checkpoint does not fit the network of its config.json"
+        ) from error

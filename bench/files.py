@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import IO, Any
 
 
+def is_name(text: object) -> bool:
+    """Return whether ``text`` may name a file or folder among others: no path, not hidden.
+
+    What comes from a file of somebody else's, or from a server, must not name a place elsewhere.
+    """
+    return isinstance(text, str) and text.isprintable() and text[:1] not in "." and "/" not in text
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it over ``path``."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -32,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in ``path``; None where the file is absent or not whole JSON."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last: nested without end
         return None
     return value if isinstance(value, dict) else None
 

@@ -82,6 +82,8 @@ def parse(
         raise SystemExit(0)
     texts: dict[str, str] = {}
     for argument in argv:
+        if argument.startswith("--trust="):  # as tools write what lowers a guard
+            argument = argument.removeprefix("--")  # noqa: PLW2901
         name, text = _split(argument, options.model_fields)
         if name in texts:
             raise UserError(f"option '{name}' is given twice; give it once ({prog} --help)")
@@ -101,7 +103,9 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         code = main(sys.argv[1:]) or 0
         sys.stdout.flush()
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        line = " ".join(str(error).split())
+        line = "".join(letter if letter.isprintable() else "?" for letter in line)
+        print("error:", line, file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -32,6 +32,11 @@ class MeasurementOptions(cli.Options):
     mode: Mode = Field("eval", description="BatchNorm and dropout as in evaluation or training.")
     device: str = Field("cpu", description="Where to compute: cpu, cuda, cuda:1.")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's.")
+    trust: list[str] = Field(
+        [],
+        description="Packages whose code the run's config may name, beside what your YAML files"
+        " name; also written --trust=<package>. See docs/security.md.",
+    )
     force: bool = Field(False, description="Measure again although the files are there.")
 
     @field_validator("microbatch")

@@ -16,6 +16,7 @@ from bench.errors import UserError
 _CHOSEN = ("model", "dataset", "optimizer", "schedule", "trainer")
 # Where results lie and who watches: the reader's own choice.
 _OWN = ("tracker", "runs_dir", "data_dir", "names", "seed", "sweep", "id", "variant")
+_CHOICE = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
 
@@ -32,8 +33,11 @@ def command(configs: Sequence[Mapping[str, Any]]) -> str:
 def _overrides(config: Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
     """Return overrides from the chosen files' defaults to ``config``, sorted.
 
-    A choice that this version has no file for is given without them.
+    A choice that this version has no file for is given without them; so is one that is no plain
+    name: a run may be anybody's, and a path would make Hydra read a config from elsewhere.
     """
+    if not all(_CHOICE.fullmatch(word.partition("=")[2]) for word in chosen):
+        return []
     try:
         default = load(list(chosen)).model_dump(mode="json")
     except (UserError, HydraException):

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.page.budget import NOTHING, RED, Budget, Place, usual
 from analysis.table.build import build_table
+from analysis.table.documents import markdown_text
 from analysis.table.model import Cell, Table
 from analysis.table.rows import Run
 from analysis.table.select import records
@@ -252,7 +253,7 @@ def markdown(found: Results) -> str:
     common = usual([row.budget for row in found.rows])
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     lines += [_line(row, found, common) for row in found.rows]
-    drawn = [" | ".join(cell.replace("|", r"\|") for cell in line) for line in lines]
+    drawn = [" | ".join(markdown_text(cell) for cell in line) for line in lines]
     return "\n".join(f"| {line} |" for line in drawn)
 
 

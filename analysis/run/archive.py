@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from analysis.run import folders
-from bench.files import write_atomically
+from bench.files import is_name, write_atomically
 
 Files = dict[str, bytes]  # of one run folder, by name
 
@@ -169,7 +169,7 @@ def read(path: Path) -> dict[str, Files]:
         raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); restore it") from error
     names = [name for name in table.column_names if name != "id"]
     for name in (*names, *table["id"].to_pylist()):
-        if Path(name).name != name:  # it would be written elsewhere
+        if not is_name(name):  # it would be written elsewhere
             raise ValueError(f"{path}: {name!r} is no name of a file; restore the archive")
     columns = {name: table[name].cast("binary").to_pylist() for name in names}
     return {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run.frame import STATES, RunRecord, nearest, warn
+from bench.files import is_name
 
 _PARTS = ("status.json", "summary.json", "history.jsonl", "checkpoint.pt")
 _READ = ("config.json", "status.json", "summary.json", "provenance.json")
@@ -105,7 +106,7 @@ def _read_folder(folder: Path) -> RunRecord:
     run_id = folder.name
     try:
         config = _read_json(folder / "config.json")
-        run_id = str(config.get("id", run_id))
+        run_id = _own_id(config, folder)
         state = _state(folder)
         # A diverged or failed run may have ended before it had anything to sum up.
         needed = state == "done" or (folder / "summary.json").exists()
@@ -118,6 +119,18 @@ def _read_folder(folder: Path) -> RunRecord:
         where = f"{error.filename}: " if isinstance(error, OSError) else ""
         warn(f"{where}{reason}; the run is shown as unreadable")
         return RunRecord(run_id, "unreadable", config or {})
+
+
+def _own_id(config: dict[str, Any], folder: Path) -> str:
+    """Return the id in a config, the folder's name where it has none.
+
+    Raises:
+        ValueError: it would lead elsewhere, as the name of a folder.
+    """
+    own = config.get("id", folder.name)
+    if "id" in config and not is_name(own):
+        raise ValueError(f"{folder / 'config.json'}: {own!r} is no name of a run")
+    return str(own)
 
 
 def _state(folder: Path) -> str:
@@ -145,7 +158,7 @@ def _provenance(folder: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:  # cut short, or not UTF-8
+    except (ValueError, RecursionError) as error:  # cut short, not UTF-8, nested without end
         raise ValueError(f"{path}: not whole JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: not a JSON object")

@@ -8,6 +8,7 @@ spellings are made one, so that the frame does not tell where it came from.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ PROVENANCE = (
 SOURCES = "provenance.optimizer_source"
 _PROVENANCE_PATHS = tuple((f"provenance.{key}", key.split(".")) for key in PROVENANCE)
 _NOT_FLATTENED = frozenset({"id", "variant", "sweep", "seed", "names", "provenance"})
+# Control characters, and those that end a line or turn the direction of what follows.
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -93,7 +96,7 @@ def canonical(value: Any) -> float | bool | str | None:
         plain: float | bool | None = value
         return plain
     if kind is str:
-        return _NUMBERS.get(value, str(value))
+        return _NUMBERS.get(value) or _one_line(str(value))
     if isinstance(value, int | float):
         return float(value)
     return json.dumps(_whole(value), sort_keys=True, ensure_ascii=False)
@@ -178,8 +181,13 @@ def _by_public_names(name: str, value: Any) -> Any:
 def _fixed(name: str, values: list[Any]) -> pd.Series[Any]:
     if name == "seed":
         return pd.Series(values, dtype="Int64")
-    texts = [None if value is None else str(value) for value in values]
+    texts = [None if value is None else _one_line(str(value)) for value in values]
     return pd.Series(texts, dtype="object")
+
+
+def _one_line(text: str) -> str:
+    """Return ``text`` without what would end a line, or steer a terminal or a page, where shown."""
+    return text if text.isprintable() else _STEERING.sub(" ", text)
 
 
 def _whole(value: Any) -> Any:

@@ -11,6 +11,7 @@ from analysis.run import wandb_files
 from analysis.run.cache import Told
 from analysis.run.folders import file_stamp
 from analysis.run.frame import STATES, RunRecord, nearest, warn
+from bench.files import is_name
 
 # Job types of what lies beside runs on W&B and is none: published comparisons.
 NO_RUNS = ("report",)
@@ -66,7 +67,11 @@ def server_records(told: Iterable[Told]) -> list[RunRecord]:
     """
     attempts: dict[str, list[Told]] = defaultdict(list)
     for one in told:
-        attempts[str(one.config.get("id", one.id))].append(one)
+        own = one.config.get("id", one.id)
+        if is_name(own):
+            attempts[own].append(one)
+        else:
+            warn(f"wandb: {own!r} is no name of a run; it is left out")
     return [
         record(run_id, best.config, best.summary)
         for run_id, ones in attempts.items()

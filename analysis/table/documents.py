@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 
 from analysis.table.shown import Part, Shown
 
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "–": "--", "<": r"$<$", ">": r"$>$",
 }  # fmt: skip
+
+
+def markdown_text(text: str) -> str:
+    """Return ``text`` for a line of Markdown: no tag, link, code or end of a table's cell."""
+    return _TAG.sub("&lt;", text).replace("](", r"]\(").replace("`", r"\`").replace("|", r"\|")
 
 
 def latex(words: Shown, ids: bool) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from analysis.table.documents import html, latex
+from analysis.table.documents import html, latex, markdown_text
 from analysis.table.model import Cell, Table
 from analysis.table.shown import Part, Shown, shown
 
@@ -77,8 +77,8 @@ def _markdown(words: Shown, ids: bool) -> str:
         shown_parts = [f"**{p.text}** {p.after}".strip() if p.best else p.plain for p in parts]
         lines.append([label, *shown_parts])
     best = [f"**Bold**: {words.best_note}"] if words.best_note else []
-    drawn = ["| " + " | ".join(part.replace("|", r"\|") for part in line) + " |" for line in lines]
-    notes = [*best, *words.notes, *(words.ids if ids else ())]
+    drawn = ["| " + " | ".join(markdown_text(part) for part in line) + " |" for line in lines]
+    notes = [*best, *map(markdown_text, (*words.notes, *(words.ids if ids else ())))]
     return "\n".join([*drawn, "", *(f"- {note}" for note in notes)]) + "\n"
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.files import (
+    is_name,
     read_json,
     read_json_lines,
     write_atomically,
@@ -118,3 +119,15 @@ def test_floats_keep_every_bit(tmp_path: Path) -> None:
     row = {"a": 0.1 + 0.2, "b": 1e-300, "c": 2.5e30}
     write_json_lines(tmp_path / "a.jsonl", iter([row]))
     assert read_json_lines(tmp_path / "a.jsonl") == [row]
+
+
+@pytest.mark.parametrize("name", ["digits-mlp-adamw-s0-1a2b", "config.json", "two words", "ä"])
+def test_a_name(name: str) -> None:
+    assert is_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".x", "/x", "a/b", "a\0", "a\n", "\ud800", 3, None]
+)
+def test_what_is_no_name(name: object) -> None:
+    assert not is_name(name)

@@ -207,6 +207,16 @@ def test_a_bug_keeps_its_traceback() -> None:
         run(broken)
 
 
+def test_an_error_is_one_line_that_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: list[str]) -> None:
+        raise UserError("a\nb\x1b[2Jc")
+
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: a b?[2Jc\n"
+
+
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     script = "from bench.options import run\nrun(lambda argv: print('line\\n' * 200_000))"
     pipe = subprocess.Popen(

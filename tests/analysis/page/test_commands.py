@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,3 +50,19 @@ def test_a_choice_that_is_no_more_is_still_named() -> None:
     config = stored("seed=0")
     config["names"]["optimizer"] = "gone"
     assert "optimizer=gone" in command([config])
+
+
+@pytest.mark.parametrize("up", ["../" * 40, "/"])
+def test_a_choice_that_is_a_path_reads_no_config(
+    up: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Composed, the choice would import what the file names."""
+    (tmp_path / "evil_choice.py").write_text("from pathlib import Path\nPath('mark').touch()\n")
+    (tmp_path / "evil.yaml").write_text("_target_: evil_choice.call\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = stored("seed=0")
+    config["names"]["optimizer"] = f"{up}{tmp_path.as_posix().lstrip('/')}/evil"
+    assert "evil" in command([config])
+    assert "evil_choice" not in sys.modules
+    assert not (tmp_path / "mark").exists()

@@ -14,11 +14,13 @@ import pytest
 from measured_tables import directions, write_run
 
 from analysis import report, tables
+from analysis.archive import main
 from analysis.run import archive as run_archive
 from analysis.run.archive import Files
 from analysis.run.frame import RunWarning
 from analysis.run.measured import load
 from analysis.runs import load_history, load_runs
+from bench.errors import UserError
 
 
 @pytest.fixture
@@ -231,6 +233,17 @@ def test_no_archive_writes_outside_its_folder(tmp_path: Path) -> None:
     run_archive.write(tmp_path / "a.parquet", {"x": {**files(), "../y.json": b"{}"}})
     with pytest.raises(ValueError, match=r"'../y.json' is no name"):
         load_runs(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", ".launches", "/x", "a/b", "a\0b", "a\nb", "\x1b[2J"]
+)
+def test_an_archive_whose_names_lead_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    run_archive.write(tmp_path / "a.parquet", {name: files(), "x": files()})
+    into = tmp_path / "into"
+    with pytest.raises(UserError, match="is no name of a file; restore the archive"):
+        main(["unpack", str(tmp_path / "a.parquet"), f"into={into}"])
+    assert not into.exists()
 
 
 def test_damaged_runs_are_left_out_and_told(folder: Path, runs: Any) -> None:

@@ -82,6 +82,34 @@ def test_a_damaged_run_is_shown_as_unreadable(
     assert bool(records[bad.name].config) == (name != "config.json")
 
 
+@pytest.mark.parametrize("own", ["../../elsewhere", "/etc", "..", "a\nb", "", 7, None])
+def test_an_id_that_leads_elsewhere_is_no_id(own: Any, runs: Any, tmp_path: Path) -> None:
+    folder = runs.folder(tmp_path, runs.config(), runs.summary(0.5))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "id": own}))
+    with pytest.warns(RunWarning, match="is no name of a run; the run is shown as unreadable"):
+        records = by_id(tmp_path)
+    assert [(name, record.state) for name, record in records.items()] == [
+        (folder.name, "unreadable")
+    ]
+
+
+def test_a_file_nested_without_end_is_unreadable(runs: Any, tmp_path: Path) -> None:
+    folder = runs.folder(tmp_path, runs.config(), runs.summary(0.5))
+    (folder / "summary.json").write_text("[" * 200_000)
+    with pytest.warns(RunWarning, match="not whole JSON"):
+        assert by_id(tmp_path)[folder.name].state == "unreadable"
+
+
+def test_texts_of_a_run_end_no_line_and_steer_no_terminal(runs: Any, tmp_path: Path) -> None:
+    config = runs.config(model__note="a\n| b |\x1b[2J\u202ec", sweep="x\r\ny")
+    config["names"]["optimizer"] = "adamw\n\n# title"
+    runs.folder(tmp_path, config, runs.summary(0.5))
+    (run,) = load_runs(tmp_path).to_dict("records")
+    assert run["config.model.note"] == "a | b | [2J c"
+    assert (run["sweep"], run["optimizer"]) == ("x y", "adamw # title")
+
+
 def test_a_run_killed_before_its_first_status_is_running(runs: Any, tmp_path: Path) -> None:
     folder = runs.folder(tmp_path, runs.config(), runs.summary(0.9))
     (folder / "status.json").unlink()

@@ -17,6 +17,7 @@ from wandb_server import WandbServer, serving
 
 from analysis import tables
 from analysis.run import wandb_server
+from analysis.run.frame import RunWarning
 from analysis.runs import load_history, load_runs
 
 READING = {"Viewer", "GetDefaultEntity", "ServerFeaturesQuery", "Runs"}
@@ -155,6 +156,14 @@ def test_attempts_of_one_run_are_one_run(server: WandbServer, runs: Any) -> None
     table = load_runs("wandb:lab/project")
     assert table["id"].tolist() == [config["id"]]
     assert table["test/accuracy"].tolist() == [0.9]
+
+
+def test_an_id_that_leads_elsewhere_is_left_out(server: WandbServer, runs: Any) -> None:
+    put(server, runs.config(), runs.summary(0.9))
+    put(server, {**runs.config(seed=1), "id": "../elsewhere"}, runs.summary(0.9), name="abc")
+    with pytest.warns(RunWarning, match="'../elsewhere' is no name of a run; it is left out"):
+        table = load_runs("wandb:lab/project")
+    assert table["id"].tolist() == [runs.config()["id"]]
 
 
 def test_an_unreliable_server_gives_the_whole_table(

@@ -76,6 +76,25 @@ def test_markdown() -> None:
     assert lines[7:] == ["- What it shows.", "- 2 of 3 runs used."]
 
 
+HOSTILE = "<script>x</script> [a](javascript:b) ![](http://c) `d` e|f"
+
+
+@pytest.mark.parametrize("form", ["markdown", "html"])
+def test_a_runs_words_are_words_in_a_page(form: Any) -> None:
+    found = render(
+        table(rows=(HOSTILE, "muon", "sgd"), columns=(HOSTILE, "b/c"), notes=(HOSTILE,)), form,
+        ids=True,
+    )  # fmt: skip
+    assert found.count("&lt;script") >= 3
+    assert "<script" not in found
+    assert "<img" not in found
+    if form == "markdown":
+        assert "](" not in found
+        widths = {line.replace(r"\|", "").count("|") for line in found.splitlines()[:5]}
+        assert widths == {6}, "a cell ended early"
+        assert r"\`d\`" in found
+
+
 def test_csv_is_tidy_and_unrounded() -> None:
     rows = list(csv.DictReader(io.StringIO(render(table(), "csv"))))
     assert len(rows) == 6
