@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from analysis.engines import Engine
+from analysis.curvature_core.engines import Engine
+from analysis.curvature_core.objective import Mode, Settings
 from analysis.measure import files
 from analysis.measure.network import Measurement, measure
-from analysis.objective import Mode, Settings
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class CurvatureCallback:
     Attributes:
         directions: directions a layer, at most its smaller side.
         batch: training samples, unaugmented, from the first on; the caller gives them.
-        engine: see `analysis.engines`.
+        engine: see `analysis.curvature_core.engines`.
         microbatch: samples a pass, "auto" for as many as fit in memory.
         dtype: "float32" or "float64", the precision of h; sigma is always float64.
         mode: BatchNorm and dropout as in evaluation ("eval") or training ("train").

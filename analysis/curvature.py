@@ -16,21 +16,22 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field
 
-from analysis.command import kronecker_view
-from analysis.command.exponent_view import LEGEND, render
-from analysis.command.find_run import find_run, require_done
+from analysis.command import views
 from analysis.command.options import (
     MeasurementOptions,
     explained,
+    find_run,
     progress,
+    require_done,
     stored_or_measured,
     tell_stored,
 )
+from analysis.command.views import EXPONENT_LEGEND, render_exponents
 from analysis.measure import files
 from analysis.measure.kronecker import measure_kronecker
 from analysis.measure.network import Measurement, measure
 from bench import options as cli
-from bench.experiment import Restored, restore
+from bench.parts import Restored, restore
 
 __all__ = ["Measurement", "main", "measure"]
 
@@ -109,14 +110,14 @@ def _kronecker(
         folder, ("kronecker", "kronecker_layers"), restored.step,
         options.model_dump(include=set(DECISIVE)), measured, force=options.force,
     )  # fmt: skip
-    cli.show(kronecker_view.render(layers))
-    print(textwrap.fill(kronecker_view.LEGEND, 88))
-    print("\n".join(kronecker_view.match_lines(layers)))
+    cli.show(views.render_kronecker(layers))
+    print(textwrap.fill(views.KRONECKER_LEGEND, 88))
+    print("\n".join(views.match_lines(layers)))
 
 
 def _show(table: pd.DataFrame) -> None:
-    cli.show(render(table))
-    print(textwrap.fill(LEGEND, 88))
+    cli.show(render_exponents(table))
+    print(textwrap.fill(EXPONENT_LEGEND, 88))
 
 
 def _measure(restored: Restored, options: CurvatureOptions) -> Measurement:

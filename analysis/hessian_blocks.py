@@ -15,23 +15,28 @@ import pandas as pd
 from pydantic import Field
 from torch import nn
 
-from analysis.command.find_run import find_run, require_done
-from analysis.command.hessian_view import LEGEND, order, render
 from analysis.command.options import (
     MeasurementOptions,
     explained,
+    find_run,
     progress,
+    require_done,
     stored_or_measured,
     tell_stored,
 )
-from analysis.hessian.estimates import Blocks, estimated_norms
-from analysis.hessian.groups import Group, by_parameter, by_role
-from analysis.hessian.norms import asymmetry, exact_norms
-from analysis.hessian.products import HessianProducts, dense_hessian
-from analysis.objective import cross_entropy
+from analysis.command.views import BLOCK_LEGEND, order, render_blocks
+from analysis.curvature_core.blocks import Blocks, asymmetry, estimated_norms, exact_norms
+from analysis.curvature_core.objective import cross_entropy
+from analysis.curvature_core.products import (
+    Group,
+    HessianProducts,
+    by_parameter,
+    by_role,
+    dense_hessian,
+)
 from bench import options as cli
 from bench.errors import UserError
-from bench.experiment import Restored, restore
+from bench.parts import Restored, restore
 
 PROG = "python -m analysis.hessian_blocks"
 NAME = "hessian_blocks"
@@ -86,8 +91,8 @@ def main(argv: list[str]) -> None:
         folder, (NAME,), restored.step, wanted,
         lambda: [_measure(restored, options, exact)], force=options.force,
     )  # fmt: skip
-    cli.show(render(table))
-    print(textwrap.fill(LEGEND, 88))
+    cli.show(render_blocks(table))
+    print(textwrap.fill(BLOCK_LEGEND, 88))
     print(textwrap.fill(order(table), 88))
     if was_stored:
         tell_stored(folder)

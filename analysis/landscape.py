@@ -17,18 +17,19 @@ import pandas as pd
 from pydantic import Field
 from rich.table import Table
 
-from analysis.command.find_run import find_run, require_done
 from analysis.command.options import (
     MeasurementOptions,
     explained,
+    find_run,
     progress,
+    require_done,
     stored_or_measured,
     tell_stored,
 )
-from analysis.measure import landscape_losses
-from analysis.measure.line import Line, Point, measure_line
+from analysis.measure import landscape
+from analysis.measure.landscape import Line, Point, measure_line
 from bench import options as cli
-from bench.experiment import Restored, restore
+from bench.parts import Restored, restore
 
 PROG = "python -m analysis.landscape"
 NAMES = ("landscape", "landscape_fits")
@@ -124,10 +125,10 @@ def tables(line: Line, step: int, epoch: float) -> Tables:
 
 
 def _of_point(point: Point) -> tuple[pd.DataFrame, dict[str, float]]:
-    changes = landscape_losses.differences(point.losses)
-    edges, centres, means = landscape_losses.averaged(changes)
-    fit = landscape_losses.decay(changes)
-    null, draws = landscape_losses.shuffled(point.losses)
+    changes = landscape.differences(point.losses)
+    edges, centres, means = landscape.averaged(changes)
+    fit = landscape.decay(changes)
+    null, draws = landscape.shuffled(point.losses)
     low, middle, high = np.quantile(draws, [0.025, 0.5, 0.975], axis=0)
     windows = pd.DataFrame(
         {

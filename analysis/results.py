@@ -18,8 +18,8 @@ from pydantic import Field
 from analysis.page.results import FRONT, SENTENCE, pages
 from analysis.page.study import studies
 from analysis.run.frame import RunWarning
+from bench import files as paths
 from bench import options as cli
-from bench import paths
 from bench.errors import UserError
 
 _SHOWN = 12  # lines of a difference

@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.run import archive, folders, frame_cache, wandb_runs, wandb_server
+from analysis.run import archive, cache, folders, wandb_server
+from analysis.run import wandb_server as wandb_runs
 from analysis.run.cache import RunCache
-from analysis.run.filters import Filters
-from analysis.run.frame import RunRecord, RunWarning, canonical, column, frame
+from analysis.run.frame import Filters, RunRecord, RunWarning, canonical, column, frame
 
 __all__ = ["RunWarning", "load_history", "load_runs"]
 
@@ -42,7 +42,7 @@ def load_runs(
 
     A run whose files cannot be read gives a `RunWarning` and a row of state "unreadable"; a run
     without a final state is "running", also if its process was killed. The frame of many runs is
-    kept (see `analysis.run.frame_cache`), and used again while none of them has changed.
+    kept (see `analysis.run.cache`), and used again while none of them has changed.
 
     Args:
         source: a folder of run folders, archives, "offline:<folder>" or "wandb:<entity>/<project>".
@@ -56,7 +56,7 @@ def load_runs(
     """
     filters = Filters(sweep, tuple(tags), tuple(states))
     place, stamps, records = _found(str(source), filters, refresh)
-    return frame_cache.kept(
+    return cache.kept(
         f"{place} {filters}",
         stamps,
         lambda: frame(record for record in records() if filters.fits(record)),

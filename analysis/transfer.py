@@ -1,6 +1,6 @@
 """What Spectral Newton does to a spectrum: sigma -> sigma / (sigma^alpha + d), and how like whom.
 
-The optimizer itself is `optimizers.matrix_functions.spectral_transfer`; here are its singular
+The optimizer itself is `optimizers.math.transfer.spectral_transfer`; here are its singular
 values alone, in numpy, for spectra that were measured before.
 """
 

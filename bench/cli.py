@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import config, paths
+from bench import config, files
 from bench.errors import RunsFailedError, UserError, suggestion
 from bench.launch.words import spelled_out
 
@@ -40,7 +40,7 @@ def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
     config.register_resolvers()
     sys.argv[1:] = spelled_out(sys.argv[1:])
     entry = hydra.main(
-        version_base="1.3", config_path=str(paths.conf_dir()), config_name=config_name
+        version_base="1.3", config_path=str(files.conf_dir()), config_name=config_name
     )
     guarded(entry(_quietly(task)))
 

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from bench import build, extras, paths
+from bench import build, errors, files
 from bench.errors import UserError, suggestion
 from bench.public_names import canonical, current, locate
 
@@ -116,9 +116,9 @@ def _locate(
     try:
         found = locate(str(component["_target_"]))
     except Exception as raised:  # whatever the import raises, the name is what the user can mend
-        error = extras.import_failure(current(str(component["_target_"])), raised)
+        error = errors.import_failure(current(str(component["_target_"])), raised)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        extra = extras.needed(error)
+        extra = errors.needed(error)
         if extra is not None:
             group = where.partition(".")[0]
             asked = f"{group}={choice}" if choice else component["_target_"]
@@ -218,7 +218,7 @@ def _fitting_shape(checked: Mapping[str, dict[str, Any]], names: Mapping[str, st
 def models_for(kind: type[build.Shape]) -> list[str]:
     """Return the names of the files in conf/model/ whose model takes ``kind``."""
     names = []
-    for file in sorted((paths.conf_dir() / "model").glob("*.yaml")):
+    for file in sorted((files.conf_dir() / "model").glob("*.yaml")):
         config = OmegaConf.load(file)
         with suppress(UserError):  # a file that is broken, or needs what is not installed
             target = _locate({"_target_": OmegaConf.select(config, "_target_")}, "model")

@@ -22,9 +22,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from bench import build, components, groups, paths, tuned
+from bench import build, components, files, groups
 from bench.errors import UserError, suggestion
-from bench.training.targets import Target
+from bench.training.summary import Target
+from bench.tuning import settings
 
 # The groups of which a run is composed; each choice's name is kept for tables and run names.
 GROUPS = ("model", "dataset", "optimizer", "schedule", "trainer", "tracker")
@@ -121,7 +122,7 @@ def resolve(
     Raises:
         UserError: an impossible value, a wrong type or an unknown key, named by its dotted path.
     """
-    config = typed(tuned.settle(container(composed), choices, given), choices)
+    config = typed(settings.settle(container(composed), choices, given), choices)
     components.try_out(config.components, config.names)
     return with_curvature(config)
 
@@ -183,7 +184,7 @@ def typed(
     except ValidationError as error:
         raise UserError(first_problem(error)) from error
     if config.tuned:
-        tuned.check_seed(config.seed)
+        settings.check_seed(config.seed)
     return config.model_copy(update=components.complete(config.components, config.names, known))
 
 
@@ -246,7 +247,7 @@ def composing() -> Iterator[ConfigLoader]:
     """Have Hydra read our configs outside of an application of its own; give its loader."""
     register_resolvers()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(files.conf_dir()), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
 
@@ -275,7 +276,7 @@ def register_resolvers() -> None:
     ``${bench_home:}`` is the parent of conf/ and sweeps/; ``${bench_scratch:}`` a folder of this
     process for what Hydra insists on writing, so that a refused command leaves nothing behind.
     """
-    OmegaConf.register_new_resolver("bench_home", lambda: paths.home().as_posix(), replace=True)
+    OmegaConf.register_new_resolver("bench_home", lambda: files.home().as_posix(), replace=True)
     OmegaConf.register_new_resolver("bench_scratch", lambda: _scratch().name, replace=True)
     groups.hide_tuned_settings()
 

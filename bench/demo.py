@@ -14,7 +14,7 @@ from pathlib import Path
 from bench import cli
 from bench.config import load
 from bench.identity import identify
-from bench.steps import carry_out, python
+from bench.study import carry_out, python
 
 SWEEP = "digits"
 # The run on which the exponents that scalar_spectral_adam needs are measured.

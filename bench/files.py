@@ -1,4 +1,7 @@
-"""Atomic file writes: a reader sees the old file or the new one, never half of one."""
+"""Atomic file writes: a reader sees the old file or the new one, never half of one.
+
+Where the config tree and the sweeps lie: in the checkout, or beside an installed package.
+"""
 
 from __future__ import annotations
 
@@ -56,3 +59,25 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+_SITE = Path(__file__).resolve().parent.parent
+
+
+def home() -> Path:
+    """Return the folder that holds ``conf/`` and ``sweeps/``, whatever the working directory.
+
+    Raises:
+        FileNotFoundError: neither a checkout nor a complete installation is around this file.
+    """
+    for candidate in (_SITE, _SITE / "spectral_bench_shipped"):
+        if (candidate / "conf" / "train.yaml").is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"no conf/train.yaml near {_SITE}: the installation is incomplete; reinstall spectral-bench"
+    )
+
+
+def conf_dir() -> Path:
+    """Return the root of the config tree."""
+    return home() / "conf"

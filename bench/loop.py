@@ -26,22 +26,24 @@ from torch.optim.lr_scheduler import LambdaLR
 from bench import preemption
 from bench.config import TrainerConfig
 from bench.data.base import Batch, Data
-from bench.run import Row, RunFolder, State
+from bench.run_folder import Row, RunFolder, State
 from bench.seeding import random_state, set_random_state
 from bench.tracking import Tracker
-from bench.training.accounting import Cost
-from bench.training.clock import Clock
-from bench.training.divergence import DivergedError, LinAlgError, symptom
-from bench.training.evaluation import Evaluation, laid_out
-from bench.training.loss_window import LossWindow
+from bench.training.accounting import Cost, flops_until, usage_summary, watch_memory
+from bench.training.compile_lock import CompileLock
+from bench.training.evaluation import Evaluation, laid_out, self_measurement
+from bench.training.losses import DivergedError, LinAlgError, LossWindow, symptom
 from bench.training.parallel import ALONE, Team
 from bench.training.progress import Progress
-from bench.training.self_measurement import self_measurement
 from bench.training.step import TrainingStep
-from bench.training.summary import entropy_summary, summarise
-from bench.training.targets import Arrival, Target, target_summary
-from bench.training.turn import CompileLock
-from bench.training.usage import flops_until, usage_summary, watch_memory
+from bench.training.summary import (
+    Arrival,
+    Clock,
+    Target,
+    entropy_summary,
+    summarise,
+    target_summary,
+)
 
 
 class Loop:

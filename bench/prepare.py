@@ -13,7 +13,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from pydantic import Field
 
-from bench import options, paths
+from bench import files, options
 from bench.build import companion
 from bench.errors import UserError, suggestion
 
@@ -33,7 +33,7 @@ def prepare(
         UserError: no such dataset, or one that needs no ``source``.
         ValueError: its files cannot be had; the text says how to get them by hand.
     """
-    folder = folder or paths.conf_dir() / "dataset"
+    folder = folder or files.conf_dir() / "dataset"
     names = [path.stem for path in folder.glob("*.yaml")]
     if dataset not in names:
         raise UserError(f"dataset={dataset}: no such dataset; {suggestion(dataset, names)}")

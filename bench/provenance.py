@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bench.digest import component_digests
-from bench.extras import PROJECT, canonical
+from bench.errors import PROJECT, canonical
 from bench.files import read_json
 from bench.launch.words import PACKED
 from bench.public_names import locate

@@ -5,26 +5,49 @@
 
 Each step is an ordinary command, printed before it runs. Every step skips what is done, so a study
 can be stopped at any moment and started again.
+
+A job of several commands: each is printed before it runs, and the first failure ends it.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from bench import config, steps
+from bench import config
 from bench.cli import guarded
-from bench.errors import UserError
+from bench.errors import RunsFailedError, UserError
 from bench.launch.grid import Composer, Invalid, combinations, master_config
-from bench.launch.standing import run_folder
+from bench.launch.status import run_folder
 from bench.launch.words import spelled_out
 from bench.tuning.spec import study_of
+
+
+def python() -> str:
+    """Return the running interpreter as a person would type it."""
+    return os.path.relpath(sys.executable)
+
+
+def carry_out(steps: Iterable[Sequence[str]], what: str) -> None:
+    """Run each step as ``python -m <step>``.
+
+    Raises:
+        RunsFailedError: a step failed; its own output says why.
+    """
+    for step in steps:
+        print(f"\n$ {python()} -m {' '.join(step)}", flush=True)
+        status = subprocess.run([sys.executable, "-m", *step], check=False).returncode
+        if status != 0:
+            raise RunsFailedError(f"{what} stopped: {step[0]} ended with status {status}")
+
 
 _BASELINE = "adamw"
 # Grids of other keys make several rows of an optimizer.
@@ -92,7 +115,7 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__.strip())
         return
-    steps.carry_out(commands(arguments), "the study")
+    carry_out(commands(arguments), "the study")
 
 
 if __name__ == "__main__":

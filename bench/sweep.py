@@ -23,7 +23,9 @@ from pydantic import Field
 from bench import config
 from bench.cli import guarded
 from bench.errors import RunsFailedError, UserError, suggestion
-from bench.launch import cost, live, manifest, report, slurm
+from bench.launch import live, manifest, slurm
+from bench.launch import plan as cost
+from bench.launch import plan as report
 from bench.launch.grid import Composer, combinations, master_config
 from bench.launch.plan import Plan, Retry, make_plan, objections
 from bench.launch.words import spelled_out

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from bench import options as cli
 from bench.errors import UserError
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 from bench.tracking import RunInfo, WandbTracker
 
 

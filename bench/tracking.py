@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from bench.run import Row
+from bench.run_folder import Row
 
 Axis = Literal["epoch", "samples", "tokens", "seconds"]
 SEEN = "seen/"  # of the columns that only W&B's charts need; readers of runs leave them out

@@ -3,6 +3,8 @@
 python -m bench.train optimizer=muon seed=3
 python -m bench.train -m optimizer=adamw,muon seed=0,1,2
 python -m bench.train -m +sweeps=digits
+
+Of what kind a failure is: what a table of failures says beside the error itself.
 """
 
 from __future__ import annotations
@@ -11,23 +13,40 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bench import cli, config, experiment, provenance
-from bench.assembly import follow, make_loop
+from bench import cli, config, parts, provenance
 from bench.build import instantiate
 from bench.config import RunConfig
 from bench.data.base import Data
-from bench.device import choose_device, choose_precision, compile_key, prepare
-from bench.ending import result_line
-from bench.failure import kind_of, reason_of
 from bench.identity import Identity, identify, tracker_label
 from bench.loop import Loop
-from bench.run import RunFolder, State
+from bench.parts import follow, make_loop
+from bench.run_folder import Kind, RunFolder, State, result_line
+from bench.setup import choose_device, choose_precision, compile_key, prepare
 from bench.tracking import Guarded, RunInfo
 from bench.training import parallel
-from bench.training.divergence import DivergedError
+from bench.training.losses import DivergedError
+
+_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Return the kind of an error that ended a run: memory has many names, the rest is one."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "out of memory"
+    text = str(error).lower()
+    if isinstance(error, RuntimeError | OSError) and any(name in text for name in _MEMORY):
+        return "out of memory"
+    return "exception"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the last line of the error's traceback, cut at the end of its first line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def train(run_config: RunConfig, *, patient: bool = False) -> dict[str, Any]:
@@ -43,7 +62,7 @@ def train(run_config: RunConfig, *, patient: bool = False) -> dict[str, Any]:
     if folder.finished and tracker_label(run_config) in folder.tracked:
         _report(folder, "already ")
         return folder.summary
-    data = experiment.build_data(run_config)  # before the folder exists: it may be missing
+    data = parts.build_data(run_config)  # before the folder exists: it may be missing
     folder.acquire(patient=patient)
     try:
         if folder.finished:
@@ -64,7 +83,7 @@ def _train(run_config: RunConfig, identity: Identity, folder: RunFolder, data: D
     prepare(trainer, device, Path(run_config.data_dir), compile_key(run_config))
     precision = choose_precision(trainer.precision, device)
     source = provenance.collect(run_config.optimizer, device, precision)
-    source["data"] = experiment.origin_of(data)
+    source["data"] = parts.origin_of(data)
     stored = stored_config(run_config, identity)
     tracker = _tracker(run_config, identity, {**stored, "provenance": source})
     with parallel.team(trainer, device, follow, run_config, str(folder.path)) as team:

@@ -25,7 +25,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from bench import config, paths
+from bench import config, files
 from bench.errors import UserError
 from bench.public_names import canonical
 
@@ -75,7 +75,7 @@ def check(stored: Mapping[str, Any], where: str | Path, trusted: Collection[str]
         if not _DOTTED.fullmatch(value) or not _within(value, (*homes, *trusted)):
             raise UserError(
                 f"{where}: {place} names {_short(value)}, which no YAML file in"
-                f" {paths.conf_dir()} names; it was not imported; {_remedy(value)}"
+                f" {files.conf_dir()} names; it was not imported; {_remedy(value)}"
             )
         unnamed.append((place, value))
     for place, target in unnamed:  # only now: the last name may be the one that is refused
@@ -90,7 +90,7 @@ def check_trusted(trusted: Collection[str]) -> None:
         if name.partition(".")[0] in _NEVER_WHOLE:
             raise UserError(
                 f"trust={name}: not everything in it is a component; name the one that you need as"
-                f" a _target_ in a YAML file in {paths.conf_dir()}"
+                f" a _target_ in a YAML file in {files.conf_dir()}"
             )
 
 
@@ -109,10 +109,10 @@ def named_targets() -> frozenset[str]:
 
 def _folders() -> Iterator[Path]:
     """Yield conf/, sweeps/, and what conf/train.yaml puts on Hydra's search path."""
-    home = paths.home()
-    yield from (paths.conf_dir(), home / "sweeps")
+    home = files.home()
+    yield from (files.conf_dir(), home / "sweeps")
     config.register_resolvers()
-    listed = OmegaConf.select(OmegaConf.load(paths.conf_dir() / "train.yaml"), "hydra.searchpath")
+    listed = OmegaConf.select(OmegaConf.load(files.conf_dir() / "train.yaml"), "hydra.searchpath")
     for entry in map(str, listed or ()):
         folder = Path(entry.removeprefix("file://"))
         if entry.startswith("file://") and folder.resolve() != home.resolve():

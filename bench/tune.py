@@ -22,16 +22,16 @@ from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from bench import config, experiment, tuned
+from bench import config, parts
 from bench.cli import guarded
 from bench.errors import RunsFailedError, UserError
 from bench.launch.grid import Composer, combinations, master_config
+from bench.launch.launcher import GridLauncher
 from bench.launch.words import spelled_out
-from bench.launcher import GridLauncher
 from bench.options import show
-from bench.tuning import record
-from bench.tuning.candidates import Candidate, candidates
+from bench.tuning import settings, trials
 from bench.tuning.spec import study_of
+from bench.tuning.trials import Candidate, candidates
 
 
 def tune(words: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ def tune(words: Sequence[str]) -> None:
             finished and written.
     """
     setup_globals()
-    with config.composing() as loader, experiment.keeping_data():
+    with config.composing() as loader, parts.keeping_data():
         master = master_config(loader, spelled_out(words))
         found = candidates_of(loader, master)
         launcher = _launcher(loader, master)
@@ -53,10 +53,10 @@ def tune(words: Sequence[str]) -> None:
         for one in found:
             if len(one.scores()) == one.search.trials:
                 try:
-                    print(record.write(one, tuned.folder(master.tuned)))
+                    print(trials.write(one, settings.folder(master.tuned)))
                 except RunsFailedError as error:
                     problems.append(str(error))
-        show(record.table(found))
+        show(trials.table(found))
     if problems:
         raise RunsFailedError("\n".join(problems))
 

@@ -3,7 +3,7 @@
 The fast mathematics of the classes is in ``matrix_functions``.
 """
 
-from optimizers.matrix_functions import spectral_transfer
+from optimizers.math.transfer import spectral_transfer
 from optimizers.muon import Muon
 from optimizers.scalar_spectral_adam import ScalarSpectralAdam
 from optimizers.spectral_newton import SpectralNewton

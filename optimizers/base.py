@@ -1,10 +1,14 @@
-"""What every optimizer here does the same way: the closure of ``step``, and no sparse gradients."""
+"""What every optimizer here does the same way: the closure of ``step``, and no sparse gradients.
+
+Refusals of impossible hyperparameters: one clear line each, naming the hyperparameter.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import overload
+from collections.abc import Callable, Iterable
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -45,3 +49,58 @@ class ClosureOptimizer(Optimizer, ABC):
                 "build the embedding with sparse=False"
             )
         return param.grad is not None
+
+
+def _finite(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def not_negative(name: str, value: Any) -> float:
+    """Return ``value`` as a float >= 0, or raise ValueError."""
+    number = _finite(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must be >= 0, got {value!r}")
+    return number
+
+
+def positive(name: str, value: Any) -> float:
+    """Return ``value`` as a float > 0, or raise ValueError."""
+    number = _finite(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be > 0, got {value!r}")
+    return number
+
+
+def fraction(name: str, value: Any) -> float:
+    """Return ``value`` as a float in [0, 1), or raise ValueError."""
+    number = _finite(name, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+    return number
+
+
+def whole(name: str, value: Any) -> int:
+    """Return ``value`` as an int >= 1, or raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    return value
+
+
+def numbers(name: str, values: Any, count: int) -> tuple[float, ...]:
+    """Return ``values`` as a tuple of ``count`` finite floats, or raise ValueError."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be {count} numbers, got {values!r}")
+    found = tuple(_finite(f"{name}[{i}]", value) for i, value in enumerate(values))
+    if len(found) != count:
+        raise ValueError(f"{name} must be {count} numbers, got {len(found)}")
+    return found
+
+
+def choice(name: str, value: Any, valid: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``valid``, or raise ValueError naming all of them."""
+    options = tuple(valid)
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(options)}; got {value!r}")
+    return str(value)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimizers import checks
+from optimizers import base
 from optimizers.base import ClosureOptimizer
 from optimizers.kronecker import Factors, KroneckerFactors, supports
-from optimizers.matrix_functions import as_matrix
-from optimizers.naming import named_modules, named_parameters
+from optimizers.math.transfer import as_matrix
+from optimizers.partition import named_modules, named_parameters
 
 _FACTORS = ("input_factor", "output_factor")
 _INVERSES = ("input_inverse", "output_inverse")
@@ -102,14 +102,14 @@ class KFAC(ClosureOptimizer):
         reduction: str = "mean",
     ) -> None:
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            checks.not_negative(name, value)
-        checks.fraction("momentum", momentum)
-        checks.fraction("decay", decay)
-        checks.positive("damping", damping)
-        checks.whole("factor_every", factor_every)
-        checks.whole("inverse_every", inverse_every)
+            base.not_negative(name, value)
+        base.fraction("momentum", momentum)
+        base.fraction("decay", decay)
+        base.positive("damping", damping)
+        base.whole("factor_every", factor_every)
+        base.whole("inverse_every", inverse_every)
         if kl_clip is not None:
-            checks.positive("kl_clip", kl_clip)
+            base.positive("kl_clip", kl_clip)
         self._factors = KroneckerFactors(reduction=reduction, homogeneous=True)
         defaults = {
             "lr": lr,

@@ -36,7 +36,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimizers import checks
+from optimizers import base
 
 REDUCTIONS = ("mean", "sum")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -116,7 +116,7 @@ class KroneckerFactors:
         homogeneous: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.reduction = checks.choice("reduction", reduction, REDUCTIONS)
+        self.reduction = base.choice("reduction", reduction, REDUCTIONS)
         self.homogeneous, self.dtype, self.active = homogeneous, dtype, True
         self._sums: dict[str, Factors] = {}
         self._modules: dict[str, nn.Module] = {}

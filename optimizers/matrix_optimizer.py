@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from optimizers import checks
+from optimizers import base as checks
 from optimizers.base import ClosureOptimizer
-from optimizers.matrix_functions import as_matrix
+from optimizers.math.transfer import as_matrix
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 _Kernel: TypeAlias = Callable[[list[Tensor], list[Tensor], list[Tensor], float | Tensor], None]

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from optimizers import checks
-from optimizers.matrix_functions import (
+from optimizers import base
+from optimizers.math.stacks import Bucket, polar_stacks, product_dtype, share
+from optimizers.math.transfer import (
     FORMS,
     MUON_COEFFICIENTS,
     SHAPE_SCALES,
@@ -23,8 +24,6 @@ from optimizers.matrix_optimizer import (
     Params,
     Place,
 )
-from optimizers.shared_batches import Bucket, product_dtype, share
-from optimizers.shared_gram import polar_stacks
 
 
 class Muon(MatrixOptimizer):
@@ -42,7 +41,7 @@ class Muon(MatrixOptimizer):
 
     ``form``: "direct" multiplies each stack of equal shapes by its own Gram matrix, in every step;
     "gram" iterates on Gram matrices that all stacks of one short side share
-    (:func:`optimizers.shared_gram.polar_stacks`), in float16 on CUDA and at least float32
+    (:func:`optimizers.math.stacks.polar_stacks`), in float16 on CUDA and at least float32
     elsewhere; "auto" is gram on CUDA, half the time of direct there, and direct on CPU.
 
     Source: Jordan et al., "Muon" (2024). Compared with torch.optim.Muon, which takes 2-D weights
@@ -72,7 +71,7 @@ class Muon(MatrixOptimizer):
             "momentum": momentum,
             "nesterov": nesterov,
             "ns_steps": ns_steps,
-            "ns_coefficients": checks.numbers("ns_coefficients", ns_coefficients, 3),
+            "ns_coefficients": base.numbers("ns_coefficients", ns_coefficients, 3),
             "scale": scale,
             "form": form,
             "weight_decay": weight_decay,
@@ -84,10 +83,10 @@ class Muon(MatrixOptimizer):
     def check_hyperparameters(self, values: dict[str, Any]) -> None:
         """Refuse impossible hyperparameters."""
         super().check_hyperparameters(values)
-        checks.whole("ns_steps", values["ns_steps"])
-        checks.numbers("ns_coefficients", values["ns_coefficients"], 3)
-        checks.choice("scale", values["scale"], SHAPE_SCALES)
-        checks.choice("form", values["form"], FORMS)
+        base.whole("ns_steps", values["ns_steps"])
+        base.numbers("ns_coefficients", values["ns_coefficients"], 3)
+        base.choice("scale", values["scale"], SHAPE_SCALES)
+        base.choice("form", values["form"], FORMS)
 
     def plan(self, places: Sequence[Place], group: dict[str, Any]) -> list[Bucket] | None:
         """Sort the stacks for the shared evaluation; None where it is not used."""

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers import checks
+from optimizers import base
 from optimizers.base import ClosureOptimizer
 
 Group: TypeAlias = dict[str, Any]
@@ -44,7 +44,7 @@ class Paired(ClosureOptimizer):
         other: Factory,
         flatten: bool = False,
     ) -> None:
-        checks.not_negative("lr", lr)
+        base.not_negative("lr", lr)
         self._factories = {"matrix": matrix, "other": other}
         self._parts: dict[str, Optimizer] = {}
         self._flatten = flatten

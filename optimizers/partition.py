@@ -8,22 +8,55 @@ embeds its input (an ``nn.Embedding``, or a layer whose name says so: ``patch_em
 
 The matrices of a transformer block are told by their names: ``<attention>.qkv``, ``.output``,
 ``<mlp>.up``, ``.down``, and what torch, GPT-2 and timm call them. Any other Linear is "linear".
+
+Names of layers and parameters as the network's author gave them, whatever wraps the network.
+
+``torch.compile(model)`` puts ``_orig_mod.`` before every name, and DistributedDataParallel
+``module.``; files of measured exponents, patterns and checkpoints know neither.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from optimizers import checks
-from optimizers.naming import named_modules, named_parameters
+from optimizers import base
+
+_COMPILED = "_orig_mod"
+
+
+def plain_name(name: str) -> str:
+    """Return ``name`` without what torch.compile put into it, at the front or further in."""
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """``model.named_modules()`` of the network inside its wrappers."""
+    for name, module in _unwrapped(model).named_modules():
+        if _COMPILED not in module._modules:
+            yield plain_name(name), module
+
+
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """``model.named_parameters()`` of the network inside its wrappers."""
+    for name, parameter in _unwrapped(model).named_parameters():
+        yield plain_name(name), parameter
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    if isinstance(model, DataParallel | DistributedDataParallel):
+        return _unwrapped(model.get_submodule("module"))
+    inner = model._modules.get(_COMPILED)
+    return model if inner is None else _unwrapped(inner)
+
 
 HIDDEN_TYPES = ("conv", "attention_qkv", "attention_output", "mlp_up", "mlp_down", "linear")
 MEASURED_TYPES = (*HIDDEN_TYPES, "head")
@@ -168,7 +201,7 @@ def _matrix_type(layer: str, module: nn.Module) -> str:
 def _override(
     labels: dict[str, ParameterLabel], ndims: Mapping[str, int], pattern: str, value: str
 ) -> None:
-    checks.choice(f"overrides[{pattern!r}]", value, LAYER_TYPES + ALGORITHMS)
+    base.choice(f"overrides[{pattern!r}]", value, LAYER_TYPES + ALGORITHMS)
     matches = [name for name in labels if fnmatchcase(name, pattern)]
     if not matches:
         near = difflib.get_close_matches(pattern, labels, n=1, cutoff=0.0)

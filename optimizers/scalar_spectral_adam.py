@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers import checks
+from optimizers import base
 from optimizers.exponents import LayerExponents, read_exponents
 from optimizers.matrix_optimizer import Params
-from optimizers.naming import plain_name
-from optimizers.partition import MEASURED_TYPES
+from optimizers.partition import MEASURED_TYPES, plain_name
 
 MODES = ("spectral", "inverse", "random")
 
@@ -55,13 +54,13 @@ class ScalarSpectralAdam(torch.optim.Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        checks.not_negative("lr", lr)
-        checks.not_negative("beta", beta)
-        checks.choice("mode", mode, MODES)
-        checks.positive("eps", eps)
-        checks.not_negative("weight_decay", weight_decay)
-        first, second = checks.numbers("betas", betas, 2)
-        both = (checks.fraction("betas[0]", first), checks.fraction("betas[1]", second))
+        base.not_negative("lr", lr)
+        base.not_negative("beta", beta)
+        base.choice("mode", mode, MODES)
+        base.positive("eps", eps)
+        base.not_negative("weight_decay", weight_decay)
+        first, second = base.numbers("betas", betas, 2)
+        both = (base.fraction("betas[0]", first), base.fraction("betas[1]", second))
         if exponents is None:
             raise ValueError(
                 "ScalarSpectralAdam needs exponents: measure with "

@@ -10,9 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers import checks
-from optimizers.layer_alphas import check_alpha, layer_alphas
-from optimizers.matrix_functions import (
+from optimizers import base
+from optimizers.exponents import check_alpha, layer_alphas
+from optimizers.math.fits import transfer_peak
+from optimizers.math.stacks import (
+    SharedTransfer,
+    product_dtype,
+    share_transfer,
+    transfer_stacks,
+    with_norm,
+)
+from optimizers.math.transfer import (
     METHODS,
     NORMALIZATIONS,
     shape_scale,
@@ -28,9 +36,6 @@ from optimizers.matrix_optimizer import (
     Params,
     Place,
 )
-from optimizers.shared_batches import product_dtype, with_norm
-from optimizers.shared_gram import SharedTransfer, share_transfer, transfer_stacks
-from optimizers.transfer_fit import transfer_peak
 
 SHARED_NORMALIZATIONS = ("schatten8", "frobenius")
 SCALES = ("raw", "amplitude", "frobenius")
@@ -49,7 +54,7 @@ class SpectralNewton(MatrixOptimizer):
         W <- (1 - lr weight_decay) W - lr O
 
     ``normalize``: none, frobenius, rms, spectral (sigma_1 = 1) or schatten8, a bound on sigma_1
-    that costs one product, as in :func:`optimizers.matrix_functions.spectral_transfer`.
+    that costs one product, as in :func:`optimizers.math.transfer.spectral_transfer`.
 
     ``scale``: "raw" c = 1; "amplitude" divides by the maximum of T over [0, sigma_1], so that the
     update's spectral norm is at most 1; "frobenius" gives the update the Frobenius norm
@@ -114,12 +119,12 @@ class SpectralNewton(MatrixOptimizer):
         """Refuse impossible hyperparameters."""
         super().check_hyperparameters(values)
         check_alpha(values["alpha"], values["exponents"])
-        checks.positive("fallback_alpha", values["fallback_alpha"])
-        checks.positive("damping", values["damping"])
-        checks.choice("normalize", values["normalize"], NORMALIZATIONS)
-        checks.choice("scale", values["scale"], SCALES)
-        checks.choice("method", values["method"], METHODS)
-        checks.positive("tolerance", values["tolerance"])
+        base.positive("fallback_alpha", values["fallback_alpha"])
+        base.positive("damping", values["damping"])
+        base.choice("normalize", values["normalize"], NORMALIZATIONS)
+        base.choice("scale", values["scale"], SCALES)
+        base.choice("method", values["method"], METHODS)
+        base.positive("tolerance", values["tolerance"])
 
     def complete_group(self, group: dict[str, Any]) -> None:
         """Settle the alpha of each matrix of a group."""

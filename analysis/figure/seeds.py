@@ -18,8 +18,7 @@ from analysis.runs import load_history
 from analysis.stats import mean, t_interval
 from analysis.table.build import Cell, Table, build_table
 from analysis.table.model import in_percent, possible
-from analysis.table.profiles import performance_profile
-from analysis.table.select import records
+from analysis.table.select import performance_profile, records
 from analysis.table.timing import SECONDS, comparable, far_apart
 
 _UNITS = {"epoch": "epoch", "step": "step", "seconds": "seconds of training", "flops": "FLOPs"}

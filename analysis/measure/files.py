@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.measure import storage
 from analysis.measure.network import Measurement
+from analysis.run import measured
 
 FORMAT = 2  # of the two files; a file of another number is replaced
 NAMES = ("curvature", "exponents")  # the exponents last: where they are new, the curvature is too
@@ -42,7 +42,7 @@ def add_table(path: Path, frame: pd.DataFrame, options: dict[str, Any]) -> None:
     table = frame if kept.empty else pd.concat([kept, frame], ignore_index=True)
     table = table.sort_values("step", kind="stable", ignore_index=True)
     steps = {**steps, str(step): options}
-    storage.write_table(table, path, {"format": FORMAT, "steps": steps})
+    measured.write_table(table, path, {"format": FORMAT, "steps": steps})
 
 
 def stored(
@@ -64,7 +64,7 @@ def stored(
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the table and the options by step; nothing where there is none of this format."""
-    read = storage.read_table(path)
+    read = measured.read_table(path)
     if read is None or read[1].get("format") != FORMAT:
         return pd.DataFrame(), {}
     return read[0], read[1]["steps"]

@@ -1,6 +1,12 @@
 """Measure one network on one batch: spectrum, curvature and exponents of each weight layer.
 
 Needs torch, pandas and `optimizers` alone, so that a training run can measure itself.
+
+The tail of a weight matrix's spectrum, by two definitions that are not the same thing.
+
+numpy only; array-likes [n] in, float64.
+
+The spectra of the weight matrices themselves, beside those of gradient and curvature.
 """
 
 from __future__ import annotations
@@ -8,15 +14,100 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
+import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from analysis.directions import gradient_directions
-from analysis.engines import Engine, choose, compute
+from analysis import fits
+from analysis.curvature_core.directions import gradient_directions
+from analysis.curvature_core.engines import Engine, choose, compute
+from analysis.curvature_core.objective import Loss, Settings, cross_entropy, weight_of
 from analysis.measure.exponents import exponents_table
-from analysis.measure.weights import weights_table
-from analysis.objective import Loss, Settings, cross_entropy
 from optimizers.partition import label_parameters, weight_layers
+
+_NAN = float("nan")
+SMALLEST_TAIL = 10
+
+
+class TailFit(NamedTuple):
+    """A density p(x) ~ x^-exponent above xmin.
+
+    Attributes:
+        exponent: maximum likelihood (Hill); NaN where there are too few values.
+        xmin: where the tail begins: the value that makes ``distance`` smallest.
+        n_tail: how many values are in the tail.
+        distance: Kolmogorov-Smirnov distance of the tail to its fit, the share of values *below*
+            each one being its empirical distribution, as in `powerlaw`.
+        stderr: (exponent - 1) / sqrt(n_tail).
+    """
+
+    exponent: float
+    xmin: float
+    n_tail: int
+    distance: float
+    stderr: float
+
+
+def clauset(values: ArrayLike) -> TailFit:
+    """Fit a power-law tail to positive values (Clauset, Shalizi and Newman 2009, continuous case).
+
+    Each value with at least 10 values at or above it is tried as xmin. Agrees with the package
+    `powerlaw`, which takes minutes for the layers of one network where this takes milliseconds.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    x = np.sort(given[(given > 0) & np.isfinite(given)])
+    if len(x) < SMALLEST_TAIL or x[0] == x[-1]:
+        return TailFit(_NAN, _NAN, 0, _NAN, _NAN)
+    log_x = np.log(x)
+    best = TailFit(_NAN, _NAN, 0, float("inf"), _NAN)
+    for start in range(len(x) - SMALLEST_TAIL + 1):
+        if start and x[start] == x[start - 1]:
+            continue  # the same xmin, with a part of its values
+        tail, n = log_x[start:] - log_x[start], len(x) - start
+        if tail[-1] == 0:
+            break
+        slope = n / float(tail.sum())  # exponent - 1
+        fitted = -np.expm1(-slope * tail)
+        empirical = np.arange(n) / n
+        distance = float(np.abs(fitted - empirical).max())
+        if distance < best.distance:
+            best = TailFit(1 + slope, float(x[start]), n, distance, slope / float(np.sqrt(n)))
+    return best
+
+
+@torch.no_grad()
+def weights_table(model: nn.Module, layers: Sequence[str]) -> pd.DataFrame:
+    """Fit the spectrum of each layer's weight matrix W [m, n], one row a layer.
+
+    Of the squared singular values lambda_k of W: weight_gamma, the decay of lambda_k with the rank
+    k (with _stderr, _r2), and weight_tail, the exponent of their density (Clauset et al. 2009, with
+    _stderr, _xmin, _n). For lambda_k = c k^-g the two are related by weight_tail = 1 + 1/g; they
+    are different numbers, and the preprint's alpha_weight is said of either. Also weight_pr, their
+    participation ratio, and weight_norm, the Frobenius norm. Computed in float64.
+    """
+    rows = []
+    for layer in layers:
+        matrix = weight_of(model, layer).double().flatten(1)
+        values = torch.linalg.svdvals(matrix).square().cpu().numpy()
+        resolved = values[values > 1e-20 * values.max()] if values.size else values
+        decay, tail = fits.fit_gamma(resolved), clauset(resolved)
+        rows.append(
+            {
+                "layer": layer,
+                "weight_gamma": decay.exponent,
+                "weight_gamma_stderr": decay.stderr,
+                "weight_gamma_r2": decay.r2,
+                "weight_tail": tail.exponent,
+                "weight_tail_stderr": tail.stderr,
+                "weight_tail_xmin": tail.xmin,
+                "weight_tail_n": tail.n_tail,
+                "weight_pr": fits.participation_ratio(resolved),
+                "weight_norm": float(np.sqrt(values.sum())),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 class Measurement(NamedTuple):
@@ -24,7 +115,7 @@ class Measurement(NamedTuple):
 
     ``directions`` has one row a direction: layer, layer_type, rows, cols (matrix shape m, n), k
     (from 1), sigma, h, engine, step, epoch. ``exponents`` has one row a layer: the columns of
-    `analysis.measure.exponents.exponents_table` and of `analysis.measure.weights.weights_table`,
+    `analysis.measure.exponents.exponents_table` and of `analysis.measure.network.weights_table`,
     and the norms of the whole gradient, gradient_norm and gradient_schatten8.
     """
 
@@ -57,9 +148,9 @@ def measure(
         k: directions a layer, at most min(m, n) of it.
         loss: (outputs, labels) -> scalar mean over the batch.
         layers: module names; None means all weight layers.
-        engine: which of `analysis.engines.ENGINES` computes h; "auto" takes the fastest that is
+        engine: which of `analysis.curvature_core.engines.ENGINES` computes h; "auto" takes the fastest that is
             exact here.
-        settings: dtype, microbatch, mode and device; see `analysis.objective.Settings`.
+        settings: dtype, microbatch, mode and device; see `analysis.curvature_core.objective.Settings`.
         step: the training step of these weights, written in both tables.
         epoch: the training epoch of these weights, written in both tables.
         progress: called with (done, total) while curvature is measured.

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.page.study import span
-from analysis.table.rows import NOT_SCIENTIFIC_TRAINER, Run, text
+from analysis.table.model import NOT_SCIENTIFIC_TRAINER, Run, text
 from analysis.table.select import records
 from analysis.table.timing import SECONDS
 

@@ -15,12 +15,10 @@ from analysis.page import figures
 from analysis.page.budget import NOTHING, RED, Place
 from analysis.page.charts import Line, curves
 from analysis.page.maps import OWN, Map, Setting, build
-from analysis.page.output import Output
 from analysis.page.spectra import Likeness, likeness, spectra
-from analysis.page.study import Study
+from analysis.page.study import Output, Study
 from analysis.stats import mean, t_quantile
-from analysis.table.model import in_percent
-from analysis.table.rows import order, text
+from analysis.table.model import in_percent, order, text
 
 Alike = Mapping[int, Likeness]  # by the place of a setting in its map
 _RADII = (2.5, 6.5)  # of the dots of the least and the largest value along a line

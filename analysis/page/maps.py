@@ -18,8 +18,7 @@ import pandas as pd
 from analysis.page.budget import Budget, Place
 from analysis.page.table import devices_of, metric_of
 from analysis.table.build import build_table
-from analysis.table.model import Cell, Table
-from analysis.table.rows import Run, assign_rows, order, telling, text
+from analysis.table.model import Cell, Run, Table, assign_rows, order, telling, text
 from analysis.table.select import records
 from analysis.table.timing import SECONDS
 

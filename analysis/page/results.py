@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from analysis.page import budget, contrasts, exponents, map_section, maps
+from analysis.page import budget, exponents, map_section, maps
 from analysis.page import figures as results_figures
+from analysis.page import verdict as contrasts
 from analysis.page import verdict as results_verdict
-from analysis.page.output import Output
 from analysis.page.report import provenance
-from analysis.page.study import Study, span, tuner, values, where
+from analysis.page.study import Output, Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results
 from analysis.table.model import in_percent
 

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis import transfer
 from analysis.run.measured import Measured, last_epochs
 from analysis.stats import mean
-from analysis.table.rows import Run
+from analysis.table.model import Run
 
 # The types of layers whose weights optimizers treat as matrices; a test holds them to
 # optimizers.partition, which needs torch.

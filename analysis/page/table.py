@@ -12,12 +12,9 @@ import pandas as pd
 
 from analysis.page.budget import NOTHING, RED, Budget, Place, usual
 from analysis.table.build import build_table
-from analysis.table.documents import markdown_text
-from analysis.table.model import Cell, Table
-from analysis.table.rows import Run
-from analysis.table.select import records
-from analysis.table.shown import comparison_text, value
-from analysis.table.target import REACHED
+from analysis.table.model import Cell, Run, Table
+from analysis.table.render import comparison_text, markdown_text, value
+from analysis.table.select import REACHED, records
 from analysis.table.timing import (
     GRAPH,
     SECONDS,

@@ -3,6 +3,12 @@
 The same run reaches us as our own JSON, as W&B's log or through W&B's server, and each spells
 values a little differently (2.0 as 2, NaN as text, tuples as lists, null as absent). Here the
 spellings are made one, so that the frame does not tell where it came from.
+
+Which runs are asked for: of a sweep, with a tag, in a state; the same choice in every source.
+
+What two sources of the same runs disagree about: the run folder and W&B, for example.
+
+Which runs a report is of: their seeds tell.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import pandas as pd
 
 from analysis.run.sources import source_digests
 from bench import public_names
+from bench.tuning.settings import FIRST_TUNING_SEED
 
 FIXED = (
     "id", "variant", "sweep", "state",
@@ -199,3 +206,91 @@ def _whole(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+# These outrank a run's other attempts (see `analysis.run.wandb_server.server_records`), so a server
+# must tell them whatever state is asked for.
+_FINAL = ("done", "diverged")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which runs: of a sweep (W&B's group), with any of some tags, in any of some states.
+
+    Empty means all.
+
+    Raises:
+        ValueError: a state that no run has.
+    """
+
+    sweep: str | None = None
+    tags: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for state in self.states:
+            if state not in STATES:
+                known = nearest(state, STATES) or f"; known: {', '.join(STATES)}"
+                raise ValueError(f"unknown state {state!r}{known}")
+
+    def query(self) -> dict[str, Any]:
+        """Return the filters as a server takes them; they may let more through than `fits`.
+
+        A run's state is what it wrote into its summary. One that is running wrote none yet, which
+        no filter can ask for: then the server tells runs of every state.
+        """
+        asked: dict[str, Any] = {}
+        if self.sweep is not None:
+            asked["group"] = self.sweep
+        if self.tags:
+            asked["tags"] = {"$in": list(self.tags)}
+        if self.states and "running" not in self.states:
+            asked["summary_metrics.state"] = {"$in": sorted({*self.states, *_FINAL})}
+        return asked
+
+    def fits(self, run: RunRecord) -> bool:
+        """Return whether a run is meant."""
+        tracker = run.config.get("tracker")
+        own = tracker.get("tags") if isinstance(tracker, Mapping) else None
+        return (
+            (not self.tags or bool(set(self.tags) & set(own or ())))
+            and (self.sweep is None or run.config.get("sweep") == self.sweep)
+            and (not self.states or run.state in self.states)
+        )
+
+
+def differences(
+    first: pd.DataFrame, second: pd.DataFrame, *, names: tuple[str, str], metric: str
+) -> list[str]:
+    """Return one line for each run that only one source has, or that they tell differently.
+
+    Args:
+        first: a frame of runs.
+        second: another.
+        names: what to call the two.
+        metric: a summary column to compare, beside the state.
+    """
+    lines = []
+    for ours, theirs, name in ((first, second, names[0]), (second, first, names[1])):
+        known = set(theirs["id"])
+        lines += [
+            f"only in {name}: {run_id} ({state})"
+            for run_id, state in zip(ours["id"], ours["state"], strict=True)
+            if run_id not in known
+        ]
+    both = _told(first, metric).merge(_told(second, metric), on="id", how="inner")
+    for run_id, *told in both.itertuples(index=False):
+        for what, one, other in (("state", told[0], told[2]), (metric, told[1], told[3])):
+            if one != other and not (pd.isna(one) and pd.isna(other)):
+                lines.append(f"{run_id}: {what} {one} in {names[0]}, {other} in {names[1]}")
+    return lines
+
+
+def _told(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    value = runs[metric] if metric in runs else pd.Series(float("nan"), index=runs.index)
+    return pd.DataFrame({"id": runs["id"], "state": runs["state"], "value": value})
+
+
+def prepared(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Return which of ``runs`` tuned, or prepared others (measured their exponents)."""
+    return (runs["seed"] >= FIRST_TUNING_SEED).fillna(False).astype(bool)

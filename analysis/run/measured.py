@@ -2,22 +2,85 @@
 
 Reads the Parquet files that docs/curvature.md lists, of run folders or by themselves; needs no GPU
 and rebuilds no model.
+
+Parquet tables that carry what made them, written so that a reader never sees half a file.
+
+Which weights of a transformer hold the largest block of the Hessian's diagonal.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from analysis.measure.exponents import exponents_table
-from analysis.measure.storage import read_table
 from analysis.run import folders
 from analysis.run.archive import local
-from analysis.run.block_order import with_order
 from analysis.run.frame import RunRecord, frame, warn
+
+_KEY = b"spectral-bench"
+
+
+def write_table(frame: pd.DataFrame, path: Path, metadata: dict[str, Any]) -> None:
+    """Write ``frame`` to ``path`` atomically, with ``metadata`` (JSON) in the Parquet schema."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    stored = {**(table.schema.metadata or {}), _KEY: json.dumps(metadata).encode()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table.replace_schema_metadata(stored), temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """Return a table and its metadata; None where there is no file, or none of ours, to read."""
+    try:
+        table = pq.read_table(path)
+        return table.to_pandas(), json.loads(table.schema.metadata[_KEY])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+
+
+ATTENTION_AND_MLP = ("query", "key", "value", "output", "mlp_up", "mlp_down")
+_KEY_VALUE, _REST = ["key", "value"], ["query", "mlp_up", "mlp_down"]
+
+
+def with_order(blocks: pd.DataFrame) -> pd.DataFrame:
+    """Add two columns to blocks of Hessians, by the root mean square of a block's entries.
+
+    ``place``: of a role's block on the diagonal among those of `ATTENTION_AND_MLP` of the same run
+    and step, 1 the largest; NaN for all other blocks. ``key_value_excess``, in the row of the
+    value's block: the smaller of the key's and the value's blocks by the largest of the query's and
+    the MLP's.
+    """
+    if blocks.empty:
+        return blocks
+    own = blocks[
+        (blocks["level"] == "role")
+        & (blocks["row"] == blocks["col"])
+        & blocks["row"].isin(ATTENTION_AND_MLP)
+    ]
+    size = own["frobenius_per_entry"]
+    place = size.groupby([own["run"], own["step"]]).rank(ascending=False)
+    found = blocks.assign(place=place.reindex(blocks.index), key_value_excess=np.nan)
+    for _, group in own.groupby(["run", "step"]):
+        by_role = group.set_index("row")["frobenius_per_entry"]
+        if set(ATTENTION_AND_MLP) <= set(by_role.index) and by_role[_REST].max() > 0:
+            at = group.index[group["row"] == "value"]
+            excess = by_role[_KEY_VALUE].min() / by_role[_REST].max()
+            found.loc[at, "key_value_excess"] = excess
+    return found
+
 
 _NEEDED = {
     "exponents": ("layer", "layer_type", "alpha", "gamma", "s", "reliable", "step", "epoch"),
@@ -38,7 +101,7 @@ class Measured:
     Where kronecker_layers.parquet is there, ``layers`` has its columns too, of class-wise
     errors. ``directions``: one row a direction, with the same first columns. ``runs``: the
     finished runs, as `analysis.runs.load_runs` gives them. ``blocks``: one row a block of the
-    Hessian, with the columns of `analysis.run.block_order`. ``points``: one row a point of weights
+    Hessian, with the columns of `analysis.run.measured`. ``points``: one row a point of weights
     in the landscape; ``windows``: one row a window of k there. Each may be empty.
     """
 

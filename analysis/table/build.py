@@ -15,13 +15,24 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import stats
+from analysis import stats as bootstrap
 from analysis.stats import NO_INTERVAL, Interval
-from analysis.table import bootstrap, select
-from analysis.table.baseline import against_baseline
-from analysis.table.comparisons import Test
-from analysis.table.model import Cell, Spread, Statistic, Table, in_percent
-from analysis.table.rows import Key, Run, assign_rows, order, text, values
-from analysis.table.target import is_target, target_cell, tells
+from analysis.table import select
+from analysis.table.comparisons import Test, against_baseline
+from analysis.table.model import (
+    Cell,
+    Key,
+    Run,
+    Spread,
+    Statistic,
+    Table,
+    assign_rows,
+    in_percent,
+    order,
+    text,
+    values,
+)
+from analysis.table.select import is_target, target_cell, tells
 from analysis.table.timing import (
     SECONDS,
     SHARED,

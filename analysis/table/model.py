@@ -1,17 +1,190 @@
-"""What a table is: numbers without a form."""
+"""What a table is: numbers without a form.
+
+Which runs share a row of a table: seeds of one variant, and no others.
+
+Where a column holds several variants of one optimizer (a learning-rate grid, a longer training),
+each becomes a row of its own, labelled by what differs: "adamw lr=0.01", "adamw trainer.epochs=30".
+"""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.run.frame import GROUPS
 from analysis.stats import NO_INTERVAL, Interval, Numbers
 from analysis.table.comparisons import Comparison
+
+Run = Mapping[str, Any]  # a row of the runs' frame: column -> value, None where it is missing
+Key = tuple[Any, ...]
+
+# What only says where and how a run was carried out: it never tells two variants apart.
+NOT_SCIENTIFIC = ("tracker", "runs_dir", "data_dir", "exponents", "target", "tuned")
+NOT_SCIENTIFIC_TRAINER = (
+    "device", "threads", "progress", "log_every", "checkpoint_every", "checkpoint_seconds",
+    "eval_batch_size", "compile", "cuda_graph", "accounting", "devices",
+    "curvature_every", "curvature",
+)  # fmt: skip
+NOT_SCIENTIFIC_OPTIMIZER = ("compile", "fused", "foreach", "capturable")
+NOT_SCIENTIFIC_DATASET = ("workers",)
+
+
+def assign_rows(
+    runs: Sequence[Run], rows: Sequence[str], cols: Sequence[str]
+) -> tuple[list[Key], dict[Key, str]]:
+    """Return each run's row key, and the label of every row in the order of display.
+
+    Args:
+        runs: the runs; each has a variant.
+        rows: columns whose values name a row, such as ("optimizer",).
+        cols: columns whose values name a column, such as ("dataset", "model").
+    """
+    families: dict[Key, list[int]] = defaultdict(list)
+    for index, run in enumerate(runs):
+        families[values(run, rows)].append(index)
+    keys: list[Key] = [()] * len(runs)
+    labels: dict[Key, str] = {}
+    for family, members in families.items():
+        details = _details([runs[index] for index in members], cols, "optimizer" in rows)
+        for index in members:
+            key = (family, *details[str(runs[index]["variant"])])
+            keys[index] = key
+            parts = [f"{name}={text(value)}" for name, value in key[1:]]
+            labels[key] = " ".join(["/".join(map(text, family)), *parts])
+    ordered = sorted(labels, key=lambda key: ([order(v) for v in key[0]], _details_order(key)))
+    return keys, {key: labels[key] for key in ordered}
+
+
+def values(run: Run, columns: Iterable[str]) -> Key:
+    """Return the run's values in ``columns``."""
+    return tuple(run[name] for name in columns)
+
+
+def text(value: Any) -> str:
+    """Return a config value as it would be typed: 20.0 as 20, null for a missing one."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def order(value: Any) -> tuple[int, float, str]:
+    """Return a sort key for mixed values: missing, then numbers by size, then text."""
+    if value is None:
+        return (0, 0.0, "")
+    if isinstance(value, str):
+        return (2, 0.0, value)
+    return (1, float(value), "")
+
+
+def _details_order(key: Key) -> list[Any]:
+    return [(name, order(value)) for name, value in key[1:]]
+
+
+def telling(runs: Sequence[Run], cols: Sequence[str]) -> list[str]:
+    """Return the columns in which variants of one table column differ, group names first.
+
+    Args:
+        runs: the runs of one optimizer; each has a variant.
+        cols: as for `assign_rows`.
+    """
+    _, crowds = _crowds(runs, cols)
+    return _telling(runs, crowds)
+
+
+def _crowds(runs: Sequence[Run], cols: Sequence[str]) -> tuple[dict[str, Run], list[list[Run]]]:
+    """Return a run of each variant, and those of each column's variants."""
+    variants: dict[str, Run] = {}
+    columns: dict[Key, set[str]] = defaultdict(set)
+    for run in runs:
+        variants.setdefault(str(run["variant"]), run)
+        columns[values(run, cols)].add(str(run["variant"]))
+    return variants, [[variants[v] for v in sorted(members)] for members in columns.values()]
+
+
+def _details(runs: Sequence[Run], cols: Sequence[str], short: bool) -> dict[str, Key]:
+    """Return, for each variant in ``runs``, the (name, value) pairs that tell it from the others.
+
+    Args:
+        runs: the runs of one family (of one optimizer).
+        cols: as for `assign_rows`; only variants of one column need to be told apart.
+        short: whether "optimizer." is left out of a name.
+    """
+    variants, crowds = _crowds(runs, cols)
+    names = _telling(runs, crowds)
+    details: dict[str, Key] = {
+        variant: tuple((_name(key, short), run[key]) for key in names)
+        for variant, run in variants.items()
+    }
+    for members in crowds:  # what the configs do not show (a file's content) still differs
+        alike: dict[Key, list[str]] = defaultdict(list)
+        for run in members:
+            alike[values(run, names)].append(str(run["variant"]))
+        for twins in alike.values():
+            for variant in twins if len(twins) > 1 else ():
+                details[variant] = (*details[variant], ("variant", variant))
+    return details
+
+
+def _telling(runs: Sequence[Run], crowds: Sequence[Sequence[Run]]) -> list[str]:
+    """Return the columns in which variants of one table column differ, group names first.
+
+    Keys inside a group count only among runs with the same choice for that group: against
+    schedule=constant, schedule=cosine says it all.
+    """
+    names = [name for name in GROUPS if _varies(name, runs) and _steady(name, runs)]
+    telling = [
+        name for name in names if any(len({run[name] for run in members}) > 1 for members in crowds)
+    ]
+    for key in sorted(key for key in runs[0] if key.startswith("config.")):
+        group = key.split(".")[1]
+        if not _scientific(key) or not _varies(key, runs) or not _steady(key, runs):
+            continue
+        for members in crowds:
+            found: dict[Any, set[Any]] = defaultdict(set)
+            for run in members:
+                found[run.get(group) if group in telling else None].add(run[key])
+            if any(len(choices) > 1 for choices in found.values()):
+                telling.append(key)
+                break
+    return telling
+
+
+def _scientific(key: str) -> bool:
+    _, top, *inner = key.split(".")
+    if top == "trainer" and inner:
+        return inner[0] not in NOT_SCIENTIFIC_TRAINER
+    if top == "optimizer" and inner:
+        return inner[-1] not in NOT_SCIENTIFIC_OPTIMIZER
+    if top == "dataset" and inner:
+        return inner[-1] not in NOT_SCIENTIFIC_DATASET
+    return top not in NOT_SCIENTIFIC
+
+
+def _varies(key: str, runs: Sequence[Run]) -> bool:
+    return len({run[key] for run in runs}) > 1
+
+
+def _steady(key: str, runs: Sequence[Run]) -> bool:
+    """Return whether the seeds of each variant agree on ``key``; else it tells seeds apart."""
+    seen: dict[str, Any] = {}
+    return all(seen.setdefault(str(run["variant"]), run[key]) == run[key] for run in runs)
+
+
+def _name(key: str, short: bool) -> str:
+    name = key.removeprefix("config.")
+    return name.removeprefix("optimizer.") if short else name
+
 
 Statistic = Literal["mean", "iqm"]
 Spread = Literal["std", "interval"]

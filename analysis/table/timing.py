@@ -8,7 +8,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from analysis.run.frame import SOURCES
-from analysis.table.rows import Run
+from analysis.table.model import Run
 
 SECONDS = "seconds_per_epoch"
 GRAPH = "cuda_graph"  # whether a run's steps were in one; not told of a CPU

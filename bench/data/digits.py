@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from bench.build import ImageShape
-from bench.data.images import Augment, ImageData, Split
-from bench.data.splits import (
+from bench.data.images import (
+    Augment,
+    ImageData,
+    Split,
     channel_statistics,
     held_out_count,
     split_stratified,

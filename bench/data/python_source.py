@@ -24,8 +24,7 @@ from torch import Tensor
 
 from bench.build import TokenShape
 from bench.data.base import SPLITS, SplitName
-from bench.data.ngrams import entropies
-from bench.data.tokens import TokenStream, check_context
+from bench.data.tokens import TokenStream, check_context, entropies
 
 VOCAB_SIZE = 256
 # Folders that are tests, or that some distributions leave out.

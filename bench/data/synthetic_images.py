@@ -26,8 +26,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from bench.build import ImageShape
-from bench.data.images import Augment, ImageData, Split
-from bench.data.splits import channel_statistics, split_validation
+from bench.data.images import Augment, ImageData, Split, channel_statistics, split_validation
 from bench.data.streaming import ImageStream, InMemory
 
 NAME = "synthetic_images"

@@ -2,22 +2,49 @@
 
 Where a training window begins (in a stream) or which sequence comes next (in a table) is a pure
 function of (seed, epoch, number in the epoch); evaluation goes through fixed windows in order.
+
+Entropies of a stream of tokens: what a model that looks back zero or one token can reach.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench.build import TokenShape
 from bench.data import base
-from bench.data.base import Batch, SplitName
-from bench.data.counter import below, random_words
-from bench.data.ngrams import Entropies, entropies
+from bench.data.base import Batch, SplitName, below, random_words
 from bench.seeding import generator
+
+
+class Entropies(NamedTuple):
+    """Nats a token. ``bigram`` is the conditional entropy of a token given the one before it."""
+
+    unigram: float
+    bigram: float
+
+
+def entropies(tokens: Tensor, vocab_size: int) -> Entropies:
+    """Return the empirical entropies of ``tokens``, int [N] below ``vocab_size``, N >= 2.
+
+    They are the least cross-entropies that any unigram or bigram model has on this very stream
+    (the one fitted to it); fitted elsewhere, such a model has more.
+    """
+    tokens = tokens.long()
+    pairs = torch.bincount(tokens[:-1] * vocab_size + tokens[1:], minlength=vocab_size**2)
+    return Entropies(
+        unigram=_entropy(torch.bincount(tokens)),
+        bigram=_entropy(pairs) - _entropy(torch.bincount(tokens[:-1])),
+    )
+
+
+def _entropy(counts: Tensor) -> float:
+    p = counts[counts > 0].double() / counts.sum()
+    return float(-(p * p.log()).sum())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

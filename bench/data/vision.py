@@ -21,9 +21,8 @@ from bench.build import ImageShape
 from bench.compat import ensure_torchvision
 from bench.data import prepared
 from bench.data.base import MissingDataError
-from bench.data.images import Augment, ImageData, Split
+from bench.data.images import Augment, ImageData, Split, channel_statistics, split_validation
 from bench.data.prepared import Prepared, brief
-from bench.data.splits import channel_statistics, split_validation
 
 Kind: TypeAlias = Literal["fashion_mnist", "cifar10", "cifar100"]
 

@@ -21,13 +21,14 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bench import config, tuned
+from bench import config
 from bench.cli import COMPOSITION_ERRORS, explain
 from bench.components import Known
 from bench.config import RunConfig
 from bench.errors import UserError
 from bench.identity import Identity, identify
-from bench.nested import replaced
+from bench.tuning import settings
+from bench.tuning.settings import replaced
 
 _TOP_LEVEL = frozenset({"seed", "sweep", "runs_dir", "data_dir", "exponents"})
 _WORD = re.compile(r"\w+")
@@ -145,7 +146,7 @@ class Composer:
             spoken_of = frozenset(
                 word for text in _interpolations(raw) for word in _WORD.findall(text)
             )
-            values = tuned.settle(config.container(own), choices, config.keys_of(overrides))
+            values = settings.settle(config.container(own), choices, config.keys_of(overrides))
             self._bases[overrides] = _Base(values, choices, spoken_of)
         return self._bases[overrides]
 

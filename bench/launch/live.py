@@ -13,9 +13,8 @@ from rich.text import Text
 
 from bench.launch import slurm
 from bench.launch.manifest import Launch
-from bench.launch.plan import Plan, Planned, look
-from bench.launch.report import distinct_words
-from bench.launch.standing import run_folder
+from bench.launch.plan import Plan, Planned, distinct_words, look
+from bench.launch.status import run_folder
 
 _ROWS = 30  # what a terminal shows without scrolling
 _INTERVAL = 3.0  # seconds from one look to the next: kind to the controller

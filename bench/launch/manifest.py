@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import UserError
 from bench.files import read_json, write_json
 from bench.lock import machine, started
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 if TYPE_CHECKING:  # what they import takes seconds, and a job's supervisor does without
     from bench.config import RunConfig

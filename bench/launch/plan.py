@@ -1,18 +1,28 @@
-"""The plan: the grid that is expected, compared with the run folders that are there."""
+"""The plan: the grid that is expected, compared with the run folders that are there.
+
+What the runs of a plan will cost, from what finished runs like them have cost.
+
+What a person reads of a plan: its table, its failures by override, how to run them again.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, get_args
 
-from bench import components, experiment
+from bench import components
+from bench import parts as experiment
 from bench.errors import UserError, suggestion
+from bench.files import read_json
 from bench.identity import tracker_label
 from bench.launch.grid import Composer, Invalid, Job
-from bench.launch.standing import STATES, JobStatus, RunStatus, run_folder, run_status
+from bench.launch.status import STATES, JobStatus, RunStatus, run_folder, run_status
 
 # Which of the runs that are not done are carried out.
 Retry = Literal["all", "failed", "timeout", "oom", "none"]
@@ -146,3 +156,124 @@ def _refusal(trial: Callable[[], object]) -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+# From the most to the least alike; a run is priced by the first group that has a finished run.
+_ALIKE = (("dataset", "model", "optimizer"), ("dataset", "model"))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Hours of one device for the runs that have a precedent; ``unknown`` have none."""
+
+    hours: float
+    priced: int
+    unknown: int
+    precedents: int
+    device: str
+
+    def __str__(self) -> str:
+        if not self.priced:
+            return f"no estimate: no finished run is like these {self.unknown}"
+        unit = "GPU-hours" if self.device == "cuda" else "CPU-hours"
+        text = (
+            f"about {self.hours:.2g} {unit} for {self.priced} runs, by {self.precedents} past runs"
+        )
+        return f"{text}; {self.unknown} without precedent" if self.unknown else text
+
+
+def estimate(runs: Iterable[Planned]) -> Cost:
+    """Estimate the cost of ``runs`` by the finished runs in their ``runs_dir``.
+
+    The estimate is epochs times the mean seconds of an epoch, evaluation and checkpoints included,
+    of the finished runs of the same dataset, model and optimizer, or else of the same dataset and
+    model. What runs did before an interruption is not subtracted.
+    """
+    runs = list(runs)
+    seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    devices, precedents = set(), 0
+    for root in {run.job.config.runs_dir for run in runs}:
+        for names, cost, device in _finished(Path(root)):
+            precedents += 1
+            devices.add(device)
+            for group in _ALIKE:
+                seconds[_key(names, group)].append(cost)
+    total, priced = 0.0, 0
+    for run in runs:
+        config = run.job.config
+        known = (seconds.get(_key(config.names, group)) for group in _ALIKE)
+        alike = next((found for found in known if found), None)
+        if alike is not None:
+            total += fmean(alike) * config.trainer.epochs
+            priced += 1
+    device = "cuda" if "cuda" in devices else "cpu"
+    return Cost(total / 3600, priced, len(runs) - priced, precedents, device)
+
+
+def _key(names: Mapping[str, str], group: tuple[str, ...]) -> tuple[str, ...]:
+    return (*group, *(names[key] for key in group))
+
+
+def _finished(root: Path) -> Iterator[tuple[dict[str, str], float, str]]:
+    """Yield names, seconds an epoch and device type of each finished run below ``root``."""
+    for path in root.glob("*/summary.json"):
+        summary = read_json(path) or {}
+        config = read_json(path.with_name("config.json")) or {}
+        attempts = (read_json(path.with_name("provenance.json")) or {}).get("attempts") or [{}]
+        epochs = summary.get("epochs", 0)
+        if summary.get("state") == "done" and epochs and "names" in config:
+            yield config["names"], _seconds(summary) / epochs, str(attempts[-1].get("device_type"))
+
+
+def _seconds(summary: dict[str, Any]) -> float:
+    clocks = (value for key, value in summary.items() if key.startswith("clock/"))
+    return sum(float(value) for value in clocks)
+
+
+def distinct_words(runs: Sequence[Planned]) -> dict[str, str]:
+    """Return, by run id, the overrides that not all of ``runs`` share."""
+    if len(runs) == 1:
+        return {runs[0].job.identity.id: " ".join(runs[0].job.overrides)}
+    shared = set.intersection(*(set(run.job.overrides) for run in runs)) if runs else set()
+    return {
+        run.job.identity.id: " ".join(word for word in run.job.overrides if word not in shared)
+        for run in runs
+    }
+
+
+def failures(plan: Plan, launch: Sequence[str] = ()) -> str:
+    """Return one block a failed run: overrides, cause, last line, log, and the command again.
+
+    ``launch`` holds the Hydra overrides of the launch, which the command repeats.
+    """
+    words = distinct_words(plan.runs)
+    blocks = [_block(run, words[run.job.identity.id], launch) for run in plan.of("failed")]
+    return "\n".join(blocks)
+
+
+def _block(run: Planned, words: str, launch: Sequence[str]) -> str:
+    status: RunStatus = run.status
+    lines = [f"  {words or run.job.identity.id}: {status.kind}: {status.reason}"]
+    if status.log is not None:
+        lines.append(f"    log:   {status.log}")
+    return "\n".join([*lines, f"    again: {again(run, launch)}"])
+
+
+def again(run: Planned, launch: Sequence[str] = ()) -> str:
+    """Return the exact command that carries out one run of the grid."""
+    own = [word for word in launch if word != "hydra.mode=MULTIRUN"]  # Hydra's for -m
+    return shlex.join(["python", "-m", "bench.train", "-m", *own, *run.job.overrides])
+
+
+def problems(plan: Plan) -> Iterable[str]:
+    """Yield a line for each thing that is wrong with the grid itself."""
+    for one in plan.invalid:
+        yield invalid(one)
+    words = distinct_words(plan.runs)
+    for run_id, times in plan.duplicates.items():
+        yield f"duplicate: {words[run_id] or run_id}: asked for {times} times, runs once"
+
+
+def invalid(one: Invalid) -> str:
+    """Return the line of a combination that cannot run."""
+    return f"invalid: {' '.join(one.overrides)}: {one.reason}"

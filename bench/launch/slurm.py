@@ -16,8 +16,8 @@ from bench.errors import UserError
 from bench.launch.manifest import Launch, launches
 from bench.launch.slurm_job import Task
 from bench.launch.snapshot import environment
-from bench.launch.standing import JobStatus
-from bench.run import RunFolder
+from bench.launch.status import JobStatus
+from bench.run_folder import RunFolder
 
 _QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "CONFIGURING", "SUSPENDED"}
 _RUNNING = {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}

@@ -18,7 +18,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench import paths
+from bench import files
 from bench.files import write_json
 from bench.provenance import SNAPSHOT, git_state
 
@@ -29,7 +29,7 @@ _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 def freeze(runs_dir: Path, targets: Iterable[str]) -> Path:
     """Return a folder with the code as it is now; ``targets`` are the runs' ``_target_``."""
-    home, site = paths.home(), Path(__file__).resolve().parent.parent.parent
+    home, site = files.home(), Path(__file__).resolve().parent.parent.parent
     sources = {name: site / name for name in _PACKAGES} | {name: home / name for name in _CONFIGS}
     sources |= {path.name: path for path in _own_modules(targets)}
     code = runs_dir.resolve() / ".launches" / "code"

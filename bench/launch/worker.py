@@ -6,6 +6,8 @@ It reads a run's id a line and answers a line of JSON: how it ended. Whatever th
 the run's own log. Between runs the process keeps what is slow to get: imports, the dataset, and
 the code that was compiled for runs alike; everything that decides a result is set anew by each run.
 Where the pool is gone, it leaves after the run that it is at.
+
+One run in this process, whatever comes of it.
 """
 
 from __future__ import annotations
@@ -14,15 +16,48 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from bench import config, experiment, preemption
-from bench.launch.execute import execute
+from bench import config, parts, preemption
+from bench.config import RunConfig
+from bench.identity import identify
 from bench.launch.manifest import Launch
-from bench.launch.standing import run_folder
+from bench.launch.status import run_folder
 from bench.preemption import StopRequested
+from bench.run_folder import BusyError
+from bench.train import kind_of, reason_of, stored_config, train
+
+Outcome = Literal["done", "failed", "busy"]
+
+
+def execute(config: RunConfig, *, patient: bool = False) -> Outcome:
+    """Carry out a run; a failure is written into its folder, status and log, and goes no further.
+
+    "busy": another process is working on it. ``patient``: see ``RunFolder.acquire``.
+
+    Raises:
+        StopRequested, KeyboardInterrupt: the run can be continued.
+    """
+    try:
+        train(config, patient=patient)
+    except BusyError as error:
+        print(f"left alone: {error}", file=sys.stderr, flush=True)
+        return "busy"
+    except Exception as error:
+        folder = run_folder(config, identify(config).id)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with (folder.path / "log.txt").open("a") as log:
+            traceback.print_exc(file=log)
+        if not folder.config:
+            folder.begin(stored_config(config, identify(config)), {})
+        folder.set_status("failed", reason_of(error), kind=kind_of(error))
+        print(f"{folder.path.name}: failed, {reason_of(error)}", file=sys.stderr, flush=True)
+        return "failed"
+    return "done"
 
 
 def main(launch: Launch) -> None:
@@ -33,7 +68,7 @@ def main(launch: Launch) -> None:
     config.register_resolvers()
     answers = os.dup(1)
     os.dup2(2, 1)  # what prints between runs must not be taken for an answer
-    with experiment.keeping_data():
+    with parts.keeping_data():
         for line in iter(sys.stdin.readline, ""):
             outcome = _carry_out(launch, line.strip())
             if not _answered(answers, outcome) or outcome == "stopped":

@@ -29,17 +29,16 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from analysis.directions import Directions, gradient_directions
-from analysis.engines import ENGINES, choose, curvature
-from analysis.objective import Objective, Settings, cross_entropy
+from analysis.curvature_core.directions import Directions, gradient_directions
+from analysis.curvature_core.engines import ENGINES, choose, curvature
+from analysis.curvature_core.objective import Objective, Settings, cross_entropy
 from bench import options
 from bench.build import ImageShape, Shape, TokenShape
 from bench.errors import UserError, suggestion
 from bench.files import write_atomically
 from bench.provenance import device_name
-from bench.speed.curvature_peers import curvlinops_hessian, plain_double_backward
-from bench.speed.networks import Subject, subject
-from bench.speed.progress import say
+from bench.speed.curvature_peers import Subject, curvlinops_hessian, plain_double_backward, subject
+from bench.speed.stopwatch import say
 
 PROG = "python -m bench.speed.curvature"
 PEERS = {"plain": plain_double_backward, "curvlinops": curvlinops_hessian}

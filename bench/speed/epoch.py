@@ -25,24 +25,19 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from bench import cli, config, experiment, options
+from bench import cli, config, options, parts
 from bench.build import build_optimizer
 from bench.config import RunConfig
 from bench.data.base import Batch, Data
-from bench.device import choose_device, prepare
 from bench.errors import UserError
 from bench.files import write_atomically
-from bench.speed.epoch_table import LEGEND, Row, render, step_lines
+from bench.setup import choose_device, prepare
+from bench.speed.epoch_table import LEGEND, Row, breakdown, render, starts, step_lines
+from bench.speed.loops import OurLoop, PlainLoop, Variant, make_loader, variants
 from bench.speed.optimizer_step import changes_of, environment
-from bench.speed.our_loop import OurLoop
-from bench.speed.plain import PlainLoop, Variant, make_loader, variants
-from bench.speed.profile import breakdown
-from bench.speed.progress import say
-from bench.speed.start import starts
-from bench.speed.stopwatch import Epoch
-from bench.training.accounting import Cost, ceiling, measure_cost
+from bench.speed.stopwatch import Epoch, say
+from bench.training.accounting import Cost, ceiling, measure_cost, peak_mib, watch_memory
 from bench.training.evaluation import laid_out
-from bench.training.usage import peak_mib, watch_memory
 
 PROG = "python -m bench.speed.epoch"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -158,7 +153,7 @@ def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
     runs = [run_config_of(asked, name, device) for name in asked.optimizer]
     trainer = runs[0].trainer
     prepare(trainer, device, Path(runs[0].data_dir))
-    data = experiment.build_data(runs[0]).to(device)
+    data = parts.build_data(runs[0]).to(device)
     makers: list[Callable[[], OurLoop | PlainLoop]] = [
         functools.partial(OurLoop, run, data, device, label)
         for run, label in zip(runs, asked.optimizer, strict=True)
@@ -209,7 +204,7 @@ def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
 def _plain(
     run: RunConfig, data: Data, loader: DataLoader[Any], device: torch.device, variant: Variant
 ) -> PlainLoop:
-    model = experiment.seeded_model(run, data.shape).to(device)
+    model = parts.seeded_model(run, data.shape).to(device)
     eager = {"compile": False} if "compile" in run.optimizer else {}
     optimizer = build_optimizer({**run.optimizer, **eager}, model)
     return PlainLoop(model, optimizer, loader, device, variant)

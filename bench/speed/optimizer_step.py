@@ -3,6 +3,8 @@
 On CUDA each step is compiled where the optimizer offers it and captured in a CUDA graph where it
 can be, so that what is timed is its kernels; a step that cannot be captured is launched from Python
 and marked. Ratios are medians of the ratios within a round.
+
+Networks by their real weight shapes, to time optimizers on; they are not run.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import json
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from omegaconf import OmegaConf
 from pydantic import Field
 from rich import box
 from rich.table import Table
@@ -22,13 +25,35 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import cli, config, options
-from bench.build import build_optimizer
-from bench.errors import UserError
+from bench import files as paths
+from bench.build import ImageShape, Shape, TokenShape, build_model, build_optimizer, taken_kinds
+from bench.errors import UserError, suggestion
 from bench.files import write_atomically
 from bench.provenance import device_name
-from bench.speed.progress import say
-from bench.speed.shapes import skeleton
-from bench.speed.stopwatch import Timing, Work, side_by_side
+from bench.public_names import locate
+from bench.speed.stopwatch import Timing, Work, say, side_by_side
+
+# CIFAR-10's shape, and what GPT-2 was trained on.
+_SHAPES: dict[type[Shape], Shape] = {
+    ImageShape: ImageShape(in_channels=3, num_classes=10, image_size=32),
+    TokenShape: TokenShape(vocab_size=50257, context_length=1024, num_classes=50257),
+}
+
+
+def skeleton(name: str) -> nn.Module:
+    """Return the network of conf/model/``name``.yaml on the meta device: shapes without values.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    files = {path.stem: path for path in (paths.conf_dir() / "model").glob("*.yaml")}
+    if name not in files:
+        raise UserError(f"model={name}: there is no such model; {suggestion(name, list(files))}")
+    component = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(files[name])))
+    kind = taken_kinds(locate(component["_target_"]))[0]
+    with torch.device("meta"):
+        return build_model(component, _SHAPES[kind])
+
 
 PROG = "python -m bench.speed.optimizer_step"
 

@@ -1,14 +1,26 @@
-"""Timing of work side by side: rounds in which each candidate has its turn."""
+"""Timing of work side by side: rounds in which each candidate has its turn.
+
+How far a benchmark is, on standard error: the minutes before its table are not silent.
+"""
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+
+_START = time.monotonic()
+
+
+def say(text: str) -> None:
+    """Print ``text`` after the seconds since the process came here."""
+    print(f"[{time.monotonic() - _START:4.0f} s] {text}", file=sys.stderr, flush=True)
+
 
 Work = Callable[[], object]
 

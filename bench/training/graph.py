@@ -3,21 +3,193 @@
 Whether a step can be captured is found out by trying: it is rehearsed, recorded, and then replayed
 beside the same steps launched from Python. Weights, optimizer and random state are afterwards what
 they were before, whether the attempt succeeded or not.
+
+What records a piece of work on a device and plays it back: a CUDA graph.
+
+What an optimizer keeps on the host, and whether a step changed it.
+
+A CUDA graph repeats kernels, not Python: an optimizer that counts its steps in Python, draws random
+numbers on the CPU or replaces its state tensors would silently do something else in a graph.
+
+The state of a training, to be put back after trying something out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from bench.snapshot import Snapshot
-from bench.training.host_state import difference, fingerprint
-from bench.training.recorder import Recorder
+
+class Recorder(Protocol):
+    """What records a piece of work and plays it back."""
+
+    def rehearse(self, work: Callable[[], object], *, without_waiting: bool) -> None:
+        """Do the work as it will be done while recording; on request refuse waiting for it."""
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Return what replays the work, and the tensor in which each replay leaves its result."""
+
+    def recover(self) -> None:
+        """Undo what a recording that failed may have left in torch."""
+
+
+class CudaRecorder:
+    """Records in a CUDA graph, on a stream of its own, where rehearsals take place too."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._generator = torch.cuda.default_generators[index]
+        self._random = self._generator.clone_state()
+
+    def rehearse(self, work: Callable[[], object], *, without_waiting: bool = False) -> None:
+        """As :class:`Recorder`."""
+        mode = torch.cuda.get_sync_debug_mode()
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        try:
+            if without_waiting:
+                torch.cuda.set_sync_debug_mode("error")
+            with torch.cuda.stream(self._stream):
+                work()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+            current.wait_stream(self._stream)
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """As :class:`Recorder`."""
+        self._random = self._generator.clone_state()
+        graph = torch.cuda.CUDAGraph()
+        # The outer block gives the stream back where ending a broken capture raises.
+        # Other threads (pinning memory, say) may go on meanwhile: thread_local.
+        with (
+            torch.cuda.stream(self._stream),
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            result = work()
+        return graph.replay, result
+
+    def recover(self) -> None:
+        """As :class:`Recorder`."""
+        torch.cuda.synchronize(self._device)
+        # A generator left in the middle of a capture refuses to draw; this one was not.
+        self._generator.graphsafe_set_state(self._random)
+
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def fingerprint(optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
+    """Return, by path, what an optimizer keeps on the host, and where on ``device`` the rest lies.
+
+    Paths read as Python does: ``.param_groups[0]['steps']``. Learning rates are left out: they are
+    inputs of a step.
+    """
+    return dict(_leaves(optimizer, "", device.type, {id(optimizer)}))
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """Say what a step changed between two fingerprints, in a few words; None for nothing."""
+    for path in [*before, *(path for path in after if path not in before)]:
+        if path not in before or path not in after:
+            return f"{path} appears or disappears"
+        old, new = before[path], after[path]
+        if isinstance(old, Tensor) and isinstance(new, Tensor):
+            if not torch.equal(old, new):
+                return f"{path} changes on the host"
+        elif old != new:
+            moved = isinstance(old, tuple) and isinstance(new, tuple)
+            return f"{path} is replaced by a new tensor" if moved else f"{path} changes on the host"
+    return None
+
+
+def _leaves(value: Any, path: str, device: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    for name, item in _parts(value):
+        where = path + name
+        if isinstance(item, Tensor):
+            held = item.device.type == device
+            yield where, _place(item) if held else item.detach().clone()
+        elif isinstance(item, torch.Generator):
+            yield where, item.get_state()
+        elif isinstance(item, _PLAIN):
+            yield where, item
+        elif id(item) not in seen:
+            seen.add(id(item))
+            yield from _leaves(item, where, device, seen)
+
+
+def _place(tensor: Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """The items of a container, or the attributes of an object, each with its way of access."""
+    if isinstance(value, Mapping):
+        for number, (key, item) in enumerate(value.items()):
+            if key != "lr":  # an input
+                yield f"[{key!r}]" if isinstance(key, str) else f"[{number}]", item
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield f"[{number}]", item
+    elif isinstance(value, nn.Module | type) or callable(value):
+        return
+    elif hasattr(value, "__dict__"):
+        for name, item in vars(value).items():
+            yield f".{name}", item
+
+
+class Snapshot:
+    """Weights, buffers, optimizer state and random state, to be put back into the same memory."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._groups = [_own(group) for group in optimizer.param_groups]
+        self._states = {param: dict(state) for param, state in optimizer.state.items()}
+        tensors = [*model.parameters(), *model.buffers()]
+        tensors += _tensors([self._groups, list(self._states.values())])
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._random = torch.get_rng_state()
+        cuda = [tensor.device for tensor in tensors if tensor.is_cuda][:1]
+        self._random_cuda = [(device, torch.cuda.get_rng_state(device)) for device in cuda]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back but learning rates; gradients are dropped."""
+        for group, kept in zip(self._optimizer.param_groups, self._groups, strict=True):
+            group.update(kept)
+        for param in set(self._optimizer.state) - set(self._states):
+            del self._optimizer.state[param]
+        for param, state in self._states.items():
+            self._optimizer.state[param].clear()
+            self._optimizer.state[param].update(state)
+        for tensor, copy in self._tensors:
+            tensor.copy_(copy)
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.set_rng_state(self._random)
+        for device, random in self._random_cuda:
+            torch.cuda.set_rng_state(random, device)
+
+
+def _own(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "lr")}
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
 
 Launch = Callable[[Tensor, Tensor], Tensor]
 

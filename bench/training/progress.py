@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from bench.run import Row
+from bench.run_folder import Row
 
 _QUIET_SECONDS = 15.0  # between plain lines; a short run prints only its result
 _SILENT_SECONDS = 60.0  # an epoch that takes longer has lines within it

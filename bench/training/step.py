@@ -17,11 +17,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from bench.config import TrainerConfig
 from bench.errors import UserError
-from bench.training.graph import NotCapturableError, StepGraph, capture
-from bench.training.host_state import difference, fingerprint
-from bench.training.objective import cross_entropy
+from bench.training.graph import (
+    CudaRecorder,
+    NotCapturableError,
+    Recorder,
+    StepGraph,
+    capture,
+    difference,
+    fingerprint,
+)
+from bench.training.losses import cross_entropy
 from bench.training.parallel import ALONE, Team
-from bench.training.recorder import CudaRecorder, Recorder
 
 # Launched before a graph is tried: the first makes the optimizer's state, the second is watched.
 _LAUNCHED_FIRST = 2

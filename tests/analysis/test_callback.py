@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis.callback import CurvatureCallback, logged
+from analysis.curvature_core.objective import Settings
 from analysis.measure.network import measure
-from analysis.objective import Settings
 
 
 @pytest.fixture

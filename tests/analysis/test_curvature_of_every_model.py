@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 
 from analysis.curvature import main
-from bench import config, paths, train
+from bench import config, files, train
 from bench.errors import UserError
 from bench.identity import identify
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
-MODELS = sorted((paths.conf_dir() / "model").glob("*.yaml"))
+MODELS = sorted((files.conf_dir() / "model").glob("*.yaml"))
 SMALLER = {"dim": 12, "layers": 2, "heads": 2, "hidden": "[9,8]", "head_width": 32}
 IMAGES = ("dataset=synthetic_images", "dataset.count=18", "dataset.test_count=4",
           "dataset.image_size={}")  # fmt: skip

@@ -8,14 +8,13 @@ import pytest
 import torch
 from trained_run import train
 
-from analysis.hessian.groups import by_parameter, by_role
-from analysis.hessian.norms import exact_norms
-from analysis.hessian.products import HessianProducts, dense_hessian
+from analysis.curvature_core.blocks import exact_norms
+from analysis.curvature_core.objective import Settings, cross_entropy
+from analysis.curvature_core.products import HessianProducts, by_parameter, by_role, dense_hessian
 from analysis.hessian_blocks import main
-from analysis.measure import storage
-from analysis.objective import Settings, cross_entropy
+from analysis.run import measured
 from bench.errors import UserError
-from bench.experiment import restore
+from bench.parts import restore
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def test_exact_blocks_of_trained_and_initial_weights(
     products = HessianProducts(restored.model, cross_entropy, batch, Settings(torch.float64))
     groups = by_role(by_parameter(restored.model))
     expected = exact_norms(dense_hessian(products), groups, "role")
-    table, metadata = storage.read_table(run / "hessian_blocks.parquet") or pytest.fail()
+    table, metadata = measured.read_table(run / "hessian_blocks.parquet") or pytest.fail()
     roles = table[table["level"] == "role"].reset_index(drop=True)
     pd.testing.assert_frame_equal(
         roles.drop(columns=["step", "epoch"]), expected, check_exact=False, rtol=1e-12

@@ -8,8 +8,8 @@ import pytest
 from trained_run import train
 
 from analysis.landscape import main, tables
-from analysis.measure import landscape_losses
-from analysis.measure.line import Line, Point
+from analysis.measure import landscape
+from analysis.measure.landscape import Line, Point
 from bench.errors import UserError
 
 
@@ -18,14 +18,14 @@ def test_tables_hold_each_points_fit_and_null() -> None:
     points = [Point(0.0, 0.0, rng.random(300)), Point(1.0, 2.0, 4 * rng.random(300))]
     windows, fits = tables(Line(points, 2.0, 0.5), 30, 3.0)
     for point, row in zip(points, fits.to_dict("records"), strict=True):
-        changes = landscape_losses.differences(point.losses)
-        fit = landscape_losses.decay(changes)
+        changes = landscape.differences(point.losses)
+        fit = landscape.decay(changes)
         assert (row["exponent"], row["constant"]) == (fit.exponent, fit.constant)
         assert row["null_exponent_low"] < row["null_exponent"] < row["null_exponent_high"]
         assert row["loss"] == pytest.approx(point.losses.mean())
         assert row["loss_sd"] == pytest.approx(np.std(point.losses, ddof=1))
         own = windows[windows["place"] == point.place]
-        assert own["change"].to_numpy() == pytest.approx(landscape_losses.averaged(changes)[2])
+        assert own["change"].to_numpy() == pytest.approx(landscape.averaged(changes)[2])
         assert (own["null_low"] <= own["null"]).all() and (own["null"] <= own["null_high"]).all()
         assert own["k_from"].iloc[0] == 10 and own["k_to"].iloc[-1] == 299
         assert (own["k_from"].to_numpy()[1:] == own["k_to"].to_numpy()[:-1] + 1).all()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import transfer
-from optimizers.matrix_functions import NORMALIZATIONS, spectral_transfer
+from optimizers.math.transfer import NORMALIZATIONS, spectral_transfer
 
 SIGMA = np.array([2.0, 0.7, 0.3, 0.05])
 

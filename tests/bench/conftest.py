@@ -21,7 +21,7 @@ from bench import cli, config, train
 from bench.build import build_optimizer, build_schedule
 from bench.data.images import Augment, ImageData, Split
 from bench.loop import Loop
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 from bench.seeding import derive
 from bench.tracking import NullTracker, RunInfo
 from bench.training.progress import Lines

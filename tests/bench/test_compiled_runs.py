@@ -11,7 +11,7 @@ import pytest
 
 from bench import config, train
 from bench.identity import identify
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,7 +43,7 @@ def test_a_compiled_run_is_the_eager_one_and_goes_on_after_an_interruption(
     monkeypatch: pytest.MonkeyPatch,
     assert_same: Callable[..., None],
 ) -> None:
-    monkeypatch.setattr("bench.device._CHOSEN_CACHE", None)
+    monkeypatch.setattr("bench.setup._CHOSEN_CACHE", None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # put back what the run sets
     eager = carry_out("eager")
     whole = carry_out("whole", "trainer.compile=true")

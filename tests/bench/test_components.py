@@ -371,6 +371,6 @@ def test_a_broken_model_file_does_not_hide_the_others(
         ("d", "_target_: bench.models.convnet.ConvNet"),
     ):
         (tmp_path / "model" / f"{name}.yaml").write_text(text)
-    monkeypatch.setattr("bench.paths.conf_dir", lambda: tmp_path)
+    monkeypatch.setattr("bench.files.conf_dir", lambda: tmp_path)
     assert components.models_for(ImageShape) == ["a", "d"]
     assert components.models_for(TokenShape) == []

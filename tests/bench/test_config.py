@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bench import cli, config, paths
+from bench import cli, config, files
 from bench.build import build_model, declared_shape
 from bench.config import GROUPS, RunConfig, TrainerConfig
 from bench.errors import UserError
@@ -28,7 +28,7 @@ from bench.errors import UserError
 CHOICES = [
     (group, file.stem)
     for group in GROUPS
-    for file in sorted((paths.conf_dir() / group).glob("*.yaml"))
+    for file in sorted((files.conf_dir() / group).glob("*.yaml"))
 ]
 OPTIMIZERS = [name for group, name in CHOICES if group == "optimizer"]
 
@@ -140,7 +140,7 @@ def test_every_default_of_our_own_code_is_written_out(
 def test_every_file_says_what_it_is_and_is_listed() -> None:
     assert {group for group, _ in CHOICES} == set(GROUPS)
     for group, name in CHOICES:
-        first = (paths.conf_dir() / group / f"{name}.yaml").read_text().splitlines()[0]
+        first = (files.conf_dir() / group / f"{name}.yaml").read_text().splitlines()[0]
         assert first.startswith("# "), (group, name)
 
 
@@ -187,7 +187,7 @@ def test_load_leaves_no_hydra_behind_and_works_twice() -> None:
 
 
 def test_the_sweeps_folder_is_on_the_search_path() -> None:
-    names = sorted(file.stem for file in (paths.home() / "sweeps").glob("*.yaml"))
+    names = sorted(file.stem for file in (files.home() / "sweeps").glob("*.yaml"))
     assert names
     for name in names:
         sweep = composed(f"+sweeps={name}")

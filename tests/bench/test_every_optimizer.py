@@ -11,12 +11,12 @@ import torch
 from contract import missing_extra
 from torch import Tensor
 
-from bench import config, paths, train
+from bench import config, files, train
 from bench.loop import Loop
 
 pytestmark = pytest.mark.slow
 
-FILES = sorted((paths.conf_dir() / "optimizer").glob("*.yaml"))
+FILES = sorted((files.conf_dir() / "optimizer").glob("*.yaml"))
 
 
 @pytest.fixture(params=FILES, ids=lambda file: file.stem)

@@ -1,4 +1,7 @@
-"""Atomic writes and tolerant reads."""
+"""Atomic writes and tolerant reads.
+
+Where conf/ and sweeps/ are found.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import files
 from bench.files import (
     is_name,
     read_json,
@@ -131,3 +135,46 @@ def test_a_name(name: str) -> None:
 )
 def test_what_is_no_name(name: object) -> None:
     assert not is_name(name)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_checkout_is_found_from_any_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert files.home() == ROOT
+    assert files.conf_dir() == ROOT / "conf"
+    assert (files.home() / "sweeps").is_dir()
+
+
+def test_an_installation_finds_what_was_shipped_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "spectral_bench_shipped"
+    (shipped / "conf").mkdir(parents=True)
+    (shipped / "conf" / "train.yaml").write_text("seed: 0\n")
+    (tmp_path / "conf").mkdir()  # some other package's folder, without our train.yaml
+    monkeypatch.setattr(files, "_SITE", tmp_path)
+    assert files.home() == shipped
+    assert files.conf_dir() == shipped / "conf"
+
+
+def test_a_checkout_goes_before_shipped_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path, tmp_path / "spectral_bench_shipped"):
+        (folder / "conf").mkdir(parents=True)
+        (folder / "conf" / "train.yaml").write_text("seed: 0\n")
+    monkeypatch.setattr(files, "_SITE", tmp_path)
+    assert files.home() == tmp_path
+
+
+def test_an_incomplete_installation_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_SITE", tmp_path)
+    with pytest.raises(FileNotFoundError, match="reinstall spectral-bench") as caught:
+        files.conf_dir()
+    assert str(tmp_path) in str(caught.value)

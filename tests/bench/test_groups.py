@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hydra.errors import MissingConfigException
 
-from bench import config, paths, tuned
+from bench import config, files
+from bench.tuning import settings
 
 NAMES = {"model": "mlp", "dataset": "digits", "optimizer": "adamw"}
 
@@ -16,9 +17,11 @@ NAMES = {"model": "mlp", "dataset": "digits", "optimizer": "adamw"}
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ in which settings have been tuned."""
-    shutil.copytree(paths.conf_dir(), tmp_path / "conf")
-    monkeypatch.setattr(paths, "home", lambda: tmp_path)
-    tuned.write(tuned.file_of(tuned.folder(True), NAMES), {"optimizer.lr": 0.031}, {"trials": 5})
+    shutil.copytree(files.conf_dir(), tmp_path / "conf")
+    monkeypatch.setattr(files, "home", lambda: tmp_path)
+    settings.write(
+        settings.file_of(settings.folder(True), NAMES), {"optimizer.lr": 0.031}, {"trials": 5}
+    )
     assert (tmp_path / "conf" / "tuned").is_dir()
     return tmp_path
 

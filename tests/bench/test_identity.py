@@ -16,19 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import config, paths
+from bench import config, files
 from bench.config import RunConfig, TrainerConfig
 from bench.errors import UserError
-from bench.identity import (
-    NOT_SCIENTIFIC,
-    NOT_SCIENTIFIC_TRAINER,
-    digest,
-    identify,
-    scientific,
-)
+from bench.identity import NOT_SCIENTIFIC, NOT_SCIENTIFIC_TRAINER, digest, identify, scientific
 from optimizers import Muon
 
-OPTIMIZERS = sorted(path.stem for path in (paths.conf_dir() / "optimizer").glob("*.yaml"))
+OPTIMIZERS = sorted(path.stem for path in (files.conf_dir() / "optimizer").glob("*.yaml"))
 Path_ = tuple[str | int, ...]
 
 # JSON values as a config holds them.

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from bench.data.images import Augment
 from bench.loop import Loop
-from bench.run import Row
+from bench.run_folder import Row
 from bench.tracking import NullTracker, RunInfo
-from bench.training.divergence import DivergedError
+from bench.training.losses import DivergedError
 
 # -- seeds ----------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from loops import MOMENTUM, STEPS, TOTAL, Build, Same, history_file, ran
 
-from bench.run import Row, RunFolder
+from bench.run_folder import Row, RunFolder
 from bench.training.parallel import Team
 
 ADAMW = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.01, "weight_decay": 0.1}

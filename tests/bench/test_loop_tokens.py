@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench import config
 from bench.build import TokenShape, build_schedule
 from bench.loop import Loop
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 from bench.tracking import NullTracker, RunInfo
 from bench.training.progress import Lines
 

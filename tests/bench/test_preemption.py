@@ -14,7 +14,7 @@ from bench import preemption, train
 from bench.config import RunConfig
 from bench.identity import identify
 from bench.preemption import StopRequested
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)

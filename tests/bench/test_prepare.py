@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import paths
+from bench import files
 from bench.errors import UserError
 from bench.prepare import main, prepare
 
@@ -113,7 +113,7 @@ def test_unknown_dataset_is_a_user_error() -> None:
         prepare("digit", Path())
 
 
-@pytest.mark.parametrize("path", sorted((paths.conf_dir() / "dataset").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize("path", sorted((files.conf_dir() / "dataset").glob("*.yaml")), ids=str)
 def test_every_shipped_dataset_can_be_asked_for(path: Path, tmp_path: Path) -> None:
     """Each loader is importable and takes the options its file gives it."""
     import inspect

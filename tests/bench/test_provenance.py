@@ -15,12 +15,7 @@ import torch
 
 from bench import provenance
 from bench.digest import component_digests
-from bench.provenance import (
-    collect,
-    device_name,
-    git_state,
-    optimizer_packages,
-)
+from bench.provenance import collect, device_name, git_state, optimizer_packages
 
 NOTHING = {"commit": None, "dirty": None, "diff": None}
 

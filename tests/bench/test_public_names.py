@@ -9,14 +9,22 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bench import config, paths, train
-from bench.aliases import MOVED
+from bench import config, train
+from bench import files as paths
 from bench.config import RunConfig
 from bench.digest import source_digest
 from bench.errors import UserError
-from bench.experiment import restore
 from bench.identity import identify
-from bench.public_names import canonical, current, locate, targets_of, with_canonical, with_current
+from bench.parts import restore
+from bench.public_names import (
+    MOVED,
+    canonical,
+    current,
+    locate,
+    targets_of,
+    with_canonical,
+    with_current,
+)
 
 # As if these had lain elsewhere when runs were first made.
 WAS = {

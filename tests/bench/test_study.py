@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench import paths, steps, study
+from bench import files, study
+from bench import study as steps
 from bench.errors import RunsFailedError, UserError
 
-STUDIES = sorted(file.stem for file in (paths.home() / "sweeps").glob("study_*.yaml"))
+STUDIES = sorted(file.stem for file in (files.home() / "sweeps").glob("study_*.yaml"))
 
 
 def test_the_small_study_is_tuned_reported_and_tabled() -> None:
@@ -77,7 +78,7 @@ def test_mistakes(words: Sequence[str], says: str) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_searches_for_all_or_for_none_of_its_optimizers(name: str) -> None:
-    content = yaml.safe_load((paths.home() / "sweeps" / f"{name}.yaml").read_text())
+    content = yaml.safe_load((files.home() / "sweeps" / f"{name}.yaml").read_text())
     tuning = (content.get("study") or {}).get("tuning")
     if tuning is None:
         return

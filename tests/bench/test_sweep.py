@@ -14,7 +14,7 @@ from bench import config, sweep
 from bench.errors import UserError
 from bench.identity import identify, tracker_label
 from bench.launch.grid import Composer, Job, combinations, master_config
-from bench.launch.standing import run_folder
+from bench.launch.status import run_folder
 
 QUICK = ["model=mlp", "model.hidden=[8]", "tracker=none", "trainer.epochs=1"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bench import components, paths
+from bench import components, files
 from bench.launch.grid import Composer, Job, combinations, master_config
 
-FILES = sorted((paths.home() / "sweeps").glob("*.yaml"))
+FILES = sorted((files.home() / "sweeps").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -18,7 +18,7 @@ from wandb_server import WandbServer, serving
 from analysis.runs import load_history, load_runs
 from bench import sync
 from bench.errors import UserError
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 from bench.tracking import RunInfo, WandbTracker
 
 KEY = "beef0123456789cafe42" * 2

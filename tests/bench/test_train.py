@@ -1,4 +1,7 @@
-"""A run from its config to its folder, and what its tracker is told."""
+"""A run from its config to its folder, and what its tracker is told.
+
+Kinds of failure by their errors, real ones where they can be had.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ import pytest
 import torch
 
 from analysis.run.wandb_files import find_files, read_file
-from bench import experiment, train
+from bench import parts as experiment
+from bench import train
 from bench.config import RunConfig
 from bench.identity import identify
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 from bench.seeding import derive
+from bench.train import kind_of, reason_of
 
 Make = Callable[..., RunConfig]
 Same = Callable[..., None]
@@ -313,3 +318,29 @@ def test_the_tasks_value_is_the_best_validation_accuracy(
     assert command(*words, "optimizer.lr=1e30", "trainer.log_every=1")[0] == 0
     (folder,) = [p for p in Path("runs").iterdir() if RunFolder(p).status["state"] == "done"]
     assert values == [RunFolder(folder).summary["best/val_accuracy"], None]
+
+
+def test_torch_says_in_its_own_words_that_memory_is_out() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert kind_of(caught.value) == "out of memory"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "out of memory"),
+        (torch.OutOfMemoryError("CUDA: tried to allocate"), "out of memory"),
+        (OSError(12, "Cannot allocate memory"), "out of memory"),
+        (RuntimeError("CUDA error: out of memory"), "out of memory"),
+        (RuntimeError("shape mismatch"), "exception"),
+        (KeyError("out of memory"), "exception"),
+    ],
+)
+def test_kinds(error: Exception, kind: str) -> None:
+    assert kind_of(error) == kind
+
+
+def test_the_reason_is_the_last_line_of_a_traceback() -> None:
+    assert reason_of(ValueError("first\nsecond")) == "ValueError: first"
+    assert reason_of(KeyError()) == "KeyError: "

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench import device, experiment, train
+from bench import parts as experiment
+from bench import setup, train
 from bench.config import RunConfig
 from bench.data.images import ImageData
 from bench.errors import UserError
 from bench.identity import identify
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 Make = Callable[..., RunConfig]
 Same = Callable[..., None]
@@ -209,7 +210,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(
 def test_threads_are_not_those_of_the_run_before(
     quick: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "_DEFAULT_THREADS", 2)
+    monkeypatch.setattr(setup, "_DEFAULT_THREADS", 2)
     for override, threads in (("trainer.threads=1", 1), ("trainer.threads=null", 2)):
         train.train(quick(override, f"seed={threads}"))
         assert torch.get_num_threads() == threads

@@ -19,10 +19,11 @@ from trained_run import train
 import bench
 from analysis import curvature, hessian_blocks, landscape
 from analysis.run import archive
-from bench import config, paths, trust
+from bench import config, trust
+from bench import files as paths
 from bench.errors import UserError
-from bench.experiment import restore
 from bench.launch.snapshot import targets_of
+from bench.parts import restore
 
 Tree = dict[str, Any]
 COMMANDS = {"curvature": curvature, "landscape": landscape, "hessian_blocks": hessian_blocks}

@@ -13,7 +13,7 @@ import yaml
 from bench import config, tune
 from bench.errors import RunsFailedError, UserError
 from bench.files import read_json, write_json
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 SPACE = (
     "{sgd: {optimizer.lr: {low: 0.001, high: 0.1}}, adamw: {optimizer.lr: {low: 0.01, high: 1}}}"

@@ -33,7 +33,7 @@ def test_plain_install_works_from_any_folder(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    where = python("-c", "import bench.paths; print(bench.__file__, bench.paths.home())").split()
+    where = python("-c", "import bench.files; print(bench.__file__, bench.files.home())").split()
     assert all(Path(path).is_relative_to(site) for path in where)
     assert "sweep: digits" in python("-m", "bench.train", "+sweeps=digits", "--cfg", "job")
     line = python("-m", "bench.train", "trainer=debug", "model=mlp", "tracker=none")

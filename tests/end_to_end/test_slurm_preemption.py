@@ -16,7 +16,7 @@ import torch
 
 from analysis.runs import load_history, load_runs
 from bench.launch import manifest
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

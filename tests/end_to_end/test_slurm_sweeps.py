@@ -19,7 +19,7 @@ import cpu_time
 import pytest
 
 from bench.launch import manifest
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from bench import extras
+from bench import errors
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
 
@@ -37,7 +37,7 @@ def missing_extra(file: Path) -> str | None:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            return extras.needed(error) or str(error)
+            return errors.needed(error) or str(error)
     return None
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from analysis.directions import Directions
-from analysis.objective import Settings
+from analysis.curvature_core.directions import Directions
+from analysis.curvature_core.objective import Settings
 
 DOUBLE = Settings(dtype=torch.float64)
 Data = tuple[Tensor, Tensor]

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.hessian.groups import Group
-from analysis.hessian.norms import exact_norms
+from analysis.curvature_core.blocks import exact_norms
+from analysis.curvature_core.products import Group
 from analysis.landscape import tables
-from analysis.measure.line import Line, Point
-from analysis.measure.storage import write_table
+from analysis.measure.landscape import Line, Point
+from analysis.run.measured import write_table
 
 ROLES = ("query", "key", "value", "output", "mlp_up", "mlp_down", "head")
 

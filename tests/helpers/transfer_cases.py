@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimizers.matrix_functions import as_matrix
+from optimizers.math.transfer import as_matrix
 
 FLOAT64 = torch.float64
 

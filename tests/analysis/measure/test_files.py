@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.measure import files, storage
+from analysis.measure import files
 from analysis.measure.files import add, stored
 from analysis.measure.network import Measurement
+from analysis.run import measured as storage
 from optimizers.exponents import read_exponents
 
 HOW = {"directions": 2}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis import fits
-from analysis.measure import slopes
+from analysis.measure import exponents as slopes
 
 RANK = np.arange(1, 21)
 

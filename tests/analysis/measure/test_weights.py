@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from analysis import fits
-from analysis.measure import tails
-from analysis.measure.weights import weights_table
+from analysis.measure import network
+from analysis.measure.network import weights_table
 
 
 def with_spectrum(values: np.ndarray, rows: int, cols: int) -> torch.Tensor:
@@ -28,7 +28,7 @@ def test_decay_and_tail_of_a_power_law() -> None:
     assert row["weight_gamma"] == pytest.approx(1.6, rel=1e-9)
     assert row["weight_gamma_r2"] == pytest.approx(1, rel=1e-9)
     assert row["weight_tail"] == pytest.approx(1 + 1 / 1.6, abs=3 * row["weight_tail_stderr"])
-    assert row["weight_tail"] == pytest.approx(tails.clauset(values**2).exponent, rel=1e-6)
+    assert row["weight_tail"] == pytest.approx(network.clauset(values**2).exponent, rel=1e-6)
     assert row["weight_pr"] == pytest.approx(fits.participation_ratio(values**2), rel=1e-9)
     assert row["weight_norm"] == pytest.approx(np.sqrt((values**2).sum()), rel=1e-9)
 

@@ -14,15 +14,7 @@ import study_runs
 from scipy import stats
 
 from analysis.page.budget import budgets
-from analysis.page.figures import (
-    axes,
-    best_trials,
-    colours,
-    document,
-    sensitivity,
-    training,
-    words,
-)
+from analysis.page.figures import axes, best_trials, colours, document, sensitivity, training, words
 from analysis.page.table import metric_of, results
 from analysis.run import archive as run_archive
 from analysis.runs import load_runs

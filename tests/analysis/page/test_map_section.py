@@ -12,9 +12,8 @@ from scipy import stats
 
 from analysis.page.map_section import sections
 from analysis.page.maps import axes_of
-from analysis.page.output import Output
 from analysis.page.results import pages
-from analysis.page.study import Header, Study
+from analysis.page.study import Header, Output, Study
 from analysis.run import archive
 
 

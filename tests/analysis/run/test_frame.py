@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.run.frame import FIXED, RunRecord, canonical, frame, nearest
+from analysis.run.frame import (
+    FIXED,
+    STATES,
+    Filters,
+    RunRecord,
+    canonical,
+    differences,
+    frame,
+    nearest,
+)
 
 
 def record(runs: Any, optimizer: str = "adamw", seed: int = 0, **changes: Any) -> RunRecord:
@@ -142,3 +151,83 @@ def test_provenance_that_tables_need_has_columns_of_its_own(runs: Any) -> None:
         "provenance.git.commit": ["f00", None],
         "provenance.git.dirty": [False, None],
     }
+
+
+DONE = RunRecord("a", "done", {"sweep": "grid", "tracker": {"tags": ["first", "x"]}})
+
+
+@pytest.mark.parametrize(
+    ("filters", "asked"),
+    [
+        (Filters(), {}),
+        (Filters("grid"), {"group": "grid"}),
+        (Filters(tags=("a", "b")), {"tags": {"$in": ["a", "b"]}}),
+        (Filters(states=("done",)), {"summary_metrics.state": {"$in": ["diverged", "done"]}}),
+        (
+            Filters("grid", ("a",), ("failed",)),
+            {
+                "group": "grid",
+                "tags": {"$in": ["a"]},
+                "summary_metrics.state": {"$in": ["diverged", "done", "failed"]},
+            },
+        ),
+        (Filters(states=("done", "running")), {}),
+    ],
+)
+def test_what_a_server_is_asked(filters: Filters, asked: dict[str, Any]) -> None:
+    assert filters.query() == asked
+
+
+@pytest.mark.parametrize(
+    ("filters", "fits"),
+    [
+        (Filters(), True),
+        (Filters("grid", ("x", "y"), ("failed", "done")), True),
+        (Filters("other"), False),
+        (Filters(tags=("y",)), False),
+        (Filters(states=("failed", "running")), False),
+    ],
+)
+def test_which_runs_fit(filters: Filters, fits: bool) -> None:
+    assert filters.fits(DONE) is fits
+
+
+def test_a_run_without_a_config_has_no_tags_and_no_sweep() -> None:
+    lost = RunRecord("a", "unreadable")
+    assert Filters().fits(lost)
+    assert Filters(states=("unreadable",)).fits(lost)
+    assert not Filters("grid").fits(lost)
+    assert not Filters(tags=("x",)).fits(lost)
+
+
+def test_an_unknown_state_names_the_nearest_or_all() -> None:
+    with pytest.raises(ValueError, match="unknown state 'failled'; the nearest is 'failed'"):
+        Filters(states=("failled",))
+    with pytest.raises(ValueError, match=f"unknown state 'xyz'; known: {', '.join(STATES)}"):
+        Filters(states=("xyz",))
+
+
+NAMES = ("runs", "wandb:lab/p")
+
+
+def run(runs: Any, seed: int, state: str = "done", accuracy: float = 0.5) -> RunRecord:
+    return RunRecord(f"r{seed}", state, runs.config(seed=seed), runs.summary(accuracy, state))
+
+
+def test_what_only_one_has_and_what_they_tell_differently(runs: Any) -> None:
+    ours = [run(runs, 0), run(runs, 1), run(runs, 2, "diverged"), run(runs, 3, accuracy=0.25)]
+    theirs = [run(runs, 0), run(runs, 2, "running"), run(runs, 3), run(runs, 4, "failed")]
+    found = differences(frame(ours), frame(theirs), names=NAMES, metric="test/accuracy")
+    assert found == [
+        "only in runs: r1 (done)",
+        "only in wandb:lab/p: r4 (failed)",
+        "r2: state diverged in runs, running in wandb:lab/p",
+        "r2: test/accuracy 0.5 in runs, nan in wandb:lab/p",
+        "r3: test/accuracy 0.25 in runs, 0.5 in wandb:lab/p",
+    ]
+
+
+@pytest.mark.parametrize("metric", ["test/accuracy", "unknown"])
+def test_the_same_runs_differ_in_nothing(runs: Any, metric: str) -> None:
+    same = frame([run(runs, 0), run(runs, 1, "running")])
+    assert differences(same, same, names=NAMES, metric=metric) == []

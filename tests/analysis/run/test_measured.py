@@ -1,15 +1,18 @@
+"""Parquet tables with metadata: what comes back, and what a torn or foreign file does."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hessian_tables import blocks, landscape, write
 from measured_tables import directions, write_run
 
-from analysis.measure.storage import read_table, write_table
 from analysis.run.frame import RunWarning
-from analysis.run.measured import last_epochs, load
+from analysis.run.measured import last_epochs, load, read_table, with_order, write_table
 
 ALPHAS = {"a": 2.0, "b": 1.5, "c": 1.0}
 
@@ -122,3 +125,89 @@ def test_blocks_and_landscapes_are_read_beside_the_rest(tmp_path: Path) -> None:
     assert found.blocks["place"].notna().sum() == 6
     alone = load([str(folder / "hessian_blocks.parquet")])
     assert len(alone.blocks) == 28 and alone.points.empty and alone.layers.empty
+
+
+FRAME = pd.DataFrame(
+    {"layer": ["conv1", "head"], "alpha": [1.5, float("nan")], "n": [3, 4], "ok": [True, False]}
+)
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    metadata = {"directions": 20, "dtype": "float32", "nested": {"a": [1, None]}}
+    write_table(FRAME, path, metadata)
+    stored = read_table(path)
+    assert stored is not None
+    pd.testing.assert_frame_equal(stored[0], FRAME)
+    assert stored[1] == metadata
+    assert b"spectral-bench" in pq.read_schema(path).metadata
+    write_table(FRAME, path, {"directions": 5})
+    again = read_table(path)
+    assert again is not None
+    assert again[1] == {"directions": 5}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.parquet"]
+
+
+def test_unreadable_files_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    assert read_table(path) is None
+    write_table(FRAME, path, {})
+    path.write_bytes(path.read_bytes()[:-20])
+    assert read_table(path) is None
+    FRAME.to_parquet(path)  # another program's table
+    assert read_table(path) is None
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write_table(FRAME, path, {"version": 1})
+    with pytest.raises(TypeError):
+        write_table(FRAME, path, {"version": object()})
+    blocked = tmp_path / "folder.parquet"
+    blocked.mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_table(FRAME, blocked, {})
+    stored = read_table(path)
+    assert stored is not None
+    assert stored[1] == {"version": 1}
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder.parquet", "x.parquet"]
+
+
+def ordered(size: dict[str, float]) -> pd.DataFrame:
+    return with_order(blocks(size).assign(run="r")).set_index(["row", "col"])
+
+
+def test_places_are_among_attention_and_mlp_weights_alone() -> None:
+    found = ordered({"value": 4.0, "key": 3.0, "mlp_up": 0.5, "head": 100.0})
+    assert found.loc[("value", "value"), "place"] == 1
+    assert found.loc[("key", "key"), "place"] == 2
+    assert found.loc[("mlp_up", "mlp_up"), "place"] == 6
+    assert np.isnan(found.loc[("head", "head"), "place"])
+    assert np.isnan(found.loc[("key", "value"), "place"])
+    per_entry = found["frobenius_per_entry"]
+    expected = per_entry[("key", "key")] / max(
+        per_entry[(role, role)] for role in ("query", "mlp_up", "mlp_down")
+    )
+    assert found.loc[("value", "value"), "key_value_excess"] == pytest.approx(expected)
+    assert found["key_value_excess"].notna().sum() == 1
+
+
+def test_each_run_and_step_has_its_own_order() -> None:
+    tables = [
+        blocks({"value": 3.0}, epoch=epoch).assign(run=run) if epoch else
+        blocks({"query": 3.0}, epoch=0.0).assign(run=run)
+        for run in "ab" for epoch in (0.0, 5.0)
+    ]  # fmt: skip
+    found = with_order(pd.concat(tables, ignore_index=True))
+    first = found[found["place"] == 1]
+    assert list(zip(first["run"], first["epoch"], first["row"], strict=True)) == [
+        ("a", 0, "query"), ("a", 5, "value"), ("b", 0, "query"), ("b", 5, "value"),
+    ]  # fmt: skip
+
+
+def test_by_parameter_or_without_attention_there_is_no_order() -> None:
+    table = blocks({}).assign(run="r")
+    assert with_order(table.assign(level="parameter"))["place"].isna().all()
+    some = table[~table["row"].isin(["mlp_up"]) & ~table["col"].isin(["mlp_up"])]
+    assert with_order(some)["key_value_excess"].isna().all()
+    assert with_order(pd.DataFrame()).empty

@@ -17,10 +17,9 @@ import pytest
 from analysis.run import archive, frame
 from analysis.run.sources import FORMER, source_digests
 from bench import identity
-from bench.aliases import MOVED
 from bench.config import RunConfig
 from bench.digest import Sources, source_digest
-from bench.public_names import targets_of, with_canonical, with_current
+from bench.public_names import MOVED, targets_of, with_canonical, with_current
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLE: dict[str, Any] = json.loads(FORMER.read_text())

@@ -9,8 +9,9 @@ import pytest
 from table_runs import only, record
 
 from analysis import stats
+from analysis import stats as bootstrap
 from analysis.run.frame import RunRecord, frame
-from analysis.table import bootstrap, comparisons
+from analysis.table import comparisons
 from analysis.table.build import Table, build_table
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bench import config, train
 from bench.data import python_source
-from bench.data.ngrams import entropies
+from bench.data.tokens import entropies
 from bench.identity import identify
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 Config = Callable[..., config.RunConfig]
 IMAGES = ["model=convnet", "model.width=4", "dataset=imagenet", "dataset.image_size=32"]

@@ -15,20 +15,20 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from bench import config, experiment, paths
+from bench import config, files, parts
 from bench.build import ImageShape, TokenShape, build_optimizer, declared_shape, taken_kinds
 from bench.config import RunConfig
 from bench.errors import UserError
-from bench.models import imagenet as pretrained
-from bench.training.objective import cross_entropy
+from bench.models import resnet as pretrained
+from bench.training.losses import cross_entropy
 
 
 def names(group: str) -> list[str]:
-    return sorted(path.stem for path in (paths.conf_dir() / group).glob("*.yaml"))
+    return sorted(path.stem for path in (files.conf_dir() / group).glob("*.yaml"))
 
 
 def target(group: str, name: str) -> str:
-    return str(OmegaConf.load(paths.conf_dir() / group / f"{name}.yaml")["_target_"])
+    return str(OmegaConf.load(files.conf_dir() / group / f"{name}.yaml")["_target_"])
 
 
 # Smaller than by default: less to make, or less to compute.
@@ -64,7 +64,7 @@ PAIRS = [
 
 
 def kind_of_dataset(name: str) -> type:
-    whole = OmegaConf.to_container(OmegaConf.load(paths.conf_dir() / "dataset" / f"{name}.yaml"))
+    whole = OmegaConf.to_container(OmegaConf.load(files.conf_dir() / "dataset" / f"{name}.yaml"))
     assert isinstance(whole, dict)
     shape = declared_shape({str(key): value for key, value in whole.items()})
     assert shape is not None, f"conf/dataset/{name}.yaml: its module has no function shape"
@@ -99,8 +99,8 @@ def train_three_steps_each(run: RunConfig) -> None:
 
     In each all matrices must move, and stay finite.
     """
-    data = experiment.build_data(run)
-    model = experiment.seeded_model(run, experiment.shape_of(data)).train()
+    data = parts.build_data(run)
+    model = parts.seeded_model(run, parts.shape_of(data)).train()
     batches = data.train_batches(run.seed, 0, run.trainer.batch_size)
     for name in OPTIMIZERS:
         optimizer = build_optimizer(optimizer_of(name), model)
@@ -146,7 +146,7 @@ def test_a_pair_trains_or_is_refused(
 def test_classification_of_sequences(data_folder: Path) -> None:
     words = ("model.task=classification", "dataset.task=classification")
     run = load("gpt_mini", "synthetic_lm", data_folder, *words)
-    data = experiment.build_data(run)
+    data = parts.build_data(run)
     assert data.shape == TokenShape(vocab_size=64, context_length=16, num_classes=2)
     train_three_steps_each(run)
 

@@ -15,17 +15,17 @@ import pytest
 import torch
 from torch import nn
 
-from bench import experiment, paths
-from bench.assembly import make_loop
+from bench import files, parts
 from bench.config import RunConfig
 from bench.launch.grid import Composer, Job, combinations, master_config
-from bench.run import RunFolder
+from bench.parts import make_loop
+from bench.run_folder import RunFolder
 from bench.tracking import NullTracker, RunInfo
 from bench.training.evaluation import laid_out
 from bench.training.parallel import ALONE
 from optimizers.partition import by_layer
 
-FILES = sorted((paths.home() / "sweeps").glob("*.yaml"))
+FILES = sorted((files.home() / "sweeps").glob("*.yaml"))
 STEPS = 3
 # A GPU's way of computing, not what is computed; and little of it.
 HERE = ("device=cpu", "compile=false", "accounting=false", "threads=1", "progress=none")
@@ -40,9 +40,9 @@ def size_of(run: RunConfig, known: dict[str, int]) -> int:
     """Parameters of the run's network, made without memory."""
     key = str((run.model, run.dataset))
     if key not in known:
-        shape = experiment.build_data(run).shape
+        shape = parts.build_data(run).shape
         with torch.device("meta"):
-            model = experiment.seeded_model(run, shape)
+            model = parts.seeded_model(run, shape)
         known[key] = sum(parameter.numel() for parameter in model.parameters())
     return known[key]
 
@@ -83,10 +83,10 @@ def test_its_smallest_run_trains(
     run = smallest(loader, file, words)
     small = [f"dataset.{word}" for word in SMALL.get(run.names["dataset"], ())]
     if "exponents" in run.optimizer:
-        model = experiment.seeded_model(run, experiment.build_data(run).shape)
+        model = parts.seeded_model(run, parts.build_data(run).shape)
         write_exponents(exponents(), model)
     run = smallest(loader, file, [*words, *small])
-    data = experiment.build_data(run)
+    data = parts.build_data(run)
     folder = RunFolder(tmp_path / "run")
     tracker = NullTracker(RunInfo("run", None, {}, tmp_path))
     loop = make_loop(run, folder, data, tracker, ALONE)

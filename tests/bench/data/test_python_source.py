@@ -14,7 +14,7 @@ from bench import config, prepare
 from bench.build import TokenShape
 from bench.data import python_source
 from bench.data.base import SPLITS
-from bench.data.ngrams import entropies
+from bench.data.tokens import entropies
 from bench.errors import UserError
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))

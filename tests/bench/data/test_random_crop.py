@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.compat import ensure_torchvision
-from bench.data.counter import random_words
-from bench.data.random_crop import WORDS, centre, cut, random_box
+from bench.data.base import random_words
+from bench.data.imagenet import WORDS, centre, cut, random_box
 
 ensure_torchvision()
 import torchvision.transforms.functional as TF  # noqa: E402 (only safe after the call above)

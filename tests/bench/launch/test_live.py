@@ -18,7 +18,7 @@ from bench.errors import RunsFailedError, UserError
 from bench.identity import tracker_label
 from bench.launch import live
 from bench.launch.manifest import Launch
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 
 @pytest.fixture

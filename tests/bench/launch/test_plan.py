@@ -11,12 +11,21 @@ import pytest
 from bench.config import RunConfig
 from bench.errors import UserError
 from bench.identity import identify, tracker_label
-from bench.launch.cost import estimate
 from bench.launch.grid import Invalid, Job
-from bench.launch.plan import Plan, Planned, look, make_plan, objections
-from bench.launch.report import again, distinct_words, failures, problems
-from bench.launch.standing import JobStatus, RunStatus, run_folder
-from bench.run import RunFolder
+from bench.launch.plan import (
+    Plan,
+    Planned,
+    again,
+    distinct_words,
+    estimate,
+    failures,
+    look,
+    make_plan,
+    objections,
+    problems,
+)
+from bench.launch.status import JobStatus, RunStatus, run_folder
+from bench.run_folder import RunFolder
 
 Make = Callable[..., RunConfig]
 

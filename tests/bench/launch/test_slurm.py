@@ -15,7 +15,7 @@ from bench.launch import manifest, slurm
 from bench.launch.grid import Job
 from bench.launch.manifest import Launch
 from bench.launch.snapshot import environment
-from bench.run import RunFolder
+from bench.run_folder import RunFolder
 
 Fake = Callable[..., None]
 

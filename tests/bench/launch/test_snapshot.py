@@ -64,7 +64,7 @@ def test_a_snapshot_is_what_runs_even_in_the_tree_itself(tmp_path: Path, own: Pa
         diff = subprocess.run(["git", "diff", "HEAD"], cwd=site, capture_output=True, check=True)
         assert (code / "code.diff").read_bytes() == diff.stdout
     own.write_text("VALUE = 2\n")
-    probe = "import my_own_module, bench.paths; print(my_own_module.VALUE, bench.paths.conf_dir())"
+    probe = "import my_own_module, bench.files; print(my_own_module.VALUE, bench.files.conf_dir())"
     done = subprocess.run(
         [sys.executable, "-c", probe],
         cwd=tmp_path,

@@ -12,13 +12,13 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from bench import paths
+from bench import files
 from bench.build import ImageShape, TokenShape, attempt, build_model, taken_kinds
 from bench.errors import UserError
-from bench.training.objective import cross_entropy
+from bench.training.losses import cross_entropy
 from optimizers.partition import HIDDEN_TYPES, hidden_matrices, label_parameters, weight_layers
 
-FILES = sorted((paths.conf_dir() / "model").glob("*.yaml"))
+FILES = sorted((files.conf_dir() / "model").glob("*.yaml"))
 every_model = pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
 CLASSES = 10
 

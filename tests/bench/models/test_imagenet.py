@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from bench.compat import ensure_torchvision
-from bench.models import imagenet
-from bench.models.imagenet import resnet50_imagenet
+from bench.models import resnet
+from bench.models.resnet import resnet50_imagenet
 
 ensure_torchvision()
 from torchvision.models import ResNet50_Weights, resnet50  # noqa: E402
@@ -56,7 +56,7 @@ def test_a_torn_download_is_refused(checkpoints: Path) -> None:
 def test_weights_of_a_name_without_a_checksum_are_not_trusted(checkpoints: Path) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), checkpoints / "linear.pth")
     with pytest.raises(ValueError, match="damaged"):
-        imagenet._load(nn.Linear(2, 2), "linear", "https://example.org/linear.pth")
+        resnet._load(nn.Linear(2, 2), "linear", "https://example.org/linear.pth")
 
 
 def test_sound_weights_are_loaded_and_other_classes_get_a_new_head(
@@ -68,9 +68,9 @@ def test_sound_weights_are_loaded_and_other_classes_get_a_new_head(
     torch.save(source.state_dict(), checkpoints / "weights")
     digits = hashlib.sha256((checkpoints / "weights").read_bytes()).hexdigest()[:8]
     (checkpoints / "weights").rename(checkpoints / f"resnet50-{digits}.pth")
-    load = imagenet._load
+    load = resnet._load
     monkeypatch.setattr(
-        imagenet,
+        resnet,
         "_load",
         lambda model, name, url: load(model, name, url.replace("0676ba61", digits)),
     )

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.models.gpt import GPT
 from bench.models.vit import ViT
-from bench.training.objective import cross_entropy
+from bench.training.losses import cross_entropy
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from bench import paths
+from bench import files
 from bench.compat import ensure_torchvision
 from bench.models.vit import ViT
 
 
 def options(name: str) -> dict:
-    path: Path = paths.conf_dir() / "model" / f"{name}.yaml"
+    path: Path = files.conf_dir() / "model" / f"{name}.yaml"
     own = dict(OmegaConf.load(path))
     own.pop("_target_")
     return own

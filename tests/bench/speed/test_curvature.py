@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.directions import Directions
+from analysis.curvature_core.directions import Directions
 from bench.errors import UserError
 from bench.speed import curvature as command
 from bench.speed.curvature import CurvatureSpeedOptions, Stage, main, render

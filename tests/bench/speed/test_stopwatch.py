@@ -1,13 +1,17 @@
-"""Timing side by side."""
+"""Timing side by side.
+
+The lines before a benchmark's table.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 import torch
 
-from bench.speed.stopwatch import Timing, side_by_side
+from bench.speed.stopwatch import Timing, say, side_by_side
 
 CPU = torch.device("cpu")
 
@@ -38,3 +42,12 @@ def test_the_ratio_is_paired_by_round() -> None:
     assert one.ratio_to(one) == 1.0
     with pytest.raises(ValueError, match="shorter"):
         one.ratio_to(Timing(1.0, 0, 0, (1.0,)))
+
+
+def test_a_line_goes_to_standard_error_with_the_seconds_so_far(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    say("muon: ready")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"\[ *\d+ s\] muon: ready\n", err)

@@ -18,8 +18,8 @@ from bench import train
 from bench.config import RunConfig
 from bench.errors import UserError
 from bench.identity import identify
-from bench.run import RunFolder
-from bench.training.self_measurement import SelfMeasurement
+from bench.run_folder import RunFolder
+from bench.training.evaluation import SelfMeasurement
 from optimizers.exponents import read_exponents
 
 Make = Callable[..., RunConfig]

@@ -19,7 +19,7 @@ from bench import config
 from bench.build import build_optimizer, build_schedule
 from bench.config import TrainerConfig
 from bench.errors import UserError
-from bench.training.objective import cross_entropy
+from bench.training.losses import cross_entropy
 from bench.training.step import TrainingStep
 
 CPU = torch.device("cpu")

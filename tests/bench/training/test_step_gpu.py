@@ -14,11 +14,11 @@ from contract import missing_extra
 from torch import Tensor, nn
 
 from analysis.callback import CurvatureCallback
-from bench import config, paths
+from bench import config, files
 from bench.build import build_optimizer, build_schedule
 from bench.config import TrainerConfig
 from bench.training.accounting import ceiling, measure_cost
-from bench.training.loss_window import LossWindow
+from bench.training.losses import LossWindow
 from bench.training.step import TrainingStep
 
 pytestmark = [
@@ -28,11 +28,11 @@ pytestmark = [
 STEPS = 12
 NEED_A_FILE = {
     path.stem
-    for path in (paths.conf_dir() / "optimizer").glob("*.yaml")
+    for path in (files.conf_dir() / "optimizer").glob("*.yaml")
     if "${exponents}" in path.read_text()
 }
 YAMLS = sorted(
-    path for path in (paths.conf_dir() / "optimizer").glob("*.yaml") if path.stem not in NEED_A_FILE
+    path for path in (files.conf_dir() / "optimizer").glob("*.yaml") if path.stem not in NEED_A_FILE
 )
 # Whose steps the study needs to be fast, and which keep nothing on the host.
 CAPTURED = {"adam", "adamw", "muon", "sgd", "spectral_newton"}

@@ -1,0 +1,233 @@
+"""What a finished search is written down as: settings with their provenance, and a table.
+
+What is tuned: each optimizer of a study's grid on each of its models and datasets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from bench.errors import RunsFailedError, UserError
+from bench.launch.grid import Composer, Invalid, Job
+from bench.launch.status import run_folder
+from bench.tuning import settings
+from bench.tuning.settings import FIRST_TUNING_SEED
+from bench.tuning.spec import Point, Search, Tuning
+
+# Each trial has its own; tuned=true would change what is searched.
+_OWN = frozenset({"seed", "sweep", "tuned"})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One optimizer on one model and dataset, and the search for its settings."""
+
+    words: tuple[str, ...]  # the overrides that all of its trials share
+    names: Mapping[str, str]
+    keys: tuple[str, ...]
+    search: Search
+    tuning: Tuning
+    sweep: str
+    composer: Composer
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.names['optimizer']} ({self.names['model']}, {self.names['dataset']})"
+
+    def overrides(self, point: Point, seed: int) -> list[str]:
+        """Return the overrides of one of a trial's runs."""
+        values = [f"{key}={value!r}" for key, value in zip(self.keys, point, strict=True)]
+        epochs = self.tuning.epochs
+        shorter = [] if epochs is None else [f"trainer.epochs={epochs}"]
+        return [*self.words, *shorter, *values, f"seed={seed}", f"sweep={self.sweep}"]
+
+    def runs(self, point: Point) -> list[Job]:
+        """Return a trial's runs, one a seed.
+
+        Raises:
+            UserError: they are no valid runs.
+        """
+        return [_job(self.composer, self.overrides(point, seed)) for seed in self.tuning.seeds]
+
+    def score(self, point: Point) -> float | None:
+        """Return the mean of the trial's runs, larger is better; None until all are finished.
+
+        A run that diverged, or has no finite value, makes it -inf.
+        """
+        values = []
+        for job in self.runs(point):
+            folder = run_folder(job.config, job.identity.id)
+            if not folder.finished:
+                return None
+            done = folder.status["state"] == "done"
+            value = float(folder.summary[self.tuning.metric]) if done else math.nan
+            values.append(self.tuning.oriented(value) if math.isfinite(value) else -math.inf)
+        return math.fsum(values) / len(values)
+
+    def scores(self) -> dict[Point, float]:
+        """Return the scores of the trials that the finished runs decide, in order."""
+        known: dict[Point, float] = {}
+        while True:
+            fresh = [point for point in self.search.asked(known) if point not in known]
+            scored = {point: self.score(point) for point in fresh}
+            found = {point: value for point, value in scored.items() if value is not None}
+            known |= found
+            if len(found) < len(scored) or not fresh:
+                return known
+
+    def missing(self) -> list[list[str]]:
+        """Return the overrides of the runs to be made next; none once all trials are done."""
+        known = self.scores()
+        points = [point for point in self.search.asked(known) if point not in known]
+        return [self.overrides(point, seed) for point in points for seed in self.tuning.seeds]
+
+
+def candidates(
+    composer: Composer,
+    grid: Sequence[Sequence[str]],
+    tuning: Tuning,
+    study: str,
+    more: Sequence[str] = (),
+) -> list[Candidate]:
+    """Return what a grid's optimizers, models and datasets make; each once, in its order.
+
+    ``more`` are overrides that only trials have.
+
+    Raises:
+        UserError: a combination is no run, has a seed kept for tuning, or cannot be told from
+            another one by optimizer, model and dataset.
+    """
+    found: dict[str, Candidate] = {}
+    for overrides in grid:
+        words = tuple(word for word in overrides if word.partition("=")[0] not in _OWN)
+        report = _job(composer, [w for w in overrides if w.partition("=")[0] != "tuned"]).config
+        if report.seed >= FIRST_TUNING_SEED:
+            raise UserError(
+                f"seed: {report.seed} is among the report's; seeds from {FIRST_TUNING_SEED} on "
+                "are for tuning"
+            )
+        names = report.names
+        keys = tuple(tuning.keys(names["optimizer"]))
+        given = {word.partition("=")[0] for word in words}
+        for key in given.intersection(keys):
+            raise UserError(f"{key}: it is to be searched for, and given a value; leave it out")
+        search = tuning.search(names["optimizer"])
+        one = Candidate((*words, *more), names, keys, search, tuning, f"{study}_tune", composer)
+        if found.setdefault(one.label, one).words != one.words:
+            raise UserError(
+                f"{one.label}: the grid has several variants of it; make each a file of its own "
+                "in conf/optimizer/, since settings are kept by that name"
+            )
+    return list(found.values())
+
+
+def _job(composer: Composer, overrides: Sequence[str]) -> Job:
+    made: Any = composer.job(overrides)
+    if isinstance(made, Invalid):
+        raise UserError(f"{made.reason} (in: {' '.join(made.overrides)})")
+    assert isinstance(made, Job)
+    return made
+
+
+def write(one: Candidate, root: Path) -> Path:
+    """Write the settings of the best trial; the same runs give the same bytes.
+
+    Raises:
+        RunsFailedError: every trial diverged.
+    """
+    scores = one.scores()
+    best = one.search.best(scores)
+    if scores[best] == -math.inf:
+        raise RunsFailedError(f"{one.label}: every trial diverged; lower its range")
+    path = settings.file_of(root, one.names)
+    settings.write(path, dict(zip(one.keys, best, strict=True)), provenance(one))
+    return path
+
+
+def provenance(one: Candidate) -> dict[str, Any]:
+    """Return where the settings come from: budget, space, every trial, code and device."""
+    scores, tuning = one.scores(), one.tuning
+    best = one.search.best(scores)
+    jobs = {point: one.runs(point) for point in scores}
+    attempts = [_last_attempt(job) for runs in jobs.values() for job in runs]
+    config = jobs[best][0].config
+    return {
+        "study": one.sweep.removesuffix("_tune"),
+        "metric": tuning.metric,
+        "score": _plain(one, scores[best]),
+        "at": one.search.place(scores),
+        "trials": len(scores),
+        "diverged": _diverged(scores.values()),
+        "seeds": list(tuning.seeds),
+        "method": tuning.method,
+        "extension": tuning.extension,
+        "space": {
+            key: dataclasses.asdict(its)
+            for key, its in zip(one.keys, one.search.ranges, strict=True)
+        },
+        "epochs": config.trainer.epochs,
+        "batch_size": config.trainer.batch_size,
+        "schedule": config.names["schedule"],
+        "tried": [
+            {
+                **dict(zip(one.keys, point, strict=True)),
+                "score": _plain(one, score),
+                "runs": [job.identity.id for job in jobs[point]],
+            }
+            for point, score in scores.items()
+        ],
+        "commits": _distinct(attempt.get("git", {}).get("commit") for attempt in attempts),
+        "uncommitted": any(attempt.get("git", {}).get("dirty") for attempt in attempts),
+        "devices": _distinct(attempt.get("device") for attempt in attempts),
+        "torch": _distinct(attempt.get("versions", {}).get("torch") for attempt in attempts),
+    }
+
+
+def table(found: Sequence[Candidate]) -> Table:
+    """Return one row an optimizer: what was spent, what was found, and where in the range."""
+    out = Table(box=None)
+    names = ["optimizer", "model", "dataset", "trials", "diverged", "best", "score", "lies", "file"]
+    for name in names[:-1]:
+        out.add_column(name, justify="right" if name in ("trials", "diverged", "score") else "left")
+    for one in found:
+        scores = one.scores()
+        if len(scores) < one.search.trials:
+            rest = [f"{len(scores)} of {one.search.trials}", "", "", "", "unfinished"]
+        else:
+            best = one.search.best(scores)
+            values = zip(one.keys, best, strict=True)
+            rest = [
+                str(len(scores)),
+                str(_diverged(scores.values())),
+                " ".join(f"{key.removeprefix('optimizer.')}={value:g}" for key, value in values),
+                "" if scores[best] == -math.inf else f"{_plain(one, scores[best]):.4f}",
+                one.search.place(scores),
+            ]
+        out.add_row(one.names["optimizer"], one.names["model"], one.names["dataset"], *rest)
+    return out
+
+
+def _plain(one: Candidate, score: float) -> float | None:
+    """Return a score as the metric's own value; None for a trial that diverged."""
+    return None if score == -math.inf else one.tuning.oriented(score)
+
+
+def _diverged(scores: Iterable[float]) -> int:
+    return sum(score == -math.inf for score in scores)
+
+
+def _last_attempt(job: Job) -> dict[str, Any]:
+    attempts = run_folder(job.config, job.identity.id).provenance.get("attempts") or [{}]
+    return dict(attempts[-1])
+
+
+def _distinct(values: Iterable[Any]) -> list[str]:
+    return sorted({str(value) for value in values if value is not None})
