@@ -29,7 +29,7 @@ from pydantic import Field
 from analysis.command.messages import user_messages
 from analysis.run.frame import differences
 from analysis.runs import load_runs
-from analysis.table.build import Cell, Table, build_table
+from analysis.table.build import build_table
 from analysis.table.comparisons import Test
 from analysis.table.model import Cell, Spread, Statistic, Table
 from analysis.table.render import Form, render

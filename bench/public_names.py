@@ -1,11 +1,9 @@
-"""What a ``_target_`` names, wherever its code lies by now (see `bench.public_names`).
+"""What a ``_target_`` names, wherever its code lies by now: the public names of components.
 
-Public names of components that lie elsewhere by now: the name as configs know it -> where it is.
-
-An entry for every moved class or function that a config may name, for as long as runs, archives or
-users' files may know the old name: ``"bench.models.old.Net": "bench.models.new.Net"``. The first
-name that a component ever had identifies its runs. Moved again, it keeps its first entry, with the
-new place; the place between gets an entry below it.
+`MOVED` has an entry for every moved class or function that a config may name, for as long as runs,
+archives or users' files may know the old name. The first name that a component ever had identifies
+its runs. Moved again, it keeps its first entry, with the new place; the place between gets an entry
+below it.
 """
 
 from __future__ import annotations
@@ -14,7 +12,10 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-MOVED: dict[str, str] = {}
+# The name as configs know it -> where it is.
+MOVED: dict[str, str] = {
+    "bench.models.imagenet.resnet50_imagenet": "bench.models.resnet.resnet50_imagenet",
+}
 
 _KEY = "_target_"
 

@@ -11,8 +11,8 @@ numbers; none takes a finite difference.
 | double_backward | what autograd can differentiate twice | 1.7-4 a direction, from the layer up |
 | forward_over_reverse | the same, but BatchNorm in train mode | 3 to 6 a direction, whole network |
 
-The rule of engine="auto": where `analysis.curvature_core.piecewise_linear` finds no obstacle, sweep if
-C - 1 is at most half the number of all directions, else tangent; where it finds one,
+The rule of engine="auto": where `analysis.curvature_core.piecewise_linear` finds no obstacle, sweep
+if C - 1 is at most half the number of all directions, else tangent; where it finds one,
 double_backward. An engine that is named is refused, with the reason, where it would be wrong.
 
 Exact directional curvature by double backward: reverse mode over reverse mode.

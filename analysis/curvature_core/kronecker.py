@@ -82,7 +82,8 @@ def kronecker_sides(
     """Measure the Kronecker side of each layer that has one: Linear and ungrouped convolutions.
 
     Other layers of ``directions`` are left out: the block of a grouped convolution has factors
-    for each two of its groups, not one pair. Arguments as of `analysis.curvature_core.engines.curvature`.
+    for each two of its groups, not one pair. Arguments as of
+    `analysis.curvature_core.engines.curvature`.
 
     Raises:
         ValueError: "class" errors of a loss that is not the mean softmax cross-entropy, or of

@@ -94,7 +94,8 @@ def examine(
 ) -> Finding:
     """Look for what makes a layer's Gauss-Newton block differ from its exact Hessian.
 
-    Arguments as of `analysis.curvature_core.objective.Objective`; the first few samples of the batch are used.
+    Arguments as of `analysis.curvature_core.objective.Objective`; the first few samples of the
+    batch are used.
     """
     if couples_samples(model, settings):
         return Finding("BatchNorm in train mode couples samples and bends")

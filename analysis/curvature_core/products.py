@@ -116,7 +116,8 @@ class HessianProducts:
         settings: dtype, microbatch, mode and device.
 
     Raises:
-        ValueError: as `analysis.curvature_core.objective.Objective`; or the loss or a gradient is not finite,
+        ValueError: as `analysis.curvature_core.objective.Objective`; or the loss or a gradient is
+        not finite,
             or a function of the network has no second derivative.
     """
 

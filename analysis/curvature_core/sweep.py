@@ -9,7 +9,8 @@ logits' derivative in the weight. So h_k needs first derivatives only:
   costs about C forward passes, whatever the number of layers and directions.
 - `tangent`: J d_k is propagated forward to the logits, one direction at a time: for many classes.
 
-`analysis.curvature_core.piecewise_linear` finds out whether a network is such; `analysis.curvature_core.engines` asks it.
+`analysis.curvature_core.piecewise_linear` finds out whether a network is such;
+`analysis.curvature_core.engines` asks it.
 
 Convolutions whose derivative in the input is computed as the forward convolution that it is.
 

@@ -65,7 +65,8 @@ def measure_line(
         progress: called with (done, total).
 
     Raises:
-        ValueError: as `analysis.curvature_core.objective.Objective`; both ends are the same; or samples that
+        ValueError: as `analysis.curvature_core.objective.Objective`; both ends are the same; or
+        samples that
             depend on each other (BatchNorm in train mode).
     """
     objective = Objective(trained, cross_entropy, batch, [], settings)

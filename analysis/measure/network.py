@@ -148,9 +148,9 @@ def measure(
         k: directions a layer, at most min(m, n) of it.
         loss: (outputs, labels) -> scalar mean over the batch.
         layers: module names; None means all weight layers.
-        engine: which of `analysis.curvature_core.engines.ENGINES` computes h; "auto" takes the fastest that is
-            exact here.
-        settings: dtype, microbatch, mode and device; see `analysis.curvature_core.objective.Settings`.
+        engine: which of `curvature_core.engines.ENGINES` computes h; "auto" takes the fastest that
+            is exact here.
+        settings: dtype, microbatch, mode and device; see `curvature_core.objective.Settings`.
         step: the training step of these weights, written in both tables.
         epoch: the training epoch of these weights, written in both tables.
         progress: called with (done, total) while curvature is measured.

@@ -58,23 +58,23 @@ def _overrides(config: Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
         return []
     ours, theirs = _flat(config), _flat(default)
     words = [
-        f"{'' if key in theirs else '+'}{key}={_value(value)}"
-        for key, value in sorted(ours.items())
-        if key not in theirs or theirs[key] != value
+        f"{'' if key in theirs else '+'}{key}={_value(entry)}"
+        for key, entry in sorted(ours.items())
+        if key not in theirs or theirs[key] != entry
     ]
     return [*words, *(f"~{key}" for key in sorted(theirs.keys() - ours.keys()))]
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for key, value in tree.items():
+    for key, entry in tree.items():
         name = f"{above}{key}"
         if name in _OWN:
             continue
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{name}.")
+        if isinstance(entry, Mapping) and entry:
+            flat |= _flat(entry, f"{name}.")
         else:
-            flat[name] = value
+            flat[name] = entry
     return flat
 
 

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
+from html import escape as html_escape
 from typing import Literal
 
 import numpy as np
@@ -215,21 +215,21 @@ def _tex_part(part: Part) -> str:
 
 def html(words: Shown, ids: bool) -> str:
     """Return a ``<table>`` and its notes as a list, without styles."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in words.header)
+    head = "".join(f"<th>{html_escape(name)}</th>" for name in words.header)
     lines = ["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>"]
     for label, parts in words.rows:
         cells = "".join(f"<td>{_html_part(part)}</td>" for part in parts)
-        lines.append(f"<tr><th>{escape(label)}</th>{cells}</tr>")
+        lines.append(f"<tr><th>{html_escape(label)}</th>{cells}</tr>")
     best = [f"Bold: {words.best_note}"] if words.best_note else []
     notes = [*best, *words.notes, *(words.ids if ids else ())]
     lines += ["</tbody>", "</table>", "<ul>"]
-    lines += [*(f"<li>{escape(note)}</li>" for note in notes), "</ul>"]
+    lines += [*(f"<li>{html_escape(note)}</li>" for note in notes), "</ul>"]
     return "\n".join(lines) + "\n"
 
 
 def _html_part(part: Part) -> str:
-    text = f"<b>{escape(part.text)}</b>" if part.best else escape(part.text)
-    return f"{text} {escape(part.after)}".strip()
+    text = f"<b>{html_escape(part.text)}</b>" if part.best else html_escape(part.text)
+    return f"{text} {html_escape(part.after)}".strip()
 
 
 Form = Literal["text", "markdown", "latex", "html", "csv"]

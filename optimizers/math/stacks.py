@@ -261,8 +261,8 @@ def polar_stacks(
 ) -> list[Tensor]:
     """Polar factor of every matrix of every stack ``[k, rows, cols]``, by the quintics.
 
-    As :func:`optimizers.math.polar.newton_schulz` with form "gram" where that is the cheaper one, and
-    "direct" in large batches of nearly square matrices. Products run in ``dtype``,
+    As :func:`optimizers.math.polar.newton_schulz` with form "gram" where that is the cheaper one,
+    and "direct" in large batches of nearly square matrices. Products run in ``dtype``,
     which is the result's.
     """
     results: dict[int, Tensor] = {}

@@ -40,10 +40,8 @@ def test_means_over_layers_then_runs_and_medians_of_errors() -> None:
     assert end[9:11] == ["1 %", "50 %"]
 
 
-def layers_of_exponent_figures(
-    epochs: list[float], *, model: str = "m", runs: int = 2
-) -> pd.DataFrame:
-    """Two layers_of_exponent_figures a run and epoch, whose exponents rise with the epoch; the error is twice noise."""
+def two_layers(epochs: list[float], *, model: str = "m", runs: int = 2) -> pd.DataFrame:
+    """Two layers a run and epoch, whose exponents rise with the epoch; the error is twice noise."""
     rows = [
         {"run": f"{model}{run}", "model": model, "dataset": "d", "optimizer": "o", "epoch": epoch,
          "alpha": 1 + epoch + 0.1 * run + 0.01 * layer, "gamma": 1.0, "s": np.nan,
@@ -54,9 +52,7 @@ def layers_of_exponent_figures(
 
 
 def test_a_line_a_network_and_its_null_dashed() -> None:
-    both = pd.concat(
-        [layers_of_exponent_figures([0, 1, 5]), layers_of_exponent_figures([0, 1, 5], model="n")]
-    )
+    both = pd.concat([two_layers([0, 1, 5]), two_layers([0, 1, 5], model="n")])
     found = {name: svg for name, _, svg in figures_along_training(both)}
     assert list(found) == ["alpha", "gamma", "identity"]  # s is nowhere known
     assert found["alpha"].count('class="line c') == 4  # two lines and their keys
@@ -71,31 +67,25 @@ def test_a_line_a_network_and_its_null_dashed() -> None:
 
 
 def test_two_epochs_are_told_by_the_table() -> None:
-    assert list(figures_along_training(layers_of_exponent_figures([0, 8]))) == []
-    both = pd.concat(
-        [layers_of_exponent_figures([0, 8]), layers_of_exponent_figures([0, 1, 5], model="n")]
-    )
+    assert list(figures_along_training(two_layers([0, 8]))) == []
+    both = pd.concat([two_layers([0, 8]), two_layers([0, 1, 5], model="n")])
     assert all("m / d / o" not in svg for _, _, svg in figures_along_training(both))
 
 
 def test_a_network_known_at_one_epoch_is_not_in_the_legend() -> None:
-    early = layers_of_exponent_figures([0, 1, 5], model="n")
+    early = two_layers([0, 1, 5], model="n")
     early.loc[early["epoch"] > 0, "alpha"] = np.nan
     found = {
-        n: svg
-        for n, _, svg in figures_along_training(
-            pd.concat([layers_of_exponent_figures([0, 1, 5]), early])
-        )
+        n: svg for n, _, svg in figures_along_training(pd.concat([two_layers([0, 1, 5]), early]))
     }
     assert "m / d / o" in found["alpha"] and "n / d / o" not in found["alpha"]
     assert "n / d / o" in found["gamma"]
 
 
 def test_networks_beyond_the_colours_are_counted_in_the_title() -> None:
-    nine = pd.concat([layers_of_exponent_figures([0, 1, 5], model=f"m{k}") for k in range(9)])
+    nine = pd.concat([two_layers([0, 1, 5], model=f"m{k}") for k in range(9)])
     titles = [title for _, title, _ in figures_along_training(nine)]
     assert titles and all(title.endswith("; the first 8 of 9 networks") for title in titles)
     assert not any(
-        "first" in title
-        for _, title, _ in figures_along_training(layers_of_exponent_figures([0, 1, 5]))
+        "first" in title for _, title, _ in figures_along_training(two_layers([0, 1, 5]))
     )

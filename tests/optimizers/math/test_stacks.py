@@ -125,8 +125,8 @@ def stacks(seed: int = 0, scale: float = 1.0) -> list[Tensor]:
 def worst_error(found: list[Tensor], damping: float, normalize: str) -> float:
     """Largest error of a singular direction, relative to the largest value in its matrix."""
     worst = 0.0
-    for matrices, alpha, given in zip(found, ALPHAS, stacks(), strict=True):
-        exact = torch.stack([transfer(matrix, alpha, damping, normalize) for matrix in given])
+    for matrices, alpha, stack in zip(found, ALPHAS, stacks(), strict=True):
+        exact = torch.stack([transfer(matrix, alpha, damping, normalize) for matrix in stack])
         size = torch.linalg.matrix_norm(exact, ord=2)
         error = torch.linalg.matrix_norm(matrices.double() - exact, ord=2) / size
         worst = max(worst, float(error.max()))
@@ -157,10 +157,10 @@ def test_the_size_of_the_input_does_not_matter() -> None:
 
 
 def test_zero_matrices_stay_zero_and_spoil_no_neighbour() -> None:
-    given = stacks()
-    given[0][0] = 0
+    stack = stacks()
+    stack[0][0] = 0
     shared = share_transfer(SHAPES, ALPHAS, 0.1, 0.01, [CPU_SHARED_GRAM] * len(SHAPES))
-    found = transfer_stacks(given, shared, "schatten8", torch.float32)
+    found = transfer_stacks(stack, shared, "schatten8", torch.float32)
     assert torch.equal(found[0][0], torch.zeros(8, 30))
     kept = transfer_stacks(stacks(), shared, "schatten8", torch.float32)
     torch.testing.assert_close(found[0][1], kept[0][1])

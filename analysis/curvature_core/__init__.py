@@ -1,0 +1,1 @@
+"""Exact curvature along directions: loss, engines, Kronecker factors, Hessian blocks."""

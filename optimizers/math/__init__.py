@@ -1,0 +1,1 @@
+"""Functions of a matrix's singular values: fits, polynomials, iterations, batches of them."""
