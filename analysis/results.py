@@ -1,7 +1,7 @@
 """docs/RESULTS.md from the archives in results/: written, or checked against them.
 
-python -m analysis.results
-python -m analysis.results --check
+spectral-bench results
+spectral-bench results --check
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BEGIN, _END = "<!-- front: made by python -m analysis.results -->", "<!-- /fron
 
 
 class ResultsOptions(cli.Options):
-    """Options of ``python -m analysis.results``."""
+    """Options of ``spectral-bench results``."""
 
     results: Path = Field(Path("results"), description="the folder of archives, one a study")
     sweeps: Path = Field(paths.home() / "sweeps", description="the studies' files")
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     options = cli.parse(
         ResultsOptions,
         words,
-        prog="python -m analysis.results",
+        prog="spectral-bench results",
         description="Write docs/RESULTS.md and its figures from the archives in results/.",
         examples=["", "--check"],
     )
@@ -118,7 +118,7 @@ def _check(made: dict[Path, str]) -> int:
         if there == text:
             continue
         wrong = 1
-        print(f"{path}: does not match the archives; python -m analysis.results", file=sys.stderr)
+        print(f"{path}: does not match the archives; spectral-bench results", file=sys.stderr)
         found = difflib.unified_diff(
             there.splitlines(), text.splitlines(), "committed", "archives", lineterm="", n=0
         )
