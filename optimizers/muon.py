@@ -1,4 +1,7 @@
-"""Muon: momentum, orthogonalised by a Newton-Schulz iteration."""
+"""Muon: momentum, orthogonalised by a Newton-Schulz iteration.
+
+The rule in plain lines: :func:`optimizers.reference.muon`.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,16 @@ from typing import Any
 from torch import Tensor
 
 from optimizers import base
+from optimizers.math.polar import FORMS, MUON_COEFFICIENTS, newton_schulz
 from optimizers.math.stacks import Bucket, polar_stacks, product_dtype, share
-from optimizers.math.transfer import (
-    FORMS,
-    MUON_COEFFICIENTS,
-    SHAPE_SCALES,
-    newton_schulz,
-    shape_scale,
-)
+from optimizers.math.transfer import SHAPE_SCALES, shape_scale
 from optimizers.matrix_optimizer import (
     ADAMW,
     AdamWSettings,
     MatrixOptimizer,
     MatrixStack,
     Params,
-    Place,
+    StackPlace,
 )
 
 
@@ -88,7 +86,7 @@ class Muon(MatrixOptimizer):
         base.choice("scale", values["scale"], SHAPE_SCALES)
         base.choice("form", values["form"], FORMS)
 
-    def plan(self, places: Sequence[Place], group: dict[str, Any]) -> list[Bucket] | None:
+    def plan(self, places: Sequence[StackPlace], group: dict[str, Any]) -> list[Bucket] | None:
         """Sort the stacks for the shared evaluation; None where it is not used."""
         devices = [place.device for place in places]
         automatic = all(device.type == "cuda" for device in devices)

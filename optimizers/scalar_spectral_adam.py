@@ -1,4 +1,7 @@
-"""Scalar-spectral Adam: Adam with one learning rate a layer, from measured exponents."""
+"""Scalar-spectral Adam: Adam with one learning rate a layer, from measured exponents.
+
+The rule in plain lines: :func:`optimizers.reference.scalar_spectral_adam`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from torch import Tensor
 from optimizers import base
 from optimizers.exponents import LayerExponents, read_exponents
 from optimizers.matrix_optimizer import Params
-from optimizers.partition import MEASURED_TYPES, plain_name
+from optimizers.partition import MEASURED_TYPES
+from optimizers.torch_private import plain_name
 
 MODES = ("spectral", "inverse", "random")
 
@@ -32,7 +36,7 @@ class ScalarSpectralAdam(torch.optim.Adam):
     draws each usable layer's factor log-uniformly between the smallest and the largest spectral
     factor, from ``seed``.
 
-    ``params`` must say which layer a parameter belongs to: groups with a key ``layer``
+    ``params`` must name the layer of each parameter: groups with a key ``layer``
     (:func:`optimizers.partition.by_layer`) or ``model.named_parameters()``. Each group's ``lr`` is
     eta_l, which schedulers scale, and ``lr_factor`` is eta_l / eta.
 
