@@ -10,11 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transfer_cases import FLOAT64, MATRICES, random_matrix, with_singular_values
 
-from optimizers.math import transfer as matrix_functions
-from optimizers.math.methods import Plan
+from optimizers.math.methods import METHODS, NORMALIZATIONS, Plan
 from optimizers.math.transfer import (
-    METHODS,
-    NORMALIZATIONS,
+    _tensor_float,
     as_matrix,
     shape_scale,
     spectral_transfer,
@@ -264,13 +262,6 @@ def test_a_precision_asks_auto_for_the_fast_methods() -> None:
     assert (plan.method, plan.precision) == ("rational", torch.float32)
 
 
-def test_public_names_are_here() -> None:
-    for name in matrix_functions.__all__:
-        assert getattr(matrix_functions, name) is not None
-    for name in ("newton_schulz", "polar", "chebyshev_coefficients", "rational_poles"):
-        assert name in matrix_functions.__all__
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_takes_raw_sigma_and_float64_exactly() -> None:
@@ -305,7 +296,7 @@ def test_whether_cuda_rounds_to_tf32_is_known_while_traced(setting: str, expecte
     """It decides the plan on CUDA; torch.compile cannot ask for the setting itself."""
 
     def probe(x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if matrix_functions._tensor_float() else x
+        return x * 2 if _tensor_float() else x
 
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = setting
