@@ -65,7 +65,7 @@ class MatrixOptimizer(ClosureOptimizer):
     has an ``lr`` or ``weight_decay`` of its own. Where no algorithm is given, parameters of two or
     more dimensions are matrices and the rest AdamW's, and the group's own ``lr`` and
     ``weight_decay`` are the matrices'. :func:`optimizers.partition.hidden_matrices` makes groups
-    that also tell heads and embeddings apart.
+    that also leave heads and embeddings to AdamW.
 
     Each group's ``lr`` is what learning-rate schedulers scale; it may be a tensor beside the
     parameters, which a CUDA graph needs. The state is one momentum buffer a matrix, and AdamW's two

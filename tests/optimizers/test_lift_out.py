@@ -98,7 +98,6 @@ def test_nothing_but_torch_and_the_standard_library_is_imported() -> None:
                 assert top in allowed or (nested and top in late), (file.name, name)
 
 
-def test_the_public_functions_have_one_name() -> None:
-    assert {"spectral_transfer", "newton_schulz", "polar"} <= set(matrix_functions.__all__)
-    for name in matrix_functions.__all__:
-        assert getattr(matrix_functions, name) is not None
+@pytest.mark.parametrize("name", ["spectral_transfer", "newton_schulz", "polar", "rational_poles"])
+def test_the_public_functions_have_one_name(name: str) -> None:
+    assert callable(getattr(matrix_functions, name))

@@ -1,4 +1,4 @@
-"""Two optimizers as one: each steps its own groups, and nobody outside can tell."""
+"""Two optimizers as one: each steps its own groups, and a user sees one."""
 
 from __future__ import annotations
 

@@ -352,19 +352,6 @@ def test_raw_cholesky_takes_any_size_of_sigma() -> None:
     assert spectral_transfer(singular, 2.0, 0.01, "none", "cholesky").isfinite().all()
 
 
-def test_spectral_means_sigma_1_and_not_the_cheap_bound() -> None:
-    matrix = random_matrix(32, 40)  # its Schatten-8 norm is 1.3 sigma_1
-    arguments = (3.0, 0.05)
-    exact = spectral_transfer(matrix, *arguments, "spectral", "svd")
-    cheap = spectral_transfer(matrix, *arguments, "schatten8", "svd")
-    for method in ("polynomial",):
-        spectral = spectral_transfer(matrix, *arguments, "spectral", method, tolerance=1e-3)
-        schatten = spectral_transfer(matrix, *arguments, "schatten8", method, tolerance=1e-3)
-        assert (spectral - exact).norm() < 2e-3 * exact.norm()
-        assert (schatten - cheap).norm() < 2e-3 * cheap.norm()
-    assert (cheap - exact).norm() > 0.1 * exact.norm()
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("normalize", ["frobenius", "rms", "spectral", "schatten8"])
