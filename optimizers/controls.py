@@ -213,7 +213,8 @@ class ScrambledMuon(MomentumControl):
     Singular values that are zero but for rounding stay zero, as in Muon. The draw is a pure
     function of ``seed``, the weight's name (its position, where parameters are not named) and its
     number of steps, so an interrupted run continues as it would have. How it is computed, and with
-    what error: :mod:`optimizers.controls`.
+    what error: :mod:`optimizers.controls`. Compared with
+    :func:`optimizers.reference.scrambled_muon`.
     """
 
     def __init__(

@@ -1,7 +1,4 @@
-"""K-FAC: each layer's gradient preconditioned by the Kronecker factors of its curvature.
-
-The rule in plain lines: :func:`optimizers.reference.kfac`.
-"""
+"""K-FAC: each layer's gradient preconditioned by the Kronecker factors of its curvature."""
 
 from __future__ import annotations
 
@@ -88,6 +85,7 @@ class KFAC(ClosureOptimizer):
     Raises ValueError for an impossible hyperparameter, by name, and for groups without a module.
     Sources: Martens and Grosse 2015 (arXiv 1503.05671), sections 5 and 6.3; Ba et al. 2017
     (Distributed second-order optimization using Kronecker-factored approximations), for kl_clip.
+    Compared with :func:`optimizers.reference.kfac`.
     """
 
     def __init__(

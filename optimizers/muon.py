@@ -1,7 +1,4 @@
-"""Muon: momentum, orthogonalised by a Newton-Schulz iteration.
-
-The rule in plain lines: :func:`optimizers.reference.muon`.
-"""
+"""Muon: momentum, orthogonalised by a Newton-Schulz iteration."""
 
 from __future__ import annotations
 
@@ -42,8 +39,9 @@ class Muon(MatrixOptimizer):
     (:func:`optimizers.math.stacks.polar_stacks`), in float16 on CUDA and at least float32
     elsewhere; "auto" is gram on CUDA, half the time of direct there, and direct on CPU.
 
-    Source: Jordan et al., "Muon" (2024). Compared with torch.optim.Muon, which takes 2-D weights
-    only and always orthogonalises in bfloat16 (here: direct on CUDA; on CPU in the weight's dtype).
+    Source: Jordan et al., "Muon" (2024). Compared with :func:`optimizers.reference.muon` and with
+    torch.optim.Muon, which takes 2-D weights only and always orthogonalises in bfloat16 (here:
+    direct on CUDA; on CPU in the weight's dtype).
     """
 
     def __init__(

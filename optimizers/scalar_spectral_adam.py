@@ -1,7 +1,4 @@
-"""Scalar-spectral Adam: Adam with one learning rate a layer, from measured exponents.
-
-The rule in plain lines: :func:`optimizers.reference.scalar_spectral_adam`.
-"""
+"""Scalar-spectral Adam: Adam with one learning rate a layer, from measured exponents."""
 
 from __future__ import annotations
 
@@ -43,6 +40,7 @@ class ScalarSpectralAdam(torch.optim.Adam):
     Raises ValueError for impossible hyperparameters, for unnamed parameters, and for a file none of
     whose layers is in the model; otherwise as :func:`optimizers.exponents.read_exponents`.
     Source: Calvo 2026 (arXiv 2606.02596), the scalar preconditioner eta_l ~ (s_l / s_bar)^beta.
+    Compared with :func:`optimizers.reference.scalar_spectral_adam`.
     """
 
     def __init__(

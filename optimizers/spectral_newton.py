@@ -1,7 +1,4 @@
-"""Spectral Newton: momentum, with each singular value sigma sent to sigma / (sigma^alpha + d).
-
-The rule in plain lines: :func:`optimizers.reference.spectral_newton`.
-"""
+"""Spectral Newton: momentum, with each singular value sigma sent to sigma / (sigma^alpha + d)."""
 
 from __future__ import annotations
 
@@ -73,7 +70,10 @@ class SpectralNewton(MatrixOptimizer):
     momentum, learning rate and the scale of sigma open.
 
     ``params`` and the ``adamw_*`` hyperparameters are explained in :class:`MatrixOptimizer`.
-    Source: Calvo 2026 (arXiv 2606.02596), section 7.3.
+    Momentum has the dtype of its weight, and O is float32 or wider; on CUDA the products of
+    "schatten8" and "frobenius" are in float16 where a polynomial serves.
+    Source: Calvo 2026 (arXiv 2606.02596), section 7.3. Compared with
+    :func:`optimizers.reference.spectral_newton`.
     """
 
     def __init__(
