@@ -1,6 +1,6 @@
-"""What every optimizer here does the same way: the closure of ``step``, and no sparse gradients.
+"""What every optimizer here does the same way: the closure of ``step``, and its checks.
 
-Refusals of impossible hyperparameters: one clear line each, naming the hyperparameter.
+A hyperparameter that is impossible is refused by ValueError in one line that names it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 
 class ClosureOptimizer(Optimizer, ABC):
-    """A torch optimizer whose subclass writes :meth:`update` in the place of ``step``."""
+    """A torch optimizer whose subclass writes :meth:`update` instead of ``step``."""
 
     @abstractmethod
     def update(self) -> None:

@@ -1,16 +1,16 @@
-"""Controls that tell whether the spectrum of an update matters: what else could explain a result.
+"""Controls that show whether the spectrum of an update matters: what else could explain a result.
 
-Both take matrices (weights of two or more dimensions) only; :class:`optimizers.paired.Paired` adds
-AdamW for the rest.
+:class:`ScrambledMuon` keeps Muon's singular directions and gives them random singular values;
+:class:`MomentumOverDamping` is Spectral Newton without its spectrum. Both take matrices (weights of
+two or more dimensions) only; :class:`optimizers.paired.Paired` adds AdamW for the rest.
 
-The polar factor with random numbers in the place of its ones, of many matrices at a time.
-
-A matrix M = U diag(sigma) V^T, m <= n (or its transpose is taken), becomes U diag(tau) V^T =
-U diag(tau / sigma) U^T M, for which the eigenvectors U of M M^T are enough: matrices of one short
-side share one batched eigendecomposition, whatever their long sides. In float64 M M^T knows sigma_k
-to about 1e-16 (sigma_1 / sigma_k)^2, and sigma below max(m, n) eps of float32 counts as zero, so
-that for float32 input and less nothing is lost: at 4608 the floor is 5e-4 and the error 1e-9.
-float64 input has its floor at max(m, n) eps of float64, which M M^T cannot see: an SVD of each.
+How many matrices are scrambled at a time: M = U diag(sigma) V^T, m <= n (or its transpose is
+taken), becomes U diag(tau) V^T = U diag(tau / sigma) U^T M, for which the eigenvectors U of M M^T
+are enough: matrices of one short side share one batched eigendecomposition, whatever their long
+sides. In float64 M M^T knows sigma_k to about 1e-16 (sigma_1 / sigma_k)^2, and sigma below
+max(m, n) eps of float32 counts as zero, so that for float32 input and less nothing is lost: at 4608
+the floor is 5e-4 and the error 1e-9. float64 input has its floor at max(m, n) eps of float64, which
+M M^T cannot see: an SVD of each.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _drawn(sigma: Tensor, floors: Sequence[float], seeds: Sequence[int], spectru
 
 
 class MomentumControl(ClosureOptimizer):
-    """Momentum as in Muon and Spectral Newton; a subclass says what becomes of the matrix.
+    """Momentum as in Muon and Spectral Newton; a subclass makes the step of the matrix.
 
     M <- mu M + (1 - mu) G;  N = mu M + (1 - mu) G with ``nesterov``, else N = M;
     W <- (1 - lr weight_decay) W - lr direction(N).
@@ -201,7 +201,7 @@ class MomentumOverDamping(MomentumControl):
 
 
 class ScrambledMuon(MomentumControl):
-    """Muon with random numbers in the place of its singular values, which are all near 1.
+    """Muon with random numbers for its singular values, which are all near 1.
 
     With N = U diag(sigma) V^T of rank r the step is c U diag(tau) V^T, where tau >= 0 has the
     Frobenius norm sqrt(r) of Muon's U V^T and c is Muon's shape scale. The singular *directions*
@@ -211,9 +211,10 @@ class ScrambledMuon(MomentumControl):
     - ``spectrum="permuted"``: N's own sigma, each given to another direction at random.
 
     Singular values that are zero but for rounding stay zero, as in Muon. The draw is a pure
-    function of ``seed``, the weight's name (its place, where parameters are not named) and its
+    function of ``seed``, the weight's name (its position, where parameters are not named) and its
     number of steps, so an interrupted run continues as it would have. How it is computed, and with
-    what error: :mod:`optimizers.controls`.
+    what error: :mod:`optimizers.controls`. Compared with
+    :func:`optimizers.reference.scrambled_muon`.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
-"""Measured exponents of a trained network, layer by layer: the file that flows back to training.
+"""Measured exponents of a trained network: the file that flows back to training, and its use.
 
-Which alpha each matrix of a SpectralNewton group gets: a number, by layer type, or measured.
+:func:`read_exponents` reads the file, one row a layer. :func:`check_alpha` and :func:`layer_alphas`
+settle the alpha of each matrix of Spectral Newton: a number, one by layer type, or measured.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from optimizers import base
-from optimizers.partition import LAYER_TYPES, plain_name
+from optimizers.partition import LAYER_TYPES
+from optimizers.torch_private import plain_name
 
 COLUMNS = ("layer", "layer_type", "alpha", "gamma", "s", "reliable")
 

@@ -14,7 +14,7 @@ from optimizers import base
 from optimizers.base import ClosureOptimizer
 from optimizers.kronecker import Factors, KroneckerFactors, supports
 from optimizers.math.transfer import as_matrix
-from optimizers.partition import named_modules, named_parameters
+from optimizers.torch_private import named_modules, named_parameters
 
 _FACTORS = ("input_factor", "output_factor")
 _INVERSES = ("input_inverse", "output_inverse")
@@ -67,8 +67,8 @@ class KFAC(ClosureOptimizer):
         W <- (1 - lr weight_decay) W - lr M          the bias without decay
 
     C_A and C_delta are those of :mod:`optimizers.kronecker` (K-FAC-expand), of the batch that made
-    the gradient: ``reduction`` says whether the loss is the mean over the batch, in which case its
-    errors are multiplied by the batch size, or the sum. The errors are those of the labels, so
+    the gradient: ``reduction`` is "mean" where the loss is the mean over the batch, so that its
+    errors are multiplied by the batch size, or "sum". The errors are those of the labels, so
     this is the empirical Fisher (as in most implementations), not the model's own.
     pi = sqrt((tr A / dim A) / (tr D / dim D)) shares the damping between the factors. The inverses
     are renewed every ``inverse_every`` steps. A layer that has no factors yet takes its gradient
@@ -85,6 +85,7 @@ class KFAC(ClosureOptimizer):
     Raises ValueError for an impossible hyperparameter, by name, and for groups without a module.
     Sources: Martens and Grosse 2015 (arXiv 1503.05671), sections 5 and 6.3; Ba et al. 2017
     (Distributed second-order optimization using Kronecker-factored approximations), for kl_clip.
+    Compared with :func:`optimizers.reference.kfac`.
     """
 
     def __init__(

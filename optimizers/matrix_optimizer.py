@@ -1,11 +1,14 @@
-"""Base of optimizers that transform the momentum of hidden matrices and leave the rest to AdamW."""
+"""Base of optimizers that transform the momentum of hidden matrices and leave the rest to AdamW.
+
+A step goes from :meth:`MatrixOptimizer.update` through each group to :func:`_matrix_step`, all of
+the matrices' arithmetic in one function that can be compiled. A subclass writes ``directions``.
+"""
 
 from __future__ import annotations
 
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from types import CodeType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -15,9 +18,10 @@ from torch.optim.adamw import adamw
 from optimizers import base as checks
 from optimizers.base import ClosureOptimizer
 from optimizers.math.transfer import as_matrix
+from optimizers.torch_private import Step, with_own_code
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
-_Kernel: TypeAlias = Callable[[list[Tensor], list[Tensor], list[Tensor], float | Tensor], None]
+
 # What changes from step to step, or is an input: a compiled step is not specialised to it.
 _NOT_CONSTANT = frozenset({"params", "param_names", "lr", "initial_lr"})
 
@@ -41,8 +45,8 @@ class MatrixStack(NamedTuple):
     key: Any
 
 
-class Place(NamedTuple):
-    """Which of a group's parameters make one stack, by their position among those present."""
+class StackPlace(NamedTuple):
+    """Where the matrices of one stack lie: ``indices`` among a group's params with a gradient."""
 
     rows: int
     cols: int
@@ -53,7 +57,7 @@ class Place(NamedTuple):
 
 
 class MatrixOptimizer(ClosureOptimizer):
-    """A torch optimizer with two algorithms; each parameter group says which one steps it.
+    """A torch optimizer with two algorithms; each parameter group names the one that steps it.
 
     ``params`` is what every torch optimizer takes: parameters, named parameters, or groups. A group
     with ``algorithm: "matrix"`` is stepped along :meth:`directions`; one with
@@ -61,7 +65,7 @@ class MatrixOptimizer(ClosureOptimizer):
     has an ``lr`` or ``weight_decay`` of its own. Where no algorithm is given, parameters of two or
     more dimensions are matrices and the rest AdamW's, and the group's own ``lr`` and
     ``weight_decay`` are the matrices'. :func:`optimizers.partition.hidden_matrices` makes groups
-    that also tell heads and embeddings apart.
+    that also leave heads and embeddings to AdamW.
 
     Each group's ``lr`` is what learning-rate schedulers scale; it may be a tensor beside the
     parameters, which a CUDA graph needs. The state is one momentum buffer a matrix, and AdamW's two
@@ -84,10 +88,10 @@ class MatrixOptimizer(ClosureOptimizer):
 
         The momentum in ``stacks`` is a copy (Nesterov's look-ahead included); gradients are off.
         It has constants of ``group``, and what :meth:`plan` made of them, and no ``self``: what is
-        compiled serves every optimizer that is alike.
+        compiled serves every optimizer with the same constants.
         """
 
-    def plan(self, places: Sequence[Place], group: dict[str, Any]) -> Any:
+    def plan(self, places: Sequence[StackPlace], group: dict[str, Any]) -> Any:
         """Return what can be computed once for these stacks; made anew with the hyperparameters."""
         del places, group
 
@@ -170,15 +174,15 @@ class MatrixOptimizer(ClosureOptimizer):
             lr = torch.tensor(lr)  # an input; a number would be compiled in
         kernel(params, [param.grad for param in params], buffers, lr)
 
-    def _kernel(self, index: int, group: dict[str, Any], present: tuple[int, ...]) -> _Kernel:
+    def _kernel(self, index: int, group: dict[str, Any], present: tuple[int, ...]) -> Step:
         """Return the step of these parameters, made anew when a hyperparameter has changed."""
         constants = {key: value for key, value in group.items() if key not in _NOT_CONSTANT}
-        known: dict[Any, tuple[dict[str, Any], _Kernel]]
+        known: dict[Any, tuple[dict[str, Any], Step]]
         known = self.__dict__.setdefault("_kernels", {})  # copies and pickles come without it
         if (index, present) in known and known[index, present][0] == constants:
             return known[index, present][1]
         places = self._places(group, present)
-        kernel: _Kernel = functools.partial(
+        kernel: Step = functools.partial(
             _matrix_step,
             directions=functools.partial(
                 self.directions, group=constants, plan=self.plan(places, group)
@@ -187,10 +191,10 @@ class MatrixOptimizer(ClosureOptimizer):
             places=places,
         )
         if group["compile"]:
-            # One kernel for what is done to each matrix alike: 6 % of a step on GPT-2, 20 % on
+            # One kernel for what is done to every matrix: 6 % of a step on GPT-2, 20 % on
             # ResNet-18, where the number of kernels rules.
             kernel = torch.compile(
-                _with_own_code(kernel, repr((type(self), constants, places))),
+                with_own_code(kernel, repr((type(self), constants, places))),
                 fullgraph=True,
                 dynamic=False,
                 options={"combo_kernels": True},
@@ -198,13 +202,13 @@ class MatrixOptimizer(ClosureOptimizer):
         known[index, present] = constants, kernel
         return kernel
 
-    def _places(self, group: dict[str, Any], present: tuple[int, ...]) -> list[Place]:
+    def _places(self, group: dict[str, Any], present: tuple[int, ...]) -> list[StackPlace]:
         keys = self.keys(group)
-        found: dict[Place, list[int]] = {}
+        found: dict[StackPlace, list[int]] = {}
         for position, i in enumerate(present):
             param = group["params"][i]
             rows, cols = as_matrix(param).shape
-            alike = Place(rows, cols, param.dtype, param.device, keys[i], ())
+            alike = StackPlace(rows, cols, param.dtype, param.device, keys[i], ())
             found.setdefault(alike, []).append(position)
         return [place._replace(indices=tuple(positions)) for place, positions in found.items()]
 
@@ -241,27 +245,6 @@ class MatrixOptimizer(ClosureOptimizer):
         )
 
 
-def _with_own_code(step: _Kernel, key: str) -> _Kernel:
-    """Give ``step`` a code object that it shares with the steps of the same ``key`` alone.
-
-    torch.compile keeps what it compiled by code object and gives up after 8 versions of one: the
-    ninth optimizer of a process would fail, if all of them had their code in common.
-    """
-
-    def kernel(
-        params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], lr: float | Tensor
-    ) -> None:
-        step(params, grads, buffers, lr)
-
-    kernel.__code__ = _copied(kernel.__code__, key)
-    return kernel
-
-
-@functools.lru_cache(maxsize=256)
-def _copied(code: CodeType, key: str) -> CodeType:  # noqa: ARG001  (one copy for each)
-    return code.replace()
-
-
 def _matrix_step(
     params: list[Tensor],
     grads: list[Tensor],
@@ -270,7 +253,7 @@ def _matrix_step(
     *,
     directions: Callable[[Sequence[MatrixStack]], list[Tensor]],
     group: dict[str, Any],
-    places: list[Place],
+    places: list[StackPlace],
 ) -> None:
     """One group's step: momentum, direction, decoupled weight decay, update."""
     mu = group["momentum"]

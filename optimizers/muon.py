@@ -8,21 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from optimizers import base
+from optimizers.math.polar import FORMS, MUON_COEFFICIENTS, newton_schulz
 from optimizers.math.stacks import Bucket, polar_stacks, product_dtype, share
-from optimizers.math.transfer import (
-    FORMS,
-    MUON_COEFFICIENTS,
-    SHAPE_SCALES,
-    newton_schulz,
-    shape_scale,
-)
+from optimizers.math.transfer import SHAPE_SCALES, shape_scale
 from optimizers.matrix_optimizer import (
     ADAMW,
     AdamWSettings,
     MatrixOptimizer,
     MatrixStack,
     Params,
-    Place,
+    StackPlace,
 )
 
 
@@ -44,8 +39,9 @@ class Muon(MatrixOptimizer):
     (:func:`optimizers.math.stacks.polar_stacks`), in float16 on CUDA and at least float32
     elsewhere; "auto" is gram on CUDA, half the time of direct there, and direct on CPU.
 
-    Source: Jordan et al., "Muon" (2024). Compared with torch.optim.Muon, which takes 2-D weights
-    only and always orthogonalises in bfloat16 (here: direct on CUDA; on CPU in the weight's dtype).
+    Source: Jordan et al., "Muon" (2024). Compared with :func:`optimizers.reference.muon` and with
+    torch.optim.Muon, which takes 2-D weights only and always orthogonalises in bfloat16 (here:
+    direct on CUDA; on CPU in the weight's dtype).
     """
 
     def __init__(
@@ -88,7 +84,7 @@ class Muon(MatrixOptimizer):
         base.choice("scale", values["scale"], SHAPE_SCALES)
         base.choice("form", values["form"], FORMS)
 
-    def plan(self, places: Sequence[Place], group: dict[str, Any]) -> list[Bucket] | None:
+    def plan(self, places: Sequence[StackPlace], group: dict[str, Any]) -> list[Bucket] | None:
         """Sort the stacks for the shared evaluation; None where it is not used."""
         devices = [place.device for place in places]
         automatic = all(device.type == "cuda" for device in devices)

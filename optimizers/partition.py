@@ -1,62 +1,28 @@
 """Which parameter is a hidden matrix, which is not, and what type of layer it belongs to.
 
 A layer is named by its module (``model.named_modules()``), without the prefixes of a model that
-torch.compile or DistributedDataParallel wraps. The head is the last ``nn.Linear`` in
-definition order; the weights of the other Linear and Conv layers are the hidden matrices, which
-matrix optimizers such as Muon transform. Everything else is left to AdamW, and so is a layer that
-embeds its input (an ``nn.Embedding``, or a layer whose name says so: ``patch_embedding``).
+torch.compile or DistributedDataParallel wraps. The head is the last ``nn.Linear`` in definition
+order; the weights of the other Linear and Conv layers are the hidden matrices, which matrix
+optimizers such as Muon transform. Everything else is left to AdamW, and so is a layer that embeds
+its input (an ``nn.Embedding``, or a layer with "embed" in its name: ``patch_embedding``).
 
-The matrices of a transformer block are told by their names: ``<attention>.qkv``, ``.output``,
+The matrices of a transformer block are known by their names: ``<attention>.qkv``, ``.output``,
 ``<mlp>.up``, ``.down``, and what torch, GPT-2 and timm call them. Any other Linear is "linear".
-
-Names of layers and parameters as the network's author gave them, whatever wraps the network.
-
-``torch.compile(model)`` puts ``_orig_mod.`` before every name, and DistributedDataParallel
-``module.``; files of measured exponents, patterns and checkpoints know neither.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from optimizers import base
-
-_COMPILED = "_orig_mod"
-
-
-def plain_name(name: str) -> str:
-    """Return ``name`` without what torch.compile put into it, at the front or further in."""
-    return ".".join(part for part in name.split(".") if part != _COMPILED)
-
-
-def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """``model.named_modules()`` of the network inside its wrappers."""
-    for name, module in _unwrapped(model).named_modules():
-        if _COMPILED not in module._modules:
-            yield plain_name(name), module
-
-
-def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """``model.named_parameters()`` of the network inside its wrappers."""
-    for name, parameter in _unwrapped(model).named_parameters():
-        yield plain_name(name), parameter
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    if isinstance(model, DataParallel | DistributedDataParallel):
-        return _unwrapped(model.get_submodule("module"))
-    inner = model._modules.get(_COMPILED)
-    return model if inner is None else _unwrapped(inner)
-
+from optimizers.torch_private import ConvNd, named_modules, named_parameters
 
 HIDDEN_TYPES = ("conv", "attention_qkv", "attention_output", "mlp_up", "mlp_down", "linear")
 MEASURED_TYPES = (*HIDDEN_TYPES, "head")
@@ -124,7 +90,7 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         layer: module.weight
         for layer, module in named_modules(model)
-        if isinstance(module, nn.Linear | _ConvNd) and isinstance(module.weight, nn.Parameter)
+        if isinstance(module, nn.Linear | ConvNd) and isinstance(module.weight, nn.Parameter)
     }
 
 
@@ -182,7 +148,7 @@ def _layer_type(layer: str, module: nn.Module, key: str, ndim: int) -> str:
     embeds = "embed" in key or "embed" in layer.rpartition(".")[2]
     if embeds or isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return "embedding"
-    if isinstance(module, _ConvNd):
+    if isinstance(module, ConvNd):
         return "conv"
     is_matrix = isinstance(module, nn.Linear | nn.MultiheadAttention) and ndim == 2
     return _matrix_type(layer, module) if is_matrix else "other"

@@ -13,7 +13,8 @@ from torch import Tensor
 from optimizers import base
 from optimizers.exponents import LayerExponents, read_exponents
 from optimizers.matrix_optimizer import Params
-from optimizers.partition import MEASURED_TYPES, plain_name
+from optimizers.partition import MEASURED_TYPES
+from optimizers.torch_private import plain_name
 
 MODES = ("spectral", "inverse", "random")
 
@@ -32,13 +33,14 @@ class ScalarSpectralAdam(torch.optim.Adam):
     draws each usable layer's factor log-uniformly between the smallest and the largest spectral
     factor, from ``seed``.
 
-    ``params`` must say which layer a parameter belongs to: groups with a key ``layer``
+    ``params`` must name the layer of each parameter: groups with a key ``layer``
     (:func:`optimizers.partition.by_layer`) or ``model.named_parameters()``. Each group's ``lr`` is
     eta_l, which schedulers scale, and ``lr_factor`` is eta_l / eta.
 
     Raises ValueError for impossible hyperparameters, for unnamed parameters, and for a file none of
     whose layers is in the model; otherwise as :func:`optimizers.exponents.read_exponents`.
     Source: Calvo 2026 (arXiv 2606.02596), the scalar preconditioner eta_l ~ (s_l / s_bar)^beta.
+    Compared with :func:`optimizers.reference.scalar_spectral_adam`.
     """
 
     def __init__(

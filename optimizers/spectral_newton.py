@@ -13,6 +13,7 @@ from torch import Tensor
 from optimizers import base
 from optimizers.exponents import check_alpha, layer_alphas
 from optimizers.math.fits import transfer_peak
+from optimizers.math.methods import METHODS, NORMALIZATIONS
 from optimizers.math.stacks import (
     SharedTransfer,
     product_dtype,
@@ -21,8 +22,6 @@ from optimizers.math.stacks import (
     with_norm,
 )
 from optimizers.math.transfer import (
-    METHODS,
-    NORMALIZATIONS,
     shape_scale,
     spectral_transfer,
     transfer_amplitude,
@@ -34,7 +33,7 @@ from optimizers.matrix_optimizer import (
     MatrixOptimizer,
     MatrixStack,
     Params,
-    Place,
+    StackPlace,
 )
 
 SHARED_NORMALIZATIONS = ("schatten8", "frobenius")
@@ -67,11 +66,14 @@ class SpectralNewton(MatrixOptimizer):
     reliable and > 0 (one warning names these layers). ``exponents`` is not read otherwise.
 
     The paper's own setting (the preset ``spectral_newton_paper``) is ``damping=0.1,
-    normalize="none", scale="raw"``, alpha 2 for convolutions and 1 for transformers; it says
-    nothing of momentum, learning rate, or how sigma is scaled.
+    normalize="none", scale="raw"``, alpha 2 for convolutions and 1 for transformers; it leaves
+    momentum, learning rate and the scale of sigma open.
 
     ``params`` and the ``adamw_*`` hyperparameters are explained in :class:`MatrixOptimizer`.
-    Source: Calvo 2026 (arXiv 2606.02596), section 7.3.
+    Momentum has the dtype of its weight, and O is float32 or wider; on CUDA the products of
+    "schatten8" and "frobenius" are in float16 where a polynomial serves.
+    Source: Calvo 2026 (arXiv 2606.02596), section 7.3. Compared with
+    :func:`optimizers.reference.spectral_newton`.
     """
 
     def __init__(
@@ -138,7 +140,9 @@ class SpectralNewton(MatrixOptimizer):
         alphas: list[float] = group["alphas"]
         return alphas
 
-    def plan(self, places: Sequence[Place], group: dict[str, Any]) -> list[SharedTransfer] | None:
+    def plan(
+        self, places: Sequence[StackPlace], group: dict[str, Any]
+    ) -> list[SharedTransfer] | None:
         """Fit the polynomials of method "polynomial", once; None where it is not used."""
         method, normalize = group["method"], group["normalize"]
         if method == "auto" and not all(place.device.type == "cuda" for place in places):

@@ -1,1 +1,1 @@
-"""Functions of a matrix's singular values: fits, polynomials, iterations, batches of them."""
+"""Functions of the singular values of matrices, without an SVD: start with ``transfer``."""

@@ -1,26 +1,26 @@
-"""Partial fractions of the transfer's matrix function, made once on the host and cached.
-
-For 0 < alpha < 2, f(x) = 1 / (x^(alpha/2) + d) is a Stieltjes function: the integral over mu > 0 of
-w(mu) / (x + mu), with w > 0. A few real poles then do what no polynomial can near x = 0:
-
-    f(x) ~ c0 + sum over j of weights[j] / (x + poles[j]),    weights, poles > 0,
-
-so that f(R) M is a handful of positive definite solves, for any damping. At alpha = 2 the one pole
-d is exact. Above 2 f has complex poles and no such form. The error is measured, and minimised, as
-for the polynomials: see :mod:`optimizers.math.fits`.
-
-Polynomial fits of the transfer's matrix function, made once on the host and cached.
+"""Fits of the transfer's matrix function, by a polynomial or by partial fractions.
 
 With R = M M^T and sigma_1(M) <= 1, U T(sigma) V^T = f(R) M for f(x) = 1 / (x^(alpha/2) + damping)
-and x = sigma^2 in [0, 1]. What a polynomial p in place of f does to the result is measured by
+and x = sigma^2 in [0, 1]. What a fit p in place of f does to the result is measured, and minimised,
+by
 
     error = max over sigma in [0, 1] of |sigma p(sigma^2) - T(sigma)| / max over [0, 1] of T,
 
 so that the computed matrix differs from the exact one by at most ``error`` times the largest value
-that T takes on [0, 1], in the spectral norm. It is the minimax criterion of the fits here.
+that T takes on [0, 1], in the spectral norm.
 
-sigma p(sigma^2) is an odd polynomial, and sigma T_k(2 sigma^2 - 1) a Chebyshev system on (0, 1]:
-the best p is found by Remez exchange, in that basis, never in powers of x.
+Polynomials: sigma p(sigma^2) is odd, and sigma T_k(2 sigma^2 - 1) a Chebyshev system on (0, 1]; the
+best p is found by Remez exchange, in that basis, never in powers of x.
+
+Partial fractions: for 0 < alpha < 2, f is a Stieltjes function, the integral over mu > 0 of
+w(mu) / (x + mu) with w > 0. A few real poles then do what no polynomial can near x = 0:
+
+    f(x) ~ c0 + sum over j of weights[j] / (x + poles[j]),    weights, poles > 0,
+
+so that f(R) M is a handful of positive definite solves, for any damping. At alpha = 2 the one pole
+d is exact. Above 2 f has complex poles and no such form.
+
+All fits are made once, on the host in float64, and cached.
 """
 
 from __future__ import annotations
@@ -174,9 +174,8 @@ def alternation(residual: Tensor, count: int) -> Tensor:
     size = residual.abs()
     peaks = [int(torch.where(runs == run, size, -1.0).argmax()) for run in range(int(runs[-1]) + 1)]
     while len(peaks) > count:
-        if (
-            len(peaks) == count + 1
-        ):  # drop the smaller end; between, signs would no longer alternate
+        # One too many: drop the smaller end; between, signs would no longer alternate.
+        if len(peaks) == count + 1:
             del peaks[0 if size[peaks[0]] < size[peaks[-1]] else -1]
             continue
         smallest = min(range(len(peaks)), key=lambda i: float(size[peaks[i]]))

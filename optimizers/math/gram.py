@@ -1,8 +1,9 @@
-"""Functions of Gram matrices: pure, batched, without a host sync or a data-dependent branch.
+"""Functions of Gram matrices R = M M^T: norms of M, polynomials and partial fractions of R.
 
-Everything here can be compiled with fullgraph=True and captured in a CUDA graph. Matrix products
-run in the dtype of ``gram`` (a GPU accumulates half precision in float32); what is element-wise is
-done in float32 or wider and rounded once.
+Pure, batched, without a host sync or a data-dependent branch: everything here can be compiled with
+fullgraph=True and captured in a CUDA graph. Matrix products run in the dtype of ``gram`` (a GPU
+accumulates half precision in float32); what is element-wise is done in float32 or wider and rounded
+once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,25 @@
-"""The spectral transfer through the Gram matrix R = M M^T alone, U T(sigma) V^T = f(R) M.
+"""The ways to compute the spectral transfer: which to take, what it costs, how far it may be off.
 
-The ways to compute the spectral transfer: which to take, what it costs, how far it may be off.
+- ``eigh``: eigendecomposition of the smaller Gram matrix, whose eigenvalue x = sigma^2 gives the
+  factor 1 / (x^(alpha/2) + damping), and ``svd``, the reference. In float64 (float32 where there is
+  none): 1e-14 / damping for svd and for eigh from alpha = 2 on, with normalised sigma; eigh below 2
+  sees a sigma under 1e-7 sigma_1 with error 1e-7.
+- ``cholesky``: alpha = 2 only, one damped solve; exact but for rounding.
+- ``polynomial``: the minimax polynomial of the lowest Paterson-Stockmeyer degree that serves;
+  ``tolerance``. Small damping asks for degrees above 64: refused.
+- ``rational``: alpha <= 2, a few positive definite solves; ``tolerance``. Above 2 the poles of
+  1 / (x^(alpha/2) + damping) are complex.
+- ``auto``: on the CPU, and for float64 anywhere, accuracy first: eigh, or cholesky where alpha is 2
+  and sigma_1 need not be known. Else ``tolerance``, through the first of polynomial, then cholesky
+  (alpha = 2) or rational (alpha < 2), then eigh, that reaches it. "none" takes eigh, but off the
+  CPU cholesky in float64 at alpha = 2. With tolerance 0.01 and sigma <= 1, what is left to the slow
+  eigh is an alpha just above 2 with a damping of 1e-3 or less: up to alpha = 2.1 at 1e-3, 2.4 at
+  3e-4, 3 at 1e-4.
+
+The three fast ones need the Gram matrix R = M M^T alone: U T(sigma) V^T = f(R) M. They know sigma_1
+for the norm "spectral" up to a bound that is a quarter of ``tolerance`` too high at most, which is
+in their ``tolerance`` along with rounding, and refuse sigma that are not normalised (but for
+cholesky).
 
 ``error`` everywhere: the spectral norm of (computed - exact), over the largest value that T takes
 on [0, limit], limit being the largest normalised sigma there can be: 1, or sqrt(min(m, n)) for rms.

@@ -1,10 +1,9 @@
-"""Spectral transfer and polar factor of many matrices at once, through shared Gram matrices.
+"""Spectral transfer and polar factor of matrices of many shapes, through shared Gram matrices.
 
-Matrices of many shapes in few batches, for work whose cost is the number of kernels.
-
-U f(S) V^T depends on the Gram matrix of the short side alone, so matrices of one short side can
-share its products whatever their long sides. And zero rows and columns change neither Gram matrix
-nor result: where the sizes are small, a matrix is padded to share the batch of a larger one.
+On a GPU the cost of a small matrix is its number of kernels. U f(S) V^T depends on the Gram matrix
+of the short side alone, so matrices of one short side can share its products whatever their long
+sides. And zero rows and columns change neither Gram matrix nor result: where the sizes are small, a
+matrix is padded to share the batch of a larger one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Functions of a matrix through its singular values: polar factor and spectral transfer.
+"""Spectral transfer of whole matrices: each singular value sigma becomes T(sigma).
 
 Everything takes one matrix ``[m, n]`` or a batch ``[..., m, n]`` of them and returns the same shape
 and dtype. A zero matrix maps to zero; finite input never gives NaN; a matrix holding inf or NaN
@@ -13,23 +13,7 @@ import torch
 from torch import Tensor
 
 from optimizers import base
-from optimizers.math.fits import (
-    chebyshev_coefficients,
-    polynomial_degree,
-    polynomial_error,
-    polynomial_fit,
-    rational_poles,
-    transfer_peak,
-)
-from optimizers.math.gram import (
-    evaluate_chebyshev,
-    evaluate_rational,
-    inverse,
-    schatten8_bound,
-    spectral_bound,
-    spectral_squarings,
-    square_bound,
-)
+from optimizers.math.gram import inverse, schatten8_bound, spectral_bound, spectral_squarings
 from optimizers.math.methods import (
     METHODS,
     NORMALIZATIONS,
@@ -39,44 +23,7 @@ from optimizers.math.methods import (
     available_precisions,
     make_plan,
     transfer_by_gram,
-    transfer_flops,
 )
-from optimizers.math.polar import (
-    FORMS,
-    MUON_COEFFICIENTS,
-    newton_schulz,
-    polar,
-    polar_express_coefficients,
-)
-
-__all__ = [
-    "FORMS",
-    "METHODS",
-    "MUON_COEFFICIENTS",
-    "NORMALIZATIONS",
-    "SHAPE_SCALES",
-    "as_matrix",
-    "chebyshev_coefficients",
-    "evaluate_chebyshev",
-    "evaluate_rational",
-    "newton_schulz",
-    "polar",
-    "polar_express_coefficients",
-    "polynomial_degree",
-    "polynomial_error",
-    "polynomial_fit",
-    "rational_poles",
-    "schatten8_bound",
-    "shape_scale",
-    "spectral_bound",
-    "spectral_transfer",
-    "square_bound",
-    "transfer_amplitude",
-    "transfer_flops",
-    "transfer_peak",
-    "transfer_plan",
-    "with_frobenius_norm",
-]
 
 SHAPE_SCALES = ("original", "match_rms_adamw")
 _AMPLITUDE_SLACK = 1e-3
@@ -125,34 +72,17 @@ def spectral_transfer(
     - ``schatten8``: (sum sigma^8)^(1/8), from sigma_1 to min(m, n)^(1/8) sigma_1, which costs one
       product (1.0 to 1.1 sigma_1 where sigma falls off, 1.5 for random entries with m = 300).
 
-    ``method``, with the bound on its error (as :mod:`optimizers.math.methods` defines error):
-
-    - ``eigh``: eigendecomposition of the smaller Gram matrix, whose eigenvalue x = sigma^2 gives
-      the factor 1 / (x^(alpha/2) + damping), and ``svd``, the reference. In float64 (float32 where
-      there is none): 1e-14 / damping for svd and for eigh from alpha = 2 on, with normalised sigma;
-      eigh below 2 sees a sigma under 1e-7 sigma_1 with error 1e-7.
-    - ``cholesky``: alpha = 2 only, one damped solve; exact but for rounding.
-    - ``polynomial``: the minimax polynomial of the lowest Paterson-Stockmeyer degree that serves;
-      ``tolerance``. Small damping asks for degrees above 64: refused.
-    - ``rational``: alpha <= 2, a few positive definite solves; ``tolerance``. Above 2 the poles of
-      1 / (x^(alpha/2) + damping) are complex.
-    - ``auto``: on the CPU, and for float64 anywhere, accuracy first: eigh, or cholesky where alpha
-      is 2 and sigma_1 need not be known. Else ``tolerance``, through the first of polynomial, then
-      cholesky (alpha = 2) or rational (alpha < 2), then eigh, that reaches it. "none" takes eigh,
-      but off the CPU cholesky in float64 at alpha = 2.
-      With tolerance 0.01 and sigma <= 1, what is left to the slow eigh is an alpha just above 2
-      with a damping of 1e-3 or less: up to alpha = 2.1 at 1e-3, 2.4 at 3e-4, 3 at 1e-4.
-
-    cholesky, polynomial and rational know sigma_1 for "spectral" up to a bound that is a quarter of
-    ``tolerance`` too high at most, which is in their ``tolerance`` along with rounding, and refuse
-    sigma that are not normalised (but for cholesky). ``precision`` names the dtype of their
+    ``method`` is how it is computed, as :mod:`optimizers.math.methods` describes: "auto", "eigh",
+    "svd", "cholesky", "polynomial" or "rational". The last two refuse "none", and all three fast
+    ones a ``tolerance`` on the error that they cannot reach. ``precision`` names the dtype of their
     products; by default it is the fastest that keeps to ``tolerance``: float64 on the CPU, else
-    float16, float32 or float64.
-    :func:`transfer_plan` tells what is taken, :func:`transfer_flops` what it costs.
+    float16, float32 or float64. :func:`transfer_plan` returns what is taken,
+    :func:`optimizers.math.methods.transfer_flops` what it costs.
 
     Raises ValueError for alpha <= 0, damping <= 0, an unknown ``normalize`` or ``method``, or one
     that cannot reach ``tolerance``.
-    Source: Calvo 2026 (arXiv 2606.02596), section 7.3, T(sigma; alpha).
+    Source: Calvo 2026 (arXiv 2606.02596), section 7.3, T(sigma; alpha). Compared with
+    :func:`optimizers.reference.transfer`.
     """
     if matrix.ndim < 2 or not matrix.is_floating_point():
         shape = tuple(matrix.shape)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import transfer
-from optimizers.math.transfer import NORMALIZATIONS, spectral_transfer
+from optimizers.math.methods import NORMALIZATIONS
+from optimizers.math.transfer import spectral_transfer
 
 SIGMA = np.array([2.0, 0.7, 0.3, 0.05])
 

@@ -261,7 +261,7 @@ def test_an_optimizer_of_ours_does_not_depend_on_the_others() -> None:
     ("name", "old", "new", "counts"),
     [
         ("muon", "momentum: float = 0.95", "momentum: float = 0.9", True),
-        ("polar", "3.4445", "3.4446", True),
+        ("math/polar", "3.4445", "3.4446", True),
         ("base", "loss = closure()", "loss = 2 * closure()", True),
         ("matrix_optimizer", "beta1=beta1", "beta1=beta2", True),
         ("kfac", "return [] if bias is None", "return [] if bias is not None", False),

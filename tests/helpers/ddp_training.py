@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -58,7 +59,11 @@ def main(rank: int, processes: int, folder: Path) -> None:
     if processes > 1:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes
+            "gloo",
+            init_method=f"file://{folder}/meeting",
+            rank=rank,
+            world_size=processes,
+            timeout=timedelta(seconds=200),
         )
     weights = {}
     for name, build in builders(folder / "exponents.parquet").items():

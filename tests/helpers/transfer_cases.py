@@ -16,11 +16,11 @@ def random_matrix(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=FLOAT64)
 
 
-def with_singular_values(rows: int, cols: int, sigma: np.ndarray, seed: int = 0) -> Tensor:
+def with_singular_values(rows: int, cols: int, sigma: np.ndarray | Tensor, seed: int = 0) -> Tensor:
     """A ``rows x cols`` float64 matrix of these singular values and random directions."""
-    left = np.linalg.qr(random_matrix(rows, len(sigma), seed=seed).numpy())[0]
-    right = np.linalg.qr(random_matrix(cols, len(sigma), seed=seed + 1).numpy())[0]
-    return torch.from_numpy(left @ np.diag(sigma) @ right.T)
+    left = torch.linalg.qr(random_matrix(rows, len(sigma), seed=seed)).Q
+    right = torch.linalg.qr(random_matrix(cols, len(sigma), seed=seed + 1)).Q
+    return left @ torch.diag(torch.as_tensor(sigma)) @ right.T
 
 
 MATRICES = {

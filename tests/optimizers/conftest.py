@@ -176,7 +176,7 @@ def build(file: Path, write_exponents: Callable[..., Path]) -> Callable[..., tor
         with warnings.catch_warnings():  # attention's stacked weight has no measured exponent
             warnings.filterwarnings("ignore", message=".*no usable s.*|.*no reliable alpha.*")
             optimizer = build_optimizer(chosen, model)
-        if hasattr(optimizer, "train"):  # Schedule-Free, which the training loop tells so
+        if hasattr(optimizer, "train"):  # Schedule-Free, as the training loop does
             optimizer.train()
         return optimizer
 

@@ -51,10 +51,10 @@ def test_learns_a_small_problem(build: Build, make_problem: Any) -> None:
     assert any(min(train(problem, optimizer, 5)) < goal for _ in range(20))
 
 
-def test_two_runs_are_the_same(build: Build, make_problem: Any) -> None:
+def test_two_runs_are_the_same(build: Build, conv_problem: Any) -> None:
     losses, weights = [], []
     for _ in range(2):
-        problem = make_problem()
+        problem = conv_problem()
         optimizer = build(problem.model)
         torch.manual_seed(1)  # for optimizers that draw from torch's state, as a run seeds it
         losses.append(train(problem, optimizer, 4))
@@ -177,11 +177,11 @@ def test_the_memory_format_of_weights_changes_nothing(
         torch.testing.assert_close(weight, weights[1][name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_copy_of_the_network_does_not_disturb(build: Build, make_problem: Any) -> None:
+def test_a_copy_of_the_network_does_not_disturb(build: Build, conv_problem: Any) -> None:
     """A measurement in the middle of a run works on one."""
     weights = []
     for measured in (False, True):
-        problem = make_problem()
+        problem = conv_problem()
         optimizer = build(problem.model)
         torch.manual_seed(1)
         train(problem, optimizer, 2)
@@ -196,9 +196,9 @@ def test_a_copy_of_the_network_does_not_disturb(build: Build, make_problem: Any)
 
 
 def test_a_zero_learning_rate_in_every_group_stops_everything(
-    build: Build, make_problem: Any
+    build: Build, conv_problem: Any
 ) -> None:
-    problem = make_problem()
+    problem = conv_problem()
     optimizer = build(problem.model)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
     before = problem.weights()
@@ -206,8 +206,8 @@ def test_a_zero_learning_rate_in_every_group_stops_everything(
     assert same(before, problem.weights())
 
 
-def test_a_closure_is_evaluated(build: Build, make_problem: Any) -> None:
-    problem = make_problem()
+def test_a_closure_is_evaluated(build: Build, conv_problem: Any) -> None:
+    problem = conv_problem()
     optimizer = build(problem.model)
 
     def closure() -> torch.Tensor:
@@ -215,7 +215,7 @@ def test_a_closure_is_evaluated(build: Build, make_problem: Any) -> None:
         return problem.loss()
 
     first = optimizer.step(closure)
-    assert first.item() == pytest.approx(make_problem().loss().item())
+    assert first.item() == pytest.approx(conv_problem().loss().item())
     optimizer.zero_grad()
     assert all(param.grad is None for param in problem.model.parameters())
 
@@ -248,9 +248,9 @@ BAD = {
 
 
 def test_impossible_hyperparameters_are_refused_by_name(
-    build: Build, make_problem: Any, file: Path
+    build: Build, conv_problem: Any, file: Path
 ) -> None:
-    model = make_problem().model
+    model = conv_problem().model
     tried = 0
     for place, component in components(file):
         if place == "params.":
@@ -276,10 +276,10 @@ def test_impossible_hyperparameters_are_refused_by_name(
     assert tried >= 2
 
 
-def test_values_are_finite_numbers_or_plain_containers(build: Build, make_problem: Any) -> None:
+def test_values_are_finite_numbers_or_plain_containers(build: Build, conv_problem: Any) -> None:
     """Nothing of Hydra's may be left in the state, or a checkpoint would not load."""
     plain = (int, float, str, type(None), list, tuple, dict)
-    for group in build(make_problem().model).state_dict()["param_groups"]:
+    for group in build(conv_problem().model).state_dict()["param_groups"]:
         for key, value in group.items():
             assert type(value) in (*plain, bool), (key, type(value))
             assert not isinstance(value, float) or math.isfinite(value)

@@ -1,10 +1,9 @@
-"""K-FAC against a dense solve with the Kronecker product, and as an optimizer among others."""
+"""K-FAC against its plain rule, its state and hooks, and the groups it takes."""
 
 from __future__ import annotations
 
 import copy
 import io
-import itertools
 import math
 import pickle
 from collections.abc import Callable
@@ -14,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from layer_rows import recorded
 from torch import Tensor, nn
+from transfer_cases import random_matrix
 
-from optimizers.kfac import KFAC, layers
-from optimizers.kronecker import KroneckerFactors
-from optimizers.paired import Paired
+from optimizers import reference
+from optimizers.kfac import KFAC, damped_inverse, layers
+from optimizers.reference import KfacLayer
 
-ADAMW = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0)
 PLAIN = {"momentum": 0.0, "kl_clip": None, "inverse_every": 1}
 
 
@@ -63,46 +63,40 @@ class Run:
         return {name: param.detach().clone() for name, param in self.net.named_parameters()}
 
 
-def factors_of(run: Run) -> dict[str, Any]:
-    """The factors of the run's batch, gathered on a copy of its network."""
-    net = copy.deepcopy(run.net)
-    modules = {name: module for name, module in net.named_modules() if name}
-    with KroneckerFactors(modules, homogeneous=True) as factors:
-        F.cross_entropy(net(run.inputs).float(), run.labels).backward()
-        return factors.pop_all()
+def joined(module: nn.Module, gradient: bool = False) -> Tensor:
+    """[W, bias] of a layer, or its gradient."""
+    params = [param.grad if gradient else param.detach() for param in module.parameters()]
+    return torch.cat([param.reshape(len(param), -1) for param in params], 1)
 
 
-def dense_step(run: Run, layer: str, a: Tensor, delta: Tensor, damping: float) -> Tensor:
-    """[W, bias] of the natural gradient, by solving with the whole Kronecker product."""
-    module = run.net.get_submodule(layer)
-    gradient = module.weight.grad.flatten(1)
-    if module.bias is not None:
-        gradient = torch.cat([gradient, module.bias.grad[:, None]], 1)
-    m, n = gradient.shape
-    pi = math.sqrt((a.trace() / n) / (delta.trace() / m))
-    a = a + pi * math.sqrt(damping) * torch.eye(n).double()
-    delta = delta + math.sqrt(damping) / pi * torch.eye(m).double()
-    # Row-major flattening of D^-1 G A^-1 is (D kron A)^-1 g.
-    return torch.linalg.solve(torch.kron(delta, a), gradient.flatten()).reshape(m, n)
-
-
-def joined(run: Run, layer: str, values: dict[str, Tensor]) -> Tensor:
-    matrix = values[f"{layer}.weight"].flatten(1)
-    bias = values.get(f"{layer}.bias")
-    return matrix if bias is None else torch.cat([matrix, bias[:, None]], 1)
-
-
-@pytest.mark.parametrize("damping", [1e-3, 0.1])
-def test_a_step_is_the_dense_kronecker_solve(damping: float) -> None:
-    run = Run(lr=0.3, damping=damping, **PLAIN)
-    factors = factors_of(run)
-    before = run.weights()
-    run.step()
-    moved = {name: before[name] - after for name, after in run.weights().items()}
-    for layer in ("first", "second", "head"):
-        found = factors[layer]
-        expected = 0.3 * dense_step(run, layer, found.input_mean, found.output, damping)
-        torch.testing.assert_close(joined(run, layer, moved), expected)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": 0.3, "damping": 1e-3, **PLAIN},
+        {"lr": 0.3, "damping": 0.1, **PLAIN},
+        {"lr": 0.1, **PLAIN, "momentum": 0.9, "weight_decay": 0.5},
+        {"lr": 0.5, **PLAIN, "kl_clip": 1e-4},
+        {"lr": 0.5, **PLAIN, "kl_clip": 1e9},
+        {"lr": 0.1, "decay": 0.8, "factor_every": 2, "inverse_every": 3},
+    ],
+)
+def test_seven_steps_are_the_plain_rule(options: dict[str, Any]) -> None:
+    run = Run(**options)
+    modules = {name: module for name, module in run.net.named_modules() if name}
+    plain = [KfacLayer.start(joined(m), m.bias is not None) for m in modules.values()]
+    with recorded(modules) as recording:
+        for step in range(7):
+            run.backward()
+            rows = recording.rows(homogeneous=True).values()
+            batch = [(a, len(run.inputs) * delta) for a, delta in rows]  # of each sample's own loss
+            gradients = [joined(module, gradient=True) for module in modules.values()]
+            reference.kfac(plain, gradients, batch, step, **options)
+            run.optimizer.step()
+            for module, layer in zip(modules.values(), plain, strict=True):
+                state = run.optimizer.state[module.weight]
+                torch.testing.assert_close(state["input_factor"], layer.A)
+                torch.testing.assert_close(state["output_inverse"], layer.D_inverse)
+                torch.testing.assert_close(joined(module), layer.W)
 
 
 def test_with_much_damping_the_step_is_the_gradient() -> None:
@@ -112,65 +106,6 @@ def test_with_much_damping_the_step_is_the_gradient() -> None:
     for name, after in run.weights().items():
         gradient = run.net.get_parameter(name).grad
         torch.testing.assert_close((before[name] - after) * 1e8, gradient, rtol=1e-3, atol=1e-9)
-
-
-def test_factors_are_running_means_renewed_when_due() -> None:
-    run = Run(lr=0.1, decay=0.8, factor_every=2, inverse_every=3, kl_clip=None)
-    state = run.optimizer.state[run.net.head.weight]
-    expected: Tensor | None = None
-    inverses = []
-    for step in range(7):
-        fresh = factors_of(run)["head"].input_mean
-        if step % 2 == 0:
-            expected = fresh if expected is None else 0.8 * expected + 0.2 * fresh
-        run.step()
-        assert expected is not None
-        torch.testing.assert_close(state["input_factor"], expected)
-        inverses.append(state["input_inverse"].clone())
-    renewed = [not torch.equal(a, b) for a, b in itertools.pairwise(inverses)]
-    assert renewed == [False, False, True, False, False, True]
-
-
-def test_momentum_is_that_of_sgd_on_the_preconditioned_gradient() -> None:
-    run, still = Run(lr=0.1, **{**PLAIN, "momentum": 0.9}), Run(lr=0.1, **PLAIN)
-    buffer = {name: torch.zeros_like(value) for name, value in run.weights().items()}
-    for _ in range(3):
-        still.net.load_state_dict(run.net.state_dict())
-        before = run.weights()
-        still.step()  # one step of no momentum, from the same point with the same history
-        run.step()
-        for name, after in run.weights().items():
-            buffer[name] = 0.9 * buffer[name] + (before[name] - still.weights()[name]) / 0.1
-            torch.testing.assert_close(after, before[name] - 0.1 * buffer[name])
-
-
-def test_the_clip_bounds_the_step_in_the_metric_of_the_gradient() -> None:
-    before_clip, clipped = Run(lr=0.5, **PLAIN), Run(lr=0.5, **{**PLAIN, "kl_clip": 1e-4})
-    moved = []
-    for run in (before_clip, clipped):
-        before = run.weights()
-        run.step()
-        moved.append({name: before[name] - after for name, after in run.weights().items()})
-    gradients = {name: param.grad for name, param in clipped.net.named_parameters()}
-    change = [sum((0.5 * m[name] * gradients[name]).sum() for name in m) for m in moved]
-    nu = math.sqrt(1e-4 / change[0])
-    assert nu < 0.5
-    for name, full in moved[0].items():
-        torch.testing.assert_close(moved[1][name], nu * full)
-    generous = Run(lr=0.5, **{**PLAIN, "kl_clip": 1e9})
-    generous.step()
-    for name, weight in generous.weights().items():
-        torch.testing.assert_close(weight, before_clip.weights()[name])
-
-
-def test_weight_decay_is_decoupled_and_spares_the_bias() -> None:
-    plain, decayed = Run(lr=0.1, **PLAIN), Run(lr=0.1, weight_decay=0.5, **PLAIN)
-    start = plain.weights()
-    plain.step()
-    decayed.step()
-    for name, weight in decayed.weights().items():
-        shrunk = 0.05 * start[name] if name.endswith("weight") else 0
-        torch.testing.assert_close(weight, plain.weights()[name] - shrunk)
 
 
 def test_it_learns_from_badly_scaled_inputs_where_gradient_descent_does_not() -> None:
@@ -357,34 +292,27 @@ def test_a_frozen_bias_stays_while_its_weight_moves() -> None:
     assert not torch.equal(net[0].weight, before["0.weight"])
 
 
-def test_with_another_optimizer_for_the_rest(make_problem: Any) -> None:
-    problem = make_problem()
-    optimizer = Paired(layers(problem.model), 0.05, matrix=KFAC, other=ADAMW)
-    before = problem.loss().item()
-    for _ in range(40):
-        problem.gradients()
-        optimizer.step()
-    assert problem.loss().item() < 0.5 * before
-
-
 def test_what_is_refused() -> None:
     net = Net()
-    for name, value in (
-        ("lr", -1.0),
-        ("momentum", 1.0),
-        ("damping", 0.0),
-        ("decay", 1.0),
-        ("kl_clip", 0.0),
-        ("factor_every", 0),
-        ("inverse_every", 0),
-        ("weight_decay", -1.0),
-        ("reduction", "none"),
-    ):
-        with pytest.raises(ValueError, match=name):
-            KFAC(layers(net), **{name: value})
     with pytest.raises(ValueError, match=r"optimizers\.kfac\.layers"):
         KFAC([{"params": list(net.parameters())}])
     assert not net.head._forward_hooks
 
 
 # -- the damped inverse ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damping", [1e-6, 1e-2, 10.0])
+def test_the_damped_inverse(damping: float) -> None:
+    root = random_matrix(6, 4)
+    matrix = root @ root.T
+    expected = torch.linalg.inv(matrix + damping * torch.eye(6).double())
+    torch.testing.assert_close(damped_inverse(matrix, damping), expected)
+    assert damped_inverse(matrix.fill_(math.nan), damping).isnan().all()
+
+
+def test_an_indefinite_matrix_counts_its_negative_eigenvalues_as_zero() -> None:
+    basis = torch.linalg.qr(random_matrix(4, 4)).Q
+    values = torch.tensor([3.0, 1.0, 0.0, -0.5]).double()
+    found = damped_inverse((basis * values) @ basis.T, 0.1)
+    torch.testing.assert_close(found, (basis / (values.clamp(min=0) + 0.1)) @ basis.T)

@@ -209,15 +209,6 @@ def test_class_wise_errors_give_the_gauss_newton_factor() -> None:
     assert found.samples == 5
 
 
-@pytest.mark.parametrize("chunk", [1, 300, 10**6])
-def test_chunks_of_patches_change_nothing(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    case = conv_case(padding=1)
-    expected = gather(*case).pop_all()["first"]
-    monkeypatch.setattr("optimizers.kronecker._CHUNK", chunk)
-    found = gather(*case).pop_all()["first"]
-    torch.testing.assert_close(found.input, expected.input)
-
-
 def test_half_precision_is_summed_in_float32() -> None:
     net, inputs, labels = token_case()
     expected = gather(net, inputs, labels).pop_all()["inner"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import optimizers
+from optimizers import matrix_functions
 
 SOURCE = Path(optimizers.__file__).parent
 # What the rest of the project needs, and the optimizers may not.
@@ -86,7 +87,7 @@ def test_a_copy_trains_without_the_rest_of_the_project(tmp_path: Path) -> None:
 def test_nothing_but_torch_and_the_standard_library_is_imported() -> None:
     allowed = {*sys.stdlib_module_names, "torch", "optimizers"}
     late = {"pyarrow"}  # inside a function, where a file of exponents is read
-    for file in SOURCE.glob("*.py"):
+    for file in SOURCE.rglob("*.py"):
         tree = ast.parse(file.read_text())
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -95,3 +96,8 @@ def test_nothing_but_torch_and_the_standard_library_is_imported() -> None:
                 top = name.partition(".")[0]
                 nested = node not in tree.body
                 assert top in allowed or (nested and top in late), (file.name, name)
+
+
+@pytest.mark.parametrize("name", ["spectral_transfer", "newton_schulz", "polar", "rational_poles"])
+def test_the_public_functions_have_one_name(name: str) -> None:
+    assert callable(getattr(matrix_functions, name))

@@ -348,7 +348,7 @@ MOMENTUM = {
     options=st.fixed_dictionaries(
         {
             **MOMENTUM,
-            "alpha": st.floats(0.3, 4.0),
+            "alpha": st.one_of(st.sampled_from([1.0, 2.0]), st.floats(0.3, 4.0)),
             "damping": st.floats(0.01, 1.0),
             "normalize": st.sampled_from(list(NORMS)),
             "scale": st.sampled_from(["raw", "amplitude", "frobenius"]),
@@ -396,8 +396,8 @@ def test_muon_of_any_shape(
 def test_the_controls_of_any_shape(
     shape: tuple[int, ...], seed: int, options: dict[str, Any]
 ) -> None:
-    for spectrum in ("uniform", "permuted"):
-        drawn = {**options, "spectrum": spectrum, "seed": seed}
+    for spectrum, scale in (("uniform", "original"), ("permuted", "match_rms_adamw")):
+        drawn = {**options, "spectrum": spectrum, "scale": scale, "seed": seed}
         assert distance(ScrambledMuon, shape, drawn, seed=seed) < 1e-6
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         error = distance(MomentumOverDamping, shape, options, dtype=dtype, seed=seed)

