@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.page.budget import NOTHING, RED, Budget, Place, usual
 from analysis.table.build import build_table
 from analysis.table.model import Cell, Run, Table
-from analysis.table.render import comparison_text, markdown_text, value
+from analysis.table.render import comparison_text, value
 from analysis.table.select import REACHED, records
 from analysis.table.timing import (
     GRAPH,
@@ -24,6 +24,7 @@ from analysis.table.timing import (
     is_packed,
     told_sharing,
 )
+from bench.table_writer import markdown_text
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
