@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import Field
 
 from analysis.command import views
-from analysis.command.options import (
+from analysis.command.measuring import (
     MeasurementOptions,
     explained,
     find_run,

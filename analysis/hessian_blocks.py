@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import Field
 from torch import nn
 
-from analysis.command.options import (
+from analysis.command.measuring import (
     MeasurementOptions,
     explained,
     find_run,
