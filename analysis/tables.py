@@ -4,7 +4,7 @@
     python -m analysis.tables source=runs baseline=adamw spread=interval
     python -m analysis.tables source=offline:runs sweep=digits format=markdown out=table.md
 
-``publish=<entity>/<project>`` logs the table to W&B, as a Table and an artifact of a run of its own.
+``publish=<entity>/<project>`` logs the table to W&B, as a Table and an artifact of its own run.
 """
 
 from __future__ import annotations
