@@ -68,9 +68,7 @@ def render_blocks(blocks: pd.DataFrame) -> Table:
                 _short(row["frobenius_per_entry"]),
                 _short(row["frobenius"]) + (f" +- {_short(error)}" if error > 0 else ""),
                 f"{spectral}..{_short(high)}" if high > row["spectral"] else spectral,
-                _short(
-                    _rest(shown, str(row["row"])) / row["frobenius"] if row["frobenius"] else 0.0
-                ),
+                _short(rest),
             ]
         )
     names = ("size", "mean abs", "per entry", "Frobenius", "spectral", "rest")

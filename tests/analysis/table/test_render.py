@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from analysis.stats import Interval
-from analysis.table.build import Cell, Table
 from analysis.table.comparisons import Comparison
+from analysis.table.model import Cell, Table
 from analysis.table.render import render
 
 NAN = math.nan
