@@ -1,6 +1,6 @@
 """The verdict on a claim, from what was measured; no measurement, no verdict.
 
-Which runs an optimizer is judged by: those of a report, beside the other's of the same seed.
+An optimizer is judged by the runs of a report, paired with the other optimizer's by seed.
 """
 
 from __future__ import annotations

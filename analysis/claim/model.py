@@ -1,6 +1,6 @@
 """What a claim is: a statement, the value it states, and the quantity of ours that tests it.
 
-Columns that claims are about and that follow from those of the exponents table.
+A claim's column may be derived from those of the exponents table (`column`).
 """
 
 from __future__ import annotations

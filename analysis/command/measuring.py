@@ -1,6 +1,6 @@
-"""What the commands that measure a run's network share: options, errors in one line, progress.
+"""What the commands that measure a run's network share.
 
-Find the run folder that a command is asked for, and say clearly why one will not do.
+Options, the run folder that is asked for, errors in one line, progress, and what is stored.
 """
 
 from __future__ import annotations

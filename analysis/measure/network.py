@@ -2,11 +2,8 @@
 
 Needs torch, pandas and `optimizers` alone, so that a training run can measure itself.
 
-The tail of a weight matrix's spectrum, by two definitions that are not the same thing.
-
-numpy only; array-likes [n] in, float64.
-
-The spectra of the weight matrices themselves, beside those of gradient and curvature.
+Beside them stand the spectra of the weight matrices themselves, whose tail has two definitions that
+are not the same thing.
 """
 
 from __future__ import annotations

@@ -1,14 +1,9 @@
-"""What a W&B server told of a project's runs, kept in one Parquet file beside other caches.
+"""Caches of runs, Parquet files that may be deleted at any time: one that fails costs time alone.
 
-Keyed by run id, with a stamp that changes when the run does. It holds configs and summaries as the
-server told them, and no credentials; delete it at any time.
-
-Where our caches lie, and Parquet files in them: a cache that fails costs time, never a table.
-
-Finished frames of many runs, kept as Parquet: a table need not parse 10,000 runs each time.
-
-A frame is used again only while nothing that it was made of has changed: neither one of the runs
-(each source says what tells one state of its files from a later one) nor the code that reads them.
+`RunCache` keeps what a W&B server answered about a project: configs and summaries by run id, with a
+stamp that changes when the run does, and no credentials. `kept` keeps finished frames, so that a
+table need not parse 10,000 runs each time; a frame is used again only while neither a run (each
+source has a stamp for the state of its files) nor the code that reads them has changed.
 """
 
 from __future__ import annotations

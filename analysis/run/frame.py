@@ -2,13 +2,10 @@
 
 The same run reaches us as our own JSON, as W&B's log or through W&B's server, and each spells
 values a little differently (2.0 as 2, NaN as text, tuples as lists, null as absent). Here the
-spellings are made one, so that the frame does not tell where it came from.
+spellings are made one, so that a frame is the same from every source.
 
-Which runs are asked for: of a sweep, with a tag, in a state; the same choice in every source.
-
-What two sources of the same runs disagree about: the run folder and W&B, for example.
-
-Which runs a report is of: their seeds tell.
+`Filters` chooses runs, the same ones in every source; `differences` compares two sources of
+the same runs, such as run folders and W&B.
 """
 
 from __future__ import annotations

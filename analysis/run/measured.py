@@ -1,11 +1,7 @@
 """Everything that was measured, of many runs, as a few tables.
 
 Reads the Parquet files that docs/curvature.md lists, of run folders or by themselves; needs no GPU
-and rebuilds no model.
-
-Parquet tables that carry what made them, written so that a reader never sees half a file.
-
-Which weights of a transformer hold the largest block of the Hessian's diagonal.
+and rebuilds no model. Tables carry the options that they were made with, and are written whole.
 """
 
 from __future__ import annotations

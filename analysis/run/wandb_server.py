@@ -1,9 +1,8 @@
 """Runs of a project on a W&B server: whole pages, filtered there, and never sampled.
 
-What the server already told is kept in a cache (`analysis.run.cache`): a later call lists the runs
-without configs and summaries, a thousand a request, and asks for those that changed.
-
-Runs as W&B tells them: offline logs in a folder, or what `wandb_server` was told.
+What the server has answered is kept in a cache (`analysis.run.cache`): a later call lists the runs
+without configs and summaries, a thousand a request, and asks for those that changed. Its runs and
+those of offline logs in a folder become records here.
 """
 
 from __future__ import annotations

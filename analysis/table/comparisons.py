@@ -1,13 +1,12 @@
 """Is it better? Paired tests over seeds, corrected for the number of comparisons, and a verdict.
 
-Every comparison is over differences paired by seed: method minus baseline, one number a seed.
+Rows of a table against its baseline, over differences paired by seed: method minus baseline, one
+number a seed.
 
 Five seeds allow no exact test: of 2^5 sign patterns two are as extreme as the most extreme one, so
 p >= 1/16. Student's test there trusts the spread of five numbers, which among many comparisons is
 sometimes small by luck alone (coarse accuracies, two groups of seeds); so a spread counts as at
 least half of the typical one beside it (the idea of SAM's s0, Tusher, Tibshirani and Chu 2001).
-
-Rows of a table against its baseline: differences paired by seed, and what they show.
 """
 
 from __future__ import annotations
