@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-if TYPE_CHECKING:
-    import pyarrow
-
-
 def cache_folder() -> Path:
     """Return the folder of our caches: ``$XDG_CACHE_HOME/spectral-bench``, else in ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -77,7 +73,7 @@ _COLUMNS = ("id", "stamp", "config", "summary")
 
 
 @dataclass(frozen=True)
-class Told:
+class ServerRun:
     """One run as the server told it; ``stamp`` tells one telling from a later one."""
 
     id: str
@@ -104,14 +100,14 @@ class RunCache:
         columns = self._columns("id", "stamp")
         return dict(zip(columns[0], columns[1], strict=True)) if columns else {}
 
-    def read(self) -> dict[str, Told]:
+    def read(self) -> dict[str, ServerRun]:
         """Return the runs by id; none where there is no cache, or one that cannot be read."""
         return {
-            run_id: Told(run_id, stamp, json.loads(config), json.loads(summary))
+            run_id: ServerRun(run_id, stamp, json.loads(config), json.loads(summary))
             for run_id, stamp, config, summary in zip(*self._columns(*_COLUMNS), strict=True)
         }
 
-    def write(self, runs: Mapping[str, Told]) -> None:
+    def write(self, runs: Mapping[str, ServerRun]) -> None:
         """Replace the cache; a full disk or a read-only home costs the cache, not the table."""
         import pyarrow
 
@@ -135,7 +131,6 @@ class RunCache:
 
 
 FEWEST = 500  # fewer runs are parsed in a moment
-_READERS = ("frame_cache", "folders", "frame", "sources", "wandb_files", "wandb_runs")
 
 
 def kept(source: str, stamps: Sequence[str], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -169,8 +164,8 @@ def kept(source: str, stamps: Sequence[str], make: Callable[[], pd.DataFrame]) -
 @cache
 def _code() -> str:
     """Return what changes whenever the code that makes a frame does."""
-    folder = Path(__file__).parent
-    files = [*(folder / f"{name}.py" for name in _READERS), FORMER, Path(public_names.__file__)]
+    readers = sorted(Path(__file__).parent.glob("*.py"))
+    files = [*readers, FORMER, Path(public_names.__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from analysis.run import cache as run_cache
 from analysis.run import wandb_files
-from analysis.run.cache import Told
+from analysis.run.cache import ServerRun
 from analysis.run.folders import file_stamp
 from analysis.run.frame import STATES, Filters, RunRecord, nearest, warn
 from bench.files import is_name
@@ -72,13 +72,13 @@ def _logs(folder: Path) -> dict[str, list[Path]]:
     return logs
 
 
-def server_records(told: Iterable[Told]) -> list[RunRecord]:
+def server_records(told: Iterable[ServerRun]) -> list[RunRecord]:
     """Return the runs that a server told, the attempts of one run folded into one.
 
     Attempts that W&B took for runs of their own state the same id in their config: the finished
     one counts, or the one that came furthest.
     """
-    attempts: dict[str, list[Told]] = defaultdict(list)
+    attempts: dict[str, list[ServerRun]] = defaultdict(list)
     for one in told:
         own = one.config.get("id", one.id)
         if is_name(own):
@@ -92,7 +92,7 @@ def server_records(told: Iterable[Told]) -> list[RunRecord]:
     ]
 
 
-def _progress(told: Told) -> tuple[bool, float, str]:
+def _progress(told: ServerRun) -> tuple[bool, float, str]:
     steps = told.summary.get("steps", told.summary.get("_step", -1))
     return (told.summary.get("state") in ("done", "diverged"), float(steps or 0), told.id)
 
@@ -125,7 +125,7 @@ class Chosen:
     """The runs that were chosen: ``stamps`` by id, and how to ``read`` them whole."""
 
     stamps: Mapping[str, str]
-    read: Callable[[], list[Told]]
+    read: Callable[[], list[ServerRun]]
 
 
 def runs(project: str, filters: Filters, *, fresh: bool) -> Chosen:
@@ -219,19 +219,21 @@ def _listed(api: Any, project: str, filters: Filters, bar: Progress) -> dict[str
     return stamps
 
 
-def _asked(api: Any, project: str, names: Sequence[str], bar: Progress) -> dict[str, Told]:
+def _asked(api: Any, project: str, names: Sequence[str], bar: Progress) -> dict[str, ServerRun]:
     """Return these runs whole, as far as they are still there."""
-    told: dict[str, Told] = {}
+    told: dict[str, ServerRun] = {}
     task = bar.add_task("reading runs", total=len(names))
     for begin in range(0, len(names), _WHOLE):
         wanted = {"name": {"$in": list(names[begin : begin + _WHOLE])}}
         for run in _pages(api, project, wanted, lazy=False):
-            told[run.id] = Told(run.id, _stamp(run), dict(run.config), dict(run.summary_metrics))
+            told[run.id] = ServerRun(
+                run.id, _stamp(run), dict(run.config), dict(run.summary_metrics)
+            )
             bar.advance(task)
     return told
 
 
-def _of(known: Mapping[str, Told], names: Iterable[str]) -> list[Told]:
+def _of(known: Mapping[str, ServerRun], names: Iterable[str]) -> list[ServerRun]:
     return [known[name] for name in names if name in known]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def _for_people(table: Table, ids: bool) -> table_writer.Table:
     for name in table.columns:
         header += [name, "s/epoch"]
         header += [f"vs {table.baseline}"] if table.baseline else []
-        header += [f"seeds for {_plain(table.resolve, table.metric)}"] if table.resolve else []
+        header += [f"seeds for {_number(table.resolve, table.metric)}"] if table.resolve else []
     marked = any(cell.best for row in table.cells for cell in row)
     best = "mean" if table.statistic == "mean" else "interquartile mean"
     sources = [
@@ -76,15 +77,15 @@ def value(cell: Cell, table: Table) -> str:
     if math.isinf(cell.mean):
         return "missed"
     centre = cell.mean if table.statistic == "mean" else cell.iqm
-    number = _plain if in_percent(table.metric) or _readable(centre) else _scientific
-    text = number(centre, table.metric)
+    number = partial(_number, metric=table.metric, size=centre)
+    text = number(centre)
     if table.spread == "std":
-        return text if math.isnan(cell.std) else f"{text} ± {number(cell.std, table.metric)}"
+        return text if math.isnan(cell.std) else f"{text} ± {number(cell.std)}"
     if math.isnan(cell.interval.low):
         return text
     scale = 100.0 if in_percent(table.metric) else 1.0
     ends = possible(table.metric, scale * np.array(cell.interval)) / scale
-    return f"{text} [{', '.join(number(float(end), table.metric) for end in ends)}]"
+    return f"{text} [{', '.join(number(float(end)) for end in ends)}]"
 
 
 def comparison_text(cell: Cell, metric: str) -> str:
@@ -99,38 +100,25 @@ def difference(found: Comparison, metric: str) -> str:
     """Return "+0.31 [+0.02, +0.60]", "+0.31 (1 pair)", or a dash for no pair."""
     if found.n == 0:
         return NOTHING
-    readable = in_percent(metric) or _readable(found.difference)
-    sign = _signed if readable else _signed_scientific
-    text = sign(found.difference, metric)
+    number = partial(_signed, metric=metric, size=found.difference)
+    text = number(found.difference)
     if found.n == 1:
         return f"{text} (1 pair)"
-    return f"{text} [{', '.join(sign(end, metric) for end in found.interval)}]"
+    return f"{text} [{', '.join(map(number, found.interval))}]"
 
 
-def _readable(number: float) -> bool:
-    return number == 0 or 1e-3 <= abs(number) < 1e6
+def _number(number: float, metric: str, size: float = 1.0, sign: str = "") -> str:
+    """Return a number; with an exponent where ``size``, that of its centre, is hard to read."""
+    if in_percent(metric):
+        return f"{100 * number:{sign}.2f}"
+    readable = size == 0 or 1e-3 <= abs(size) < 1e6
+    return f"{number:{sign}{'.4f' if readable else '.3e'}}"
 
 
-def _plain(number: float | None, metric: str) -> str:
-    if number is None:
-        return NOTHING
-    return f"{100 * number:.2f}" if in_percent(metric) else f"{number:.4f}"
-
-
-def _scientific(number: float | None, metric: str) -> str:
-    del metric
-    return f"{number:.3e}"
-
-
-def _signed(number: float, metric: str) -> str:
-    text = f"{100 * number:+.2f}" if in_percent(metric) else f"{number:+.4f}"
+def _signed(number: float, metric: str, size: float) -> str:
+    text = _number(number, metric, size, "+")
     # Rounding's own noise has no sign; an end of an interval just below 0 has.
-    return text.replace("-", "+") if abs(number) < 1e-8 else text
-
-
-def _signed_scientific(number: float, metric: str) -> str:
-    del metric
-    return f"{number:+.3e}"
+    return text if "e" in text or abs(number) >= 1e-8 else text.replace("-", "+")
 
 
 def _count(cell: Cell) -> str:
