@@ -21,10 +21,10 @@ from analysis.command.measuring import (
     MeasurementOptions,
     explained,
     find_run,
+    print_stored,
     progress,
     require_done,
     stored_or_measured,
-    tell_stored,
 )
 from analysis.command.views import EXPONENT_LEGEND, render_exponents
 from analysis.measure import files
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     _show(exponents)
     if was_stored:
-        tell_stored(folder)
+        print_stored(folder)
     if options.kronecker:
         _kronecker(folder, restored, options, curvature)
     print(f"{time.perf_counter() - started:.1f} s")

@@ -19,10 +19,10 @@ from analysis.command.measuring import (
     MeasurementOptions,
     explained,
     find_run,
+    print_stored,
     progress,
     require_done,
     stored_or_measured,
-    tell_stored,
 )
 from analysis.command.views import BLOCK_LEGEND, order, render_blocks
 from analysis.curvature_core.blocks import Blocks, asymmetry, estimated_norms, exact_norms
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
     print(textwrap.fill(BLOCK_LEGEND, 88))
     print(textwrap.fill(order(table), 88))
     if was_stored:
-        tell_stored(folder)
+        print_stored(folder)
     print(f"{time.perf_counter() - started:.1f} s")
 
 

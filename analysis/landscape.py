@@ -20,10 +20,10 @@ from analysis.command.measuring import (
     MeasurementOptions,
     explained,
     find_run,
+    print_stored,
     progress,
     require_done,
     stored_or_measured,
-    tell_stored,
 )
 from analysis.measure import landscape
 from analysis.measure.landscape import Line, Point, measure_line
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
     cli.show(drawn(_rendered(fits)))
     print(textwrap.fill(LEGEND, 88))
     if was_stored:
-        tell_stored(folder)
+        print_stored(folder)
     print(f"{time.perf_counter() - started:.1f} s")
 
 

@@ -85,8 +85,8 @@ def rows(table: Table) -> list[Iterable[Any]]:
 
 def _numbers(cell: Cell) -> list[Any]:
     found = cell.comparison
-    told = [cell.mean, cell.std, *cell.interval]
-    numbers: list[Any] = [*told, cell.n, cell.expected, cell.diverged, cell.seconds_per_epoch]
+    numbers: list[Any] = [cell.mean, cell.std, *cell.interval]
+    numbers += [cell.n, cell.expected, cell.diverged, cell.seconds_per_epoch]
     numbers += [math.nan, math.nan, None] if found is None else [
         found.difference, found.adjusted_p, found.verdict
     ]  # fmt: skip
@@ -157,19 +157,19 @@ def _build(options: TableOptions) -> tuple[Table, int]:
             _compare_sources(options, runs)
         table = options.table(runs)
         if options.states:
-            said = f"Only runs in these states were read: {', '.join(options.states)}."
-            table = replace(table, notes=(*table.notes, said))
+            note = f"Only runs in these states were read: {', '.join(options.states)}."
+            table = replace(table, notes=(*table.notes, note))
         return table, len(runs)
 
 
 def _load(options: TableOptions, source: str) -> pd.DataFrame:
-    # Folders are read whole, so that a misspelt sweep can be told from those that are there.
+    # Folders are read whole, so that a misspelt sweep can be named beside those there.
     sweep = options.sweep if source.startswith("wandb:") else None
     chosen = {"tags": options.tags, "states": options.states}
     found = load_runs(source, sweep=sweep, refresh=options.refresh, **chosen)
     if found.empty and any(chosen.values()):
-        said = ", ".join(f"{name}={','.join(given)}" for name, given in chosen.items() if given)
-        raise ValueError(f"no runs with {said} there")
+        asked = ", ".join(f"{name}={','.join(given)}" for name, given in chosen.items() if given)
+        raise ValueError(f"no runs with {asked} there")
     return found
 
 

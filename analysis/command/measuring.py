@@ -190,7 +190,7 @@ def stored_or_measured(
     return tables, False
 
 
-def tell_stored(folder: Path) -> None:
+def print_stored(folder: Path) -> None:
     """Say that nothing was measured."""
     print(f"{folder}: already measured with these options; force=true measures again")
 

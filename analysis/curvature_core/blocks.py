@@ -231,7 +231,7 @@ def estimated_norms(
 
 
 class _Count:
-    """Products that tell how many of them there were."""
+    """Products that count themselves."""
 
     def __init__(
         self, products: HessianProducts, total: int, report: Callable[[int, int], None] | None

@@ -45,7 +45,7 @@ MAX_CLASSES = 256  # of "class" errors, each of which is a backward pass
 
 @dataclass(frozen=True)
 class KroneckerSide:
-    """One layer's factors along its directions; float64 on the CPU, [k] unless said.
+    """One layer's factors along its directions; float64 on the CPU, [k] unless noted.
 
     Attributes:
         delta: u_k^T C_delta u_k.

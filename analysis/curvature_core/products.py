@@ -184,7 +184,7 @@ def dense_hessian(
     """Return the whole Hessian [P, P] on the CPU, in the measurement's dtype: P products.
 
     Rows are products with unit vectors, so that H[i, j] and H[j, i] are computed apart, and their
-    difference tells the rounding.
+    difference is the rounding.
     """
     size, done = products.size, 0
     total = size * products.microbatches

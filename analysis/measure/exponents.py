@@ -163,7 +163,7 @@ def alpha_interval(sigma: ArrayLike, h: ArrayLike) -> SlopeInterval:
 def gamma_interval(sigma: ArrayLike) -> SlopeInterval:
     """Interval of `fits.fit_gamma`.
 
-    Singular values are ordered, hence not independent: it tells how well the line fits, and is
+    Singular values are ordered, hence not independent: it shows how well the line fits, and is
     narrower than an interval over batches or seeds would be.
     """
     values = np.asarray(sigma, dtype=np.float64)

@@ -37,8 +37,8 @@ def cache_folder() -> Path:
 
 def file_name(readable: str, identity: str) -> str:
     """Return a Parquet file's name that people can read and that no other identity has."""
-    words = re.sub(r"[^A-Za-z0-9_-]+", "-", readable).strip("-")[-60:]
-    return f"{words}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}.parquet"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", readable).strip("-")[-60:]
+    return f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}.parquet"
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pyarrow.Table | None:
@@ -74,7 +74,7 @@ _COLUMNS = ("id", "stamp", "config", "summary")
 
 @dataclass(frozen=True)
 class ServerRun:
-    """One run as the server told it; ``stamp`` tells one telling from a later one."""
+    """One run as the server answered; ``stamp`` changes whenever the run does."""
 
     id: str
     stamp: str
@@ -114,10 +114,10 @@ class RunCache:
         ordered = [runs[name] for name in sorted(runs)]
         table = pyarrow.table(
             {
-                "id": [told.id for told in ordered],
-                "stamp": [told.stamp for told in ordered],
-                "config": [json.dumps(told.config) for told in ordered],
-                "summary": [json.dumps(told.summary) for told in ordered],
+                "id": [run.id for run in ordered],
+                "stamp": [run.stamp for run in ordered],
+                "config": [json.dumps(run.config) for run in ordered],
+                "summary": [json.dumps(run.summary) for run in ordered],
             }
         )
         write(self.path, table)
@@ -188,16 +188,16 @@ def _packed(frame: pd.DataFrame, key: str) -> pyarrow.Table | None:
             kinds[name] = "text" if plain else "json"
         except UnicodeError:  # half of a surrogate pair, which JSON can hold
             return None
-    said = {"key": key, "kinds": json.dumps(kinds)}
-    return pyarrow.table(columns).replace_schema_metadata(said)
+    metadata = {"key": key, "kinds": json.dumps(kinds)}
+    return pyarrow.table(columns).replace_schema_metadata(metadata)
 
 
 def _unpacked(table: pyarrow.Table, key: str) -> pd.DataFrame | None:
     """Return the frame that `_packed` was given; None where it was made of something else."""
-    said = table.schema.metadata or {}
-    if said.get(b"key") != key.encode():
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"key") != key.encode():
         return None
-    kinds: dict[str, str] = json.loads(said[b"kinds"])
+    kinds: dict[str, str] = json.loads(metadata[b"kinds"])
     return pd.DataFrame({name: _series(table[name], kind) for name, kind in kinds.items()})
 
 

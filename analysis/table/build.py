@@ -359,7 +359,7 @@ def _what_is_shown(metric: str, statistic: Statistic, spread: Spread) -> str:
 
 
 def _counts(chosen: Sequence[Run], grid: Grid) -> list[str]:
-    """Return how many of the runs are used; how those that the grid left out ended is not told."""
+    """Return how many of the runs are used; those left out of the grid do not count."""
     placed = [run for runs in grid.runs.values() for run in runs]
     unplaced = [run for run in chosen if run["variant"] is None]
     used = sum(_usable(run, grid.metric) for run in placed)

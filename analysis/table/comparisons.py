@@ -65,8 +65,8 @@ def compare(
 
     Args:
         differences: for each method its differences [n_i] by seed; one or none gives no test.
-        problems: of which problem (dataset, model) each is; only the spreads of one problem are
-            alike. None: all are of one.
+        problems: of which problem (dataset, model) each is; only the spreads of one problem
+            are comparable. None: all are of one.
         higher_is_better: the direction of the metric.
         level: the probability of any false verdict in the table.
         test: "sign_flip" (exact permutation of signs), "wilcoxon" (the same on signed ranks), "t"
@@ -287,9 +287,9 @@ def against_baseline(
         raise ValueError("resolve= needs a baseline to differ from: add baseline=<row>")
     if baseline not in labels:
         close = get_close_matches(baseline, labels, n=1)
-        alike = [label for label in labels if label.startswith(f"{baseline} ")] or labels
-        more = ", ..." if len(alike) > 5 else ""
-        hint = f"rows here: {', '.join(alike[:5])}{more}"
+        near = [label for label in labels if label.startswith(f"{baseline} ")] or labels
+        more = ", ..." if len(near) > 5 else ""
+        hint = f"rows here: {', '.join(near[:5])}{more}"
         hint = f"the nearest is {close[0]!r}" if close else hint
         raise ValueError(f"no row {baseline!r} to be the baseline; {hint}")
     if direction == 0:

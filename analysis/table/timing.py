@@ -13,7 +13,7 @@ from analysis.run.frame import SOURCES
 from analysis.table.model import Comparable, Run
 
 SECONDS = "seconds_per_epoch"
-GRAPH = "cuda_graph"  # whether a run's steps were in one; not told of a CPU
+GRAPH = "cuda_graph"  # whether a run's steps were in one; not recorded on a CPU
 SHARED = "those runs shared their device with others of their launch, the rest had it alone"
 _FAR = 5.0  # times the least: the small ones would be one line on a linear scale
 UNEVEN = 1.2  # times the median: a run that took longer was not like the others
