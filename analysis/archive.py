@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from analysis.command.messages import user_messages
+from analysis.command.messages import user_messages, writing
 from analysis.run import archive as run_archive
 from analysis.run.archive import Files
 from bench import options as cli
@@ -43,10 +43,10 @@ class UnpackOptions(cli.Options):
 
 def main(argv: list[str]) -> None:
     """Pack, or unpack."""
-    words = [] if argv[:1] == ["unpack"] else argv
-    if words and "=" not in words[0] and not words[0].startswith("-"):
-        hint = suggestion(words[0], ["unpack"])
-        raise UserError(f"{words[0]}: options are written key=value, as in out=...; {hint}")
+    arguments = [] if argv[:1] == ["unpack"] else argv
+    if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
+        hint = suggestion(arguments[0], ["unpack"])
+        raise UserError(f"{arguments[0]}: options are written key=value, as in out=...; {hint}")
     with user_messages():
         _unpack(argv[1:]) if argv[:1] == ["unpack"] else _pack(argv)
 
@@ -71,11 +71,8 @@ def _pack(argv: Sequence[str]) -> None:
             "written; replace=true takes those of the source"
         )
     whole = run_archive.merged(old, new)
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(options.out):
         run_archive.write(options.out, whole)
-    except OSError as error:
-        raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
     size = options.out.stat().st_size / _MEBIBYTE
     print(
         f"{options.out}: {_counts(whole.values())}; {len(whole.keys() - old.keys())} new,"
@@ -113,10 +110,10 @@ def _chosen(options: PackOptions) -> dict[str, Files]:
 
 
 def _unpack(argv: Sequence[str]) -> None:
-    words = [f"source={word}" if "=" not in word and word[:1] != "-" else word for word in argv]
+    arguments = [f"source={word}" if "=" not in word and word[:1] != "-" else word for word in argv]
     options = cli.parse(
         UnpackOptions,
-        words,
+        arguments,
         prog=f"{_PROG} unpack",
         description="Make run folders of archives, so that a sweep goes on from them.",
         examples=["results/study_a_8.parquet into=runs", "results into=runs"],
@@ -127,17 +124,17 @@ def _unpack(argv: Sequence[str]) -> None:
     runs = run_archive.read_all(paths)
     there = [run_id for run_id in runs if (options.into / run_id).exists()]
     for run_id in there:
-        _tell_unfinished(options.into / run_id, runs[run_id])
+        _warn_unfinished(options.into / run_id, runs[run_id])
     try:
         for run_id in sorted(runs.keys() - set(there)):
             run_archive.write_folder(options.into / run_id, runs[run_id])
     except OSError as error:
         raise UserError(f"into={options.into}: {error.strerror}; name another folder") from error
-    told = f"; {len(there)} were there already and stay as they are" if there else ""
-    print(f"{options.into}: {len(runs) - len(there)} of {_counts(runs.values())} unpacked{told}")
+    note = f"; {len(there)} were there already and stay as they are" if there else ""
+    print(f"{options.into}: {len(runs) - len(there)} of {_counts(runs.values())} unpacked{note}")
 
 
-def _tell_unfinished(folder: Path, files: Files) -> None:
+def _warn_unfinished(folder: Path, files: Files) -> None:
     own = run_archive.gather(folder).get(folder.name)
     if run_archive.finished(files) and (own is None or not run_archive.finished(own)):
         print(

@@ -17,14 +17,14 @@ import pandas as pd
 from pydantic import Field
 
 from analysis.command import views
-from analysis.command.options import (
+from analysis.command.measuring import (
     MeasurementOptions,
     explained,
     find_run,
+    print_stored,
     progress,
     require_done,
     stored_or_measured,
-    tell_stored,
 )
 from analysis.command.views import EXPONENT_LEGEND, render_exponents
 from analysis.measure import files
@@ -32,6 +32,7 @@ from analysis.measure.kronecker import measure_kronecker
 from analysis.measure.network import Measurement, measure
 from bench import options as cli
 from bench.parts import Restored, restore
+from bench.table_writer import drawn
 
 __all__ = ["Measurement", "main", "measure"]
 
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     _show(exponents)
     if was_stored:
-        tell_stored(folder)
+        print_stored(folder)
     if options.kronecker:
         _kronecker(folder, restored, options, curvature)
     print(f"{time.perf_counter() - started:.1f} s")
@@ -110,13 +111,13 @@ def _kronecker(
         folder, ("kronecker", "kronecker_layers"), restored.step,
         options.model_dump(include=set(DECISIVE)), measured, force=options.force,
     )  # fmt: skip
-    cli.show(views.render_kronecker(layers))
+    cli.show(drawn(views.render_kronecker(layers)))
     print(textwrap.fill(views.KRONECKER_LEGEND, 88))
     print("\n".join(views.match_lines(layers)))
 
 
 def _show(table: pd.DataFrame) -> None:
-    cli.show(render_exponents(table))
+    cli.show(drawn(render_exponents(table)))
     print(textwrap.fill(EXPONENT_LEGEND, 88))
 
 

@@ -15,14 +15,14 @@ import pandas as pd
 from pydantic import Field
 from torch import nn
 
-from analysis.command.options import (
+from analysis.command.measuring import (
     MeasurementOptions,
     explained,
     find_run,
+    print_stored,
     progress,
     require_done,
     stored_or_measured,
-    tell_stored,
 )
 from analysis.command.views import BLOCK_LEGEND, order, render_blocks
 from analysis.curvature_core.blocks import Blocks, asymmetry, estimated_norms, exact_norms
@@ -37,6 +37,7 @@ from analysis.curvature_core.products import (
 from bench import options as cli
 from bench.errors import UserError
 from bench.parts import Restored, restore
+from bench.table_writer import drawn
 
 PROG = "spectral-bench hessian-blocks"
 NAME = "hessian_blocks"
@@ -91,11 +92,11 @@ def main(argv: list[str]) -> None:
         folder, (NAME,), restored.step, wanted,
         lambda: [_measure(restored, options, exact)], force=options.force,
     )  # fmt: skip
-    cli.show(render_blocks(table))
+    cli.show(drawn(render_blocks(table)))
     print(textwrap.fill(BLOCK_LEGEND, 88))
     print(textwrap.fill(order(table), 88))
     if was_stored:
-        tell_stored(folder)
+        print_stored(folder)
     print(f"{time.perf_counter() - started:.1f} s")
 
 

@@ -1,9 +1,7 @@
 """Statistics over seeds: finite numbers only, the same to the last bit in any order.
 
-Resampled intervals are in `analysis.stats`, tests and verdicts in
+Means, spreads, Student's and seeded BCa bootstrap intervals; tests and verdicts are in
 `analysis.table.comparisons`.
-
-Bias-corrected and accelerated (BCa) bootstrap intervals, seeded: twice the same bytes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The verdict on a claim, from what was measured; no measurement, no verdict.
 
-Which runs an optimizer is judged by: those of a report, beside the other's of the same seed.
+An optimizer is judged by the runs of a report, paired with the other optimizer's by seed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from analysis.run.frame import prepared
 from analysis.run.measured import Measured, last_epochs
 from analysis.stats import NO_INTERVAL, Interval
 from analysis.table.select import records
-from analysis.table.timing import SECONDS, is_timing, mixture, sharing
+from analysis.table.timing import SECONDS, comparable, is_timing
 
-_ALIKE = ["dataset", "model", "sweep", "seed"]
+_PAIRED_BY = ["dataset", "model", "sweep", "seed"]
 
 
 def reported(runs: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def _single(runs: pd.DataFrame) -> set[tuple[str, ...]]:
 
 
 def _keys(runs: pd.DataFrame) -> list[tuple[str, ...]]:
-    return [tuple(map(str, row)) for row in runs[_ALIKE].itertuples(index=False)]
+    return [tuple(map(str, row)) for row in runs[_PAIRED_BY].itertuples(index=False)]
 
 
 Array = NDArray[np.float64]
@@ -185,18 +185,18 @@ def _paired(
     ]
     if any(side.empty for side in sides):
         return measured  # whoever takes the estimates says which side it is
-    kept, told = _pairs(sides), ""
+    kept, note = _pairs(sides), ""
     if is_timing(quantity.column):
         used = measured.runs[measured.runs["id"].isin(kept)]
-        apart = sharing({"": records(used, SECONDS)})
+        apart = comparable(records(used, SECONDS)).apart
         kept = _pairs([side[side["run"].isin(kept - apart)] for side in sides])
-        told = "; those that shared their device with others do not count" if apart else ""
+        note = "; those that shared their device with others do not count" if apart else ""
     if not kept:
         raise _NotMeasuredError(
-            f"no two runs, one a side, of the same dataset, model, sweep and seed{told}"
+            f"no two runs, one a side, of the same dataset, model, sweep and seed{note}"
         )
     runs = measured.runs[measured.runs["id"].isin(kept)]
-    if is_timing(quantity.column) and (why := mixture(records(runs, SECONDS))):
+    if is_timing(quantity.column) and (why := comparable(records(runs, SECONDS)).mixed):
         raise _NotMeasuredError(f"{quantity.column} cannot be compared: {why}")
     return replace(measured, runs=runs)
 
@@ -259,10 +259,10 @@ def _estimate(
 ) -> tuple[Estimate, Array]:
     """Return the estimate, and its values on resampled runs and layers [draws]."""
     rows = select(quantity, where, when, measured, other_data)
-    told = ", ".join(
-        f"{k}={_words(v)}" for k, v in where.items() if not other_data or k != "dataset"
+    conditions = ", ".join(
+        f"{k}={_text(v)}" for k, v in where.items() if not other_data or k != "dataset"
     )
-    wanted = f"{quantity.table}{f' of {told}' if told else ''}"
+    wanted = f"{quantity.table}{f' of {conditions}' if conditions else ''}"
     if rows.empty:
         at = {"trained": " after training", "start": " at epoch 0"}.get(when, "")
         raise _NotMeasuredError(f"no {wanted}{at if quantity.table != 'runs' else ''}")
@@ -366,5 +366,5 @@ def _null(
     return found.value, found.interval
 
 
-def _words(value: Any) -> str:
+def _text(value: Any) -> str:
     return "|".join(map(str, value)) if isinstance(value, list) else str(value)

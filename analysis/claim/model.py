@@ -1,6 +1,6 @@
 """What a claim is: a statement, the value it states, and the quantity of ours that tests it.
 
-Columns that claims are about and that follow from those of the exponents table.
+A claim's column may be derived from those of the exponents table (`column`).
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def _factor_match(table: pd.DataFrame) -> pd.Series[float]:
 def _effective_rank_rule(table: pd.DataFrame) -> pd.Series[float]:
     """Whether an effective rank of C_A below 10 goes with exponential, another with log-normal."""
     rank, model = column(table, "input_rank"), table["rank_model"]
-    told = rank.lt(10).map({True: "exponential", False: "lognormal"})
-    return (told == model).astype("float64").where(rank.notna() & model.notna())
+    expected = rank.lt(10).map({True: "exponential", False: "lognormal"})
+    return (expected == model).astype("float64").where(rank.notna() & model.notna())
 
 
 def _distance(table: pd.DataFrame) -> pd.Series[float]:
@@ -251,8 +251,8 @@ def load_claims(path: Path = FILE) -> list[Claim]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            told = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{path}: claim {name}: {where}: {told}") from error
+            message = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{path}: claim {name}: {where}: {message}") from error
     ids = [claim.id for claim in claims]
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:

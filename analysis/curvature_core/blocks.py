@@ -1,8 +1,7 @@
-"""Norms of the blocks of a Hessian too large to form, from its products with vectors.
+"""Norms of the blocks of a Hessian, as a table: exact of a dense one, else estimated.
 
-The spectral norm of a symmetric operator, by Lanczos from a random start, with error bars.
-
-Norms of every block of a dense Hessian, as a table; the columns that estimates have too.
+Of a Hessian too large to form, from its products with vectors: Frobenius norms by Hutchinson's
+probes, spectral norms by Lanczos from a random start, with error bars.
 """
 
 from __future__ import annotations
@@ -232,7 +231,7 @@ def estimated_norms(
 
 
 class _Count:
-    """Products that tell how many of them there were."""
+    """Products that count themselves."""
 
     def __init__(
         self, products: HessianProducts, total: int, report: Callable[[int, int], None] | None

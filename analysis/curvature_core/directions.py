@@ -126,7 +126,7 @@ def top_directions(gradient: Tensor, k: int) -> Directions:
 def gradient_norms(gradient: Tensor) -> tuple[float, float]:
     """Return the Frobenius and the Schatten-8 norm of a matrix [m, n], without an SVD.
 
-    Optimizers divide by them, and the leading singular values alone do not tell them.
+    Optimizers divide by them, and the leading singular values alone do not give them.
     """
     matrix = gradient.double()
     peak = matrix.abs().max()

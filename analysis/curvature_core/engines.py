@@ -15,15 +15,10 @@ The rule of engine="auto": where `analysis.curvature_core.piecewise_linear` find
 if C - 1 is at most half the number of all directions, else tangent; where it finds one,
 double_backward. An engine that is named is refused, with the reason, where it would be wrong.
 
-Exact directional curvature by double backward: reverse mode over reverse mode.
-
-Valid for every network and loss that autograd can differentiate twice, and the slowest engine.
-
-Exact directional curvature by forward mode over reverse mode: the cross-check.
-
-The derivative of the gradient along a direction, several directions at a time by vmap. That is the
-one order of torch.func transforms that is right through layer_norm; a gradient of a forward product
-and nested forward products are not (pytorch issues 196699 and 196700), and are used nowhere here.
+Double backward is reverse mode over reverse mode. Forward over reverse, the cross-check, is the
+derivative of the gradient along a direction, several directions at a time by vmap: the one order of
+torch.func transforms that is right through layer_norm. A gradient of a forward product and nested
+forward products are not (pytorch issues 196699 and 196700), and are used nowhere here.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ For one layer, inputs a_it and errors delta_it of sample i at position t (see
 the last being the curvature of the K-FAC-expand approximation C_delta kron (C_A / T); T = 1 for a
 Linear without tokens. The errors are one of two, never mixed:
 
-- "class": J^T S_c for the columns of `softmax_loss.factor`, which sum over c to the Gauss-Newton
+- "class": J^T S_c for the columns of `layers.factor`, which sum over c to the Gauss-Newton
   block; with them and a network piecewise linear above the layer,
   chi_k = h_k / h_kron_k = SUD_k * IAD_k exactly;
 - "label": dL_i/d(output) of the sample's own label, the empirical Fisher of the preprint.
@@ -45,7 +45,7 @@ MAX_CLASSES = 256  # of "class" errors, each of which is a backward pass
 
 @dataclass(frozen=True)
 class KroneckerSide:
-    """One layer's factors along its directions; float64 on the CPU, [k] unless said.
+    """One layer's factors along its directions; float64 on the CPU, [k] unless noted.
 
     Attributes:
         delta: u_k^T C_delta u_k.

@@ -8,7 +8,8 @@ convolution has one a_t for each group of its outputs.
 
 B samples, m outputs, g groups, k directions, T positions.
 
-The curvature of the softmax cross-entropy in the logits, and whether a loss is just that.
+The last layer's output goes into the loss: `factor` is the curvature of the softmax
+cross-entropy in the logits.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 What every measurement of curvature shares: nothing here changes the caller's network, its
 gradients, its training flags, torch's random state, or torch's settings.
 
-How many samples a pass may take: from what autograd keeps of one sample, and the memory free.
+A pass takes as many samples as fit: from what autograd keeps of one sample, and the memory free.
 """
 
 from __future__ import annotations

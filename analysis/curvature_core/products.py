@@ -3,11 +3,9 @@
 Exact for every network and loss that autograd can differentiate twice; BatchNorm in train mode
 too, in one pass. torch.func is used nowhere: see the traps in docs/curvature.md.
 
-The blocks that a transformer's Hessian falls into: its parameters, and their roles.
-
 All parameters of a network, flattened and joined in the order of ``model.named_parameters()``, are
 one vector; a group is some of its entries. A fused projection of queries, keys and values (rows in
-that order) is three groups.
+that order) is three groups. A transformer's Hessian falls into blocks by parameter, or by role.
 """
 
 from __future__ import annotations
@@ -186,7 +184,7 @@ def dense_hessian(
     """Return the whole Hessian [P, P] on the CPU, in the measurement's dtype: P products.
 
     Rows are products with unit vectors, so that H[i, j] and H[j, i] are computed apart, and their
-    difference tells the rounding.
+    difference is the rounding.
     """
     size, done = products.size, 0
     total = size * products.microbatches

@@ -4,7 +4,7 @@ There (ReLU, max- and average-pooling, BatchNorm in eval mode, residuals) the ex
 layer's weight is its Gauss-Newton block, sum over samples of J^T (diag p - p p^T) J, with J the
 logits' derivative in the weight. So h_k needs first derivatives only:
 
-- `class_sweep`: C - 1 backward passes give J^T S_c, S_c the columns of `softmax_loss.factor`,
+- `class_sweep`: C - 1 backward passes give J^T S_c, S_c the columns of `layers.factor`,
   for *all* layers at once: h_k = 1/B sum_b sum_c (sum_t (a_t . v_k)(delta_t^c . u_k))^2. That
   costs about C forward passes, whatever the number of layers and directions.
 - `tangent`: J d_k is propagated forward to the logits, one direction at a time: for many classes.
@@ -12,9 +12,8 @@ logits' derivative in the weight. So h_k needs first derivatives only:
 `analysis.curvature_core.piecewise_linear` finds out whether a network is such;
 `analysis.curvature_core.engines` asks it.
 
-Convolutions whose derivative in the input is computed as the forward convolution that it is.
-
-Where the stride is 1, the errors at a convolution's input are a convolution of those at its output,
+A convolution's derivative in its input is computed as the forward convolution that it is: where the
+stride is 1, the errors at a convolution's input are a convolution of those at its output,
 the filters turned around and inputs and outputs swapped. In full float32, cuDNN's kernels for a
 forward convolution are up to 1.4 times as fast as those for a derivative (one H200, 64 channels of
 32x32: 41 against 29 TFLOP/s), and the class sweep is made of little else.

@@ -1,9 +1,7 @@
-"""From measured directions to one row of exponents a layer.
+"""From measured directions to one row of exponents a layer, with intervals and null models.
 
-How much of the identity s = alpha * gamma is forced: the error it would have by itself.
-
-alpha, gamma and s are slopes over the same points. With t = ln k, the residuals eps of ln h on
-ln sigma and eta of ln sigma on t, exactly
+How much of the identity s = alpha * gamma is forced? alpha, gamma and s are slopes over the same
+points. With t = ln k, the residuals eps of ln h on ln sigma and eta of ln sigma on t, exactly
 
     s_unsorted - alpha gamma = -cov(eps, t) / var t = -cov(eps, eta) / (gamma var t),
 
@@ -16,12 +14,9 @@ of h which have no other reason to obey the identity:
 - other: the h of another layer.
 
 Each is measured as the layer itself: gamma over every sigma, alpha and s over those that its h > 0
-leave, so that what dropping points does to the identity is in the null too. numpy only; the same
-random draws every time. Errors are relative, abs(s - alpha gamma) / s; s >= 0, its h being sorted.
-
-How sure a fitted exponent is: resampled intervals, and exponents by quartile of the rank.
-
-numpy and scipy only; array-likes [n] in, float64; the same random draws every time.
+leave, so that what dropping points does to the identity is in the null too. Errors are relative,
+abs(s - alpha gamma) / s; s >= 0, its h being sorted. Array-likes [n] in, float64; the same random
+draws every time.
 """
 
 from __future__ import annotations
@@ -168,7 +163,7 @@ def alpha_interval(sigma: ArrayLike, h: ArrayLike) -> SlopeInterval:
 def gamma_interval(sigma: ArrayLike) -> SlopeInterval:
     """Interval of `fits.fit_gamma`.
 
-    Singular values are ordered, hence not independent: it tells how well the line fits, and is
+    Singular values are ordered, hence not independent: it shows how well the line fits, and is
     narrower than an interval over batches or seeds would be.
     """
     values = np.asarray(sigma, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The two tables of a run folder: what was measured at each epoch, kept together.
+"""Tables of measurements as files, and the two of a run folder: what was measured at each epoch.
 
 ``curvature.parquet`` has one row a layer, direction and epoch; ``exponents.parquet`` one a layer
 and epoch; docs/curvature.md lists their columns. Each file says, for every step in it, with which
@@ -7,16 +7,42 @@ options it was measured.
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from analysis.measure.network import Measurement
-from analysis.run import measured
+if TYPE_CHECKING:  # who reads tables needs no torch
+    from analysis.measure.network import Measurement
 
 FORMAT = 2  # of the two files; a file of another number is replaced
+_KEY = b"spectral-bench"
 NAMES = ("curvature", "exponents")  # the exponents last: where they are new, the curvature is too
+
+
+def write_table(frame: pd.DataFrame, path: Path, metadata: dict[str, Any]) -> None:
+    """Write ``frame`` to ``path`` atomically, with ``metadata`` (JSON) in the Parquet schema."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    stored = {**(table.schema.metadata or {}), _KEY: json.dumps(metadata).encode()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table.replace_schema_metadata(stored), temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """Return a table and its metadata; None where there is no file, or none of ours, to read."""
+    try:
+        table = pq.read_table(path)
+        return table.to_pandas(), json.loads(table.schema.metadata[_KEY])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
 
 
 def add(folder: Path, found: Measurement, options: dict[str, Any]) -> None:
@@ -42,7 +68,7 @@ def add_table(path: Path, frame: pd.DataFrame, options: dict[str, Any]) -> None:
     table = frame if kept.empty else pd.concat([kept, frame], ignore_index=True)
     table = table.sort_values("step", kind="stable", ignore_index=True)
     steps = {**steps, str(step): options}
-    measured.write_table(table, path, {"format": FORMAT, "steps": steps})
+    write_table(table, path, {"format": FORMAT, "steps": steps})
 
 
 def stored(
@@ -64,7 +90,7 @@ def stored(
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the table and the options by step; nothing where there is none of this format."""
-    read = measured.read_table(path)
+    read = read_table(path)
     if read is None or read[1].get("format") != FORMAT:
         return pd.DataFrame(), {}
     return read[0], read[1]["steps"]

@@ -1,8 +1,7 @@
 """Measure the Kronecker side of a network whose curvature was measured.
 
-The Kronecker side as tables: a row a direction, a row a layer, and how often factors match.
-
-pandas and numpy; the definitions are in `analysis.curvature_core.kronecker`.
+Tables with a row a direction and a row a layer, and how often the factors' rank models match. The
+definitions are in `analysis.curvature_core.kronecker`.
 """
 
 from __future__ import annotations

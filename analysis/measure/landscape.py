@@ -1,13 +1,11 @@
 """How much the mean loss changes with one more sample: abs(L_{k+1}(w) - L_k(w)) against k.
 
-L_k is the mean loss of the first k samples at fixed weights. numpy only.
+L_k is the mean loss of the first k samples at fixed weights, here on a line of weights.
 
     L_{k+1} - L_k = (l_{k+1} - L_k) / (k + 1)
 
 holds for any numbers l, so that the slope -1 on log-log axes is forced wherever the samples come in
 no order: only the constant, the size of l - L, is a measurement.
-
-Losses of single samples along a line of weights, and the curvature of their mean on it.
 """
 
 from __future__ import annotations

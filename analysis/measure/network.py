@@ -2,16 +2,13 @@
 
 Needs torch, pandas and `optimizers` alone, so that a training run can measure itself.
 
-The tail of a weight matrix's spectrum, by two definitions that are not the same thing.
-
-numpy only; array-likes [n] in, float64.
-
-The spectra of the weight matrices themselves, beside those of gradient and curvature.
+Beside them stand the spectra of the weight matrices themselves, whose tail has two definitions that
+are not the same thing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from analysis import fits
-from analysis.curvature_core.directions import gradient_directions
+from analysis.curvature_core.directions import Directions, gradient_directions
 from analysis.curvature_core.engines import Engine, choose, compute
 from analysis.curvature_core.objective import Loss, Settings, cross_entropy, weight_of
 from analysis.measure.exponents import exponents_table
@@ -84,7 +81,7 @@ def weights_table(model: nn.Module, layers: Sequence[str]) -> pd.DataFrame:
     Of the squared singular values lambda_k of W: weight_gamma, the decay of lambda_k with the rank
     k (with _stderr, _r2), and weight_tail, the exponent of their density (Clauset et al. 2009, with
     _stderr, _xmin, _n). For lambda_k = c k^-g the two are related by weight_tail = 1 + 1/g; they
-    are different numbers, and the preprint's alpha_weight is said of either. Also weight_pr, their
+    are different numbers, and the preprint's alpha_weight is used of either. Also weight_pr, their
     participation ratio, and weight_norm, the Frobenius norm. Computed in float64.
     """
     rows = []
@@ -167,29 +164,33 @@ def measure(
     how = settings or Settings()
     used = choose(model, loss, batch, names, directions, settings=how, engine=engine).engine
     h = compute(used, model, loss, batch, directions, settings=how, progress=progress)
+    table = _directions_table(model, {name: directions[name] for name in names}, h)
+    table["engine"], table["step"], table["epoch"] = used, step, float(epoch)
+    exponents = exponents_table(table).merge(weights_table(model, names), on="layer", how="left")
+    exponents["gradient_norm"] = [directions[layer].norm for layer in exponents["layer"]]
+    exponents["gradient_schatten8"] = [directions[layer].schatten8 for layer in exponents["layer"]]
+    return Measurement(table, exponents)
+
+
+def _directions_table(
+    model: nn.Module, directions: Mapping[str, Directions], h: Mapping[str, Tensor]
+) -> pd.DataFrame:
     types = _layer_types(model)
     frames = [
         pd.DataFrame(
             {
                 "layer": name,
                 "layer_type": types[name],
-                "rows": directions[name].shape[0],
-                "cols": directions[name].shape[1],
+                "rows": found.shape[0],
+                "cols": found.shape[1],
                 "k": range(1, len(h[name]) + 1),
-                "sigma": directions[name].sigma.cpu().numpy(),
+                "sigma": found.sigma.cpu().numpy(),
                 "h": h[name].numpy(),
-                "engine": used,
-                "step": step,
-                "epoch": float(epoch),
             }
         )
-        for name in names
+        for name, found in directions.items()
     ]
-    table = pd.concat(frames, ignore_index=True)
-    exponents = exponents_table(table).merge(weights_table(model, names), on="layer", how="left")
-    exponents["gradient_norm"] = [directions[layer].norm for layer in exponents["layer"]]
-    exponents["gradient_schatten8"] = [directions[layer].schatten8 for layer in exponents["layer"]]
-    return Measurement(table, exponents)
+    return pd.concat(frames, ignore_index=True)
 
 
 def _layer_types(model: nn.Module) -> dict[str, str]:

@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.page.budget import Budget, Place
 from analysis.page.table import devices_of, metric_of
 from analysis.table.build import build_table
-from analysis.table.model import Cell, Run, Table, assign_rows, order, telling, text
+from analysis.table.model import Cell, Run, Table, assign_rows, distinguishing, order, text
 from analysis.table.select import records
 from analysis.table.timing import SECONDS
 
@@ -90,7 +90,7 @@ def axes_of(runs: pd.DataFrame, budgets: Mapping[Place, Budget]) -> dict[Place, 
         dataset, model, optimizer = map(str, key)
         place = (dataset, model, optimizer)
         tuned = budgets.get(place, Budget()).keys
-        differing = telling(records(group, SECONDS), _PLACE)
+        differing = distinguishing(records(group, SECONDS), _PLACE)
         axes = [n for n in differing if n.startswith(OWN) and n not in (*_NO_AXES, *tuned)]
         if axes:
             # Words first, then few numbers: the last axis goes along the columns of a table.

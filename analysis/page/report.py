@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from hydra.errors import HydraException
 
+from analysis.measure.files import read_table
 from analysis.page.charts import Line, bar
-from analysis.run.measured import read_table
 from analysis.runs import load_history
 from analysis.table.model import Cell, Table, in_percent
 from analysis.table.render import comparison_text, value

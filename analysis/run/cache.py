@@ -1,14 +1,9 @@
-"""What a W&B server told of a project's runs, kept in one Parquet file beside other caches.
+"""Caches of runs, Parquet files that may be deleted at any time: one that fails costs time alone.
 
-Keyed by run id, with a stamp that changes when the run does. It holds configs and summaries as the
-server told them, and no credentials; delete it at any time.
-
-Where our caches lie, and Parquet files in them: a cache that fails costs time, never a table.
-
-Finished frames of many runs, kept as Parquet: a table need not parse 10,000 runs each time.
-
-A frame is used again only while nothing that it was made of has changed: neither one of the runs
-(each source says what tells one state of its files from a later one) nor the code that reads them.
+`RunCache` keeps what a W&B server answered about a project: configs and summaries by run id, with a
+stamp that changes when the run does, and no credentials. `kept` keeps finished frames, so that a
+table need not parse 10,000 runs each time; a frame is used again only while neither a run (each
+source has a stamp for the state of its files) nor the code that reads them has changed.
 """
 
 from __future__ import annotations
@@ -34,10 +29,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-if TYPE_CHECKING:
-    import pyarrow
-
-
 def cache_folder() -> Path:
     """Return the folder of our caches: ``$XDG_CACHE_HOME/spectral-bench``, else in ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -46,8 +37,8 @@ def cache_folder() -> Path:
 
 def file_name(readable: str, identity: str) -> str:
     """Return a Parquet file's name that people can read and that no other identity has."""
-    words = re.sub(r"[^A-Za-z0-9_-]+", "-", readable).strip("-")[-60:]
-    return f"{words}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}.parquet"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", readable).strip("-")[-60:]
+    return f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}.parquet"
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pyarrow.Table | None:
@@ -82,8 +73,8 @@ _COLUMNS = ("id", "stamp", "config", "summary")
 
 
 @dataclass(frozen=True)
-class Told:
-    """One run as the server told it; ``stamp`` tells one telling from a later one."""
+class ServerRun:
+    """One run as the server answered; ``stamp`` changes whenever the run does."""
 
     id: str
     stamp: str
@@ -109,24 +100,24 @@ class RunCache:
         columns = self._columns("id", "stamp")
         return dict(zip(columns[0], columns[1], strict=True)) if columns else {}
 
-    def read(self) -> dict[str, Told]:
+    def read(self) -> dict[str, ServerRun]:
         """Return the runs by id; none where there is no cache, or one that cannot be read."""
         return {
-            run_id: Told(run_id, stamp, json.loads(config), json.loads(summary))
+            run_id: ServerRun(run_id, stamp, json.loads(config), json.loads(summary))
             for run_id, stamp, config, summary in zip(*self._columns(*_COLUMNS), strict=True)
         }
 
-    def write(self, runs: Mapping[str, Told]) -> None:
+    def write(self, runs: Mapping[str, ServerRun]) -> None:
         """Replace the cache; a full disk or a read-only home costs the cache, not the table."""
         import pyarrow
 
         ordered = [runs[name] for name in sorted(runs)]
         table = pyarrow.table(
             {
-                "id": [told.id for told in ordered],
-                "stamp": [told.stamp for told in ordered],
-                "config": [json.dumps(told.config) for told in ordered],
-                "summary": [json.dumps(told.summary) for told in ordered],
+                "id": [run.id for run in ordered],
+                "stamp": [run.stamp for run in ordered],
+                "config": [json.dumps(run.config) for run in ordered],
+                "summary": [json.dumps(run.summary) for run in ordered],
             }
         )
         write(self.path, table)
@@ -140,7 +131,6 @@ class RunCache:
 
 
 FEWEST = 500  # fewer runs are parsed in a moment
-_READERS = ("frame_cache", "folders", "frame", "sources", "wandb_files", "wandb_runs")
 
 
 def kept(source: str, stamps: Sequence[str], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -174,8 +164,8 @@ def kept(source: str, stamps: Sequence[str], make: Callable[[], pd.DataFrame]) -
 @cache
 def _code() -> str:
     """Return what changes whenever the code that makes a frame does."""
-    folder = Path(__file__).parent
-    files = [*(folder / f"{name}.py" for name in _READERS), FORMER, Path(public_names.__file__)]
+    readers = sorted(Path(__file__).parent.glob("*.py"))
+    files = [*readers, FORMER, Path(public_names.__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -198,16 +188,16 @@ def _packed(frame: pd.DataFrame, key: str) -> pyarrow.Table | None:
             kinds[name] = "text" if plain else "json"
         except UnicodeError:  # half of a surrogate pair, which JSON can hold
             return None
-    said = {"key": key, "kinds": json.dumps(kinds)}
-    return pyarrow.table(columns).replace_schema_metadata(said)
+    metadata = {"key": key, "kinds": json.dumps(kinds)}
+    return pyarrow.table(columns).replace_schema_metadata(metadata)
 
 
 def _unpacked(table: pyarrow.Table, key: str) -> pd.DataFrame | None:
     """Return the frame that `_packed` was given; None where it was made of something else."""
-    said = table.schema.metadata or {}
-    if said.get(b"key") != key.encode():
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"key") != key.encode():
         return None
-    kinds: dict[str, str] = json.loads(said[b"kinds"])
+    kinds: dict[str, str] = json.loads(metadata[b"kinds"])
     return pd.DataFrame({name: _series(table[name], kind) for name, kind in kinds.items()})
 
 

@@ -19,7 +19,7 @@ def records(root: Path) -> list[RunRecord]:
     """Return the runs in ``root`` (or ``root`` itself, if it is a run folder), one of each id.
 
     Other folders, hidden ones and those beginning with "_" are skipped. What cannot be read is
-    told by a `RunWarning`.
+    named by a `RunWarning`.
     """
     return [record for _, record in folders(root)]
 

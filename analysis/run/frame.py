@@ -2,13 +2,10 @@
 
 The same run reaches us as our own JSON, as W&B's log or through W&B's server, and each spells
 values a little differently (2.0 as 2, NaN as text, tuples as lists, null as absent). Here the
-spellings are made one, so that the frame does not tell where it came from.
+spellings are made one, so that a frame is the same from every source.
 
-Which runs are asked for: of a sweep, with a tag, in a state; the same choice in every source.
-
-What two sources of the same runs disagree about: the run folder and W&B, for example.
-
-Which runs a report is of: their seeds tell.
+`Filters` chooses runs, the same ones in every source; `differences` compares two sources of
+the same runs, such as run folders and W&B.
 """
 
 from __future__ import annotations
@@ -209,7 +206,7 @@ def _whole(value: Any) -> Any:
 
 
 # These outrank a run's other attempts (see `analysis.run.wandb_server.server_records`), so a server
-# must tell them whatever state is asked for.
+# must list them whatever state is asked for.
 _FINAL = ("done", "diverged")
 
 
@@ -237,7 +234,7 @@ class Filters:
         """Return the filters as a server takes them; they may let more through than `fits`.
 
         A run's state is what it wrote into its summary. One that is running wrote none yet, which
-        no filter can ask for: then the server tells runs of every state.
+        no filter can ask for: then the server lists runs of every state.
         """
         asked: dict[str, Any] = {}
         if self.sweep is not None:
@@ -262,7 +259,7 @@ class Filters:
 def differences(
     first: pd.DataFrame, second: pd.DataFrame, *, names: tuple[str, str], metric: str
 ) -> list[str]:
-    """Return one line for each run that only one source has, or that they tell differently.
+    """Return one line for each run that only one source has, or on which they differ.
 
     Args:
         first: a frame of runs.
@@ -278,15 +275,15 @@ def differences(
             for run_id, state in zip(ours["id"], ours["state"], strict=True)
             if run_id not in known
         ]
-    both = _told(first, metric).merge(_told(second, metric), on="id", how="inner")
-    for run_id, *told in both.itertuples(index=False):
-        for what, one, other in (("state", told[0], told[2]), (metric, told[1], told[3])):
+    both = _compared(first, metric).merge(_compared(second, metric), on="id", how="inner")
+    for run_id, *values in both.itertuples(index=False):
+        for what, one, other in (("state", values[0], values[2]), (metric, values[1], values[3])):
             if one != other and not (pd.isna(one) and pd.isna(other)):
                 lines.append(f"{run_id}: {what} {one} in {names[0]}, {other} in {names[1]}")
     return lines
 
 
-def _told(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _compared(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     value = runs[metric] if metric in runs else pd.Series(float("nan"), index=runs.index)
     return pd.DataFrame({"id": runs["id"], "state": runs["state"], "value": value})
 

@@ -2,54 +2,22 @@
 
 Reads the Parquet files that docs/curvature.md lists, of run folders or by themselves; needs no GPU
 and rebuilds no model.
-
-Parquet tables that carry what made them, written so that a reader never sees half a file.
-
-Which weights of a transformer hold the largest block of the Hessian's diagonal.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from analysis.measure.exponents import exponents_table
+from analysis.measure.files import read_table
 from analysis.run import folders
 from analysis.run.archive import local
 from analysis.run.frame import RunRecord, frame, warn
-
-_KEY = b"spectral-bench"
-
-
-def write_table(frame: pd.DataFrame, path: Path, metadata: dict[str, Any]) -> None:
-    """Write ``frame`` to ``path`` atomically, with ``metadata`` (JSON) in the Parquet schema."""
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    stored = {**(table.schema.metadata or {}), _KEY: json.dumps(metadata).encode()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table.replace_schema_metadata(stored), temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-    """Return a table and its metadata; None where there is no file, or none of ours, to read."""
-    try:
-        table = pq.read_table(path)
-        return table.to_pandas(), json.loads(table.schema.metadata[_KEY])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
-        return None
-
 
 ATTENTION_AND_MLP = ("query", "key", "value", "output", "mlp_up", "mlp_down")
 _KEY_VALUE, _REST = ["key", "value"], ["query", "mlp_up", "mlp_down"]

@@ -33,7 +33,7 @@ class WandbFileError(ValueError):
 
 @dataclass
 class WandbRun:
-    """One run as its offline log tells it; ``exit_code`` is None for a run that did not end.
+    """One run as its offline log has it; ``exit_code`` is None for a run that did not end.
 
     ``config`` and ``summary`` hold what the program set, without the keys that wandb adds
     (those beginning with ``_``); ``history`` holds every row, in order, each with its "_step".
@@ -157,11 +157,11 @@ def _apply(run: WandbRun, record: Any, history: bool) -> None:
     """Add one record of the log to ``run``; records of other kinds are left out."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
-        said = record.run
-        run.id, run.project, run.group = said.run_id or run.id, said.project, said.run_group
-        run.tags, run.job_type = list(said.tags), said.job_type
-        run.started = said.start_time.seconds + said.start_time.nanos * 1e-9
-        _update(run.config, said.config)
+        header = record.run
+        run.id, run.project, run.group = header.run_id or run.id, header.project, header.run_group
+        run.tags, run.job_type = list(header.tags), header.job_type
+        run.started = header.start_time.seconds + header.start_time.nanos * 1e-9
+        _update(run.config, header.config)
     elif kind == "config":
         _update(run.config, record.config)
     elif kind == "summary":

@@ -1,9 +1,8 @@
 """Runs of a project on a W&B server: whole pages, filtered there, and never sampled.
 
-What the server already told is kept in a cache (`analysis.run.cache`): a later call lists the runs
-without configs and summaries, a thousand a request, and asks for those that changed.
-
-Runs as W&B tells them: offline logs in a folder, or what `wandb_server` was told.
+What the server has answered is kept in a cache (`analysis.run.cache`): a later call lists the runs
+without configs and summaries, a thousand a request, and asks for those that changed. Its runs and
+those of offline logs in a folder become records here.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from rich.progress import Progress
 
 from analysis.run import cache as run_cache
 from analysis.run import wandb_files
-from analysis.run.cache import Told
+from analysis.run.cache import ServerRun
 from analysis.run.folders import file_stamp
 from analysis.run.frame import STATES, Filters, RunRecord, nearest, warn
 from bench.files import is_name
@@ -73,14 +72,14 @@ def _logs(folder: Path) -> dict[str, list[Path]]:
     return logs
 
 
-def server_records(told: Iterable[Told]) -> list[RunRecord]:
-    """Return the runs that a server told, the attempts of one run folded into one.
+def server_records(runs: Iterable[ServerRun]) -> list[RunRecord]:
+    """Return the runs of a server, the attempts of one run folded into one.
 
     Attempts that W&B took for runs of their own state the same id in their config: the finished
     one counts, or the one that came furthest.
     """
-    attempts: dict[str, list[Told]] = defaultdict(list)
-    for one in told:
+    attempts: dict[str, list[ServerRun]] = defaultdict(list)
+    for one in runs:
         own = one.config.get("id", one.id)
         if is_name(own):
             attempts[own].append(one)
@@ -93,21 +92,21 @@ def server_records(told: Iterable[Told]) -> list[RunRecord]:
     ]
 
 
-def _progress(told: Told) -> tuple[bool, float, str]:
-    steps = told.summary.get("steps", told.summary.get("_step", -1))
-    return (told.summary.get("state") in ("done", "diverged"), float(steps or 0), told.id)
+def _progress(run: ServerRun) -> tuple[bool, float, str]:
+    steps = run.summary.get("steps", run.summary.get("_step", -1))
+    return (run.summary.get("state") in ("done", "diverged"), float(steps or 0), run.id)
 
 
 def record(run_id: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> RunRecord:
-    """Return the run that W&B tells: its state is in the summary, its provenance in the config."""
-    said, provenance = summary.get("state"), config.get("provenance")
-    # Tables and images: W&B tells where they are, with a "_type".
+    """Return the run that W&B has: its state is in the summary, its provenance in the config."""
+    state, provenance = summary.get("state"), config.get("provenance")
+    # Tables and images: W&B has their places, with a "_type".
     summary = {
         name: value
         for name, value in summary.items()
         if not (isinstance(value, Mapping) and "_type" in value)
     }
-    state = str(said) if said in STATES[:-1] else "running"  # one that wrote none did not end
+    state = str(state) if state in STATES[:-1] else "running"  # one that wrote none did not end
     return RunRecord(
         run_id, state, config, summary, provenance if isinstance(provenance, Mapping) else {}
     )
@@ -126,7 +125,7 @@ class Chosen:
     """The runs that were chosen: ``stamps`` by id, and how to ``read`` them whole."""
 
     stamps: Mapping[str, str]
-    read: Callable[[], list[Told]]
+    read: Callable[[], list[ServerRun]]
 
 
 def runs(project: str, filters: Filters, *, fresh: bool) -> Chosen:
@@ -194,7 +193,7 @@ def _updated(project: str, filters: Filters, cache: run_cache.RunCache) -> Chose
     with Progress(console=Console(stderr=True), transient=True, disable=not _shown()) as bar:
         stamps = _listed(api, project, filters, bar)
         changed = [name for name, stamp in stamps.items() if had.get(name) != stamp]
-        # What an unfiltered listing no longer tells was deleted.
+        # What an unfiltered listing no longer has was deleted.
         gone = set() if filters.query() else had.keys() - stamps.keys()
         if not changed and not gone:
             return Chosen(stamps, lambda: _of(cache.read(), stamps))
@@ -202,7 +201,7 @@ def _updated(project: str, filters: Filters, cache: run_cache.RunCache) -> Chose
     lost = [name for name in stamps if name not in known]
     if lost:
         warn(f"wandb:{project}: {len(lost)} runs were listed and then gone: {', '.join(lost[:3])}")
-    known = {name: told for name, told in known.items() if name not in gone}
+    known = {name: run for name, run in known.items() if name not in gone}
     cache.write(known)
     return Chosen({one.id: one.stamp for one in _of(known, stamps)}, lambda: _of(known, stamps))
 
@@ -220,19 +219,20 @@ def _listed(api: Any, project: str, filters: Filters, bar: Progress) -> dict[str
     return stamps
 
 
-def _asked(api: Any, project: str, names: Sequence[str], bar: Progress) -> dict[str, Told]:
+def _asked(api: Any, project: str, names: Sequence[str], bar: Progress) -> dict[str, ServerRun]:
     """Return these runs whole, as far as they are still there."""
-    told: dict[str, Told] = {}
+    whole: dict[str, ServerRun] = {}
     task = bar.add_task("reading runs", total=len(names))
     for begin in range(0, len(names), _WHOLE):
         wanted = {"name": {"$in": list(names[begin : begin + _WHOLE])}}
         for run in _pages(api, project, wanted, lazy=False):
-            told[run.id] = Told(run.id, _stamp(run), dict(run.config), dict(run.summary_metrics))
+            numbers = dict(run.summary_metrics)
+            whole[run.id] = ServerRun(run.id, _stamp(run), dict(run.config), numbers)
             bar.advance(task)
-    return told
+    return whole
 
 
-def _of(known: Mapping[str, Told], names: Iterable[str]) -> list[Told]:
+def _of(known: Mapping[str, ServerRun], names: Iterable[str]) -> list[ServerRun]:
     return [known[name] for name in names if name in known]
 
 

@@ -1,13 +1,12 @@
 """Is it better? Paired tests over seeds, corrected for the number of comparisons, and a verdict.
 
-Every comparison is over differences paired by seed: method minus baseline, one number a seed.
+Rows of a table against its baseline, over differences paired by seed: method minus baseline, one
+number a seed.
 
 Five seeds allow no exact test: of 2^5 sign patterns two are as extreme as the most extreme one, so
 p >= 1/16. Student's test there trusts the spread of five numbers, which among many comparisons is
 sometimes small by luck alone (coarse accuracies, two groups of seeds); so a spread counts as at
 least half of the typical one beside it (the idea of SAM's s0, Tusher, Tibshirani and Chu 2001).
-
-Rows of a table against its baseline: differences paired by seed, and what they show.
 """
 
 from __future__ import annotations
@@ -66,8 +65,8 @@ def compare(
 
     Args:
         differences: for each method its differences [n_i] by seed; one or none gives no test.
-        problems: of which problem (dataset, model) each is; only the spreads of one problem are
-            alike. None: all are of one.
+        problems: of which problem (dataset, model) each is; only the spreads of one problem
+            are comparable. None: all are of one.
         higher_is_better: the direction of the metric.
         level: the probability of any false verdict in the table.
         test: "sign_flip" (exact permutation of signs), "wilcoxon" (the same on signed ranks), "t"
@@ -288,9 +287,9 @@ def against_baseline(
         raise ValueError("resolve= needs a baseline to differ from: add baseline=<row>")
     if baseline not in labels:
         close = get_close_matches(baseline, labels, n=1)
-        alike = [label for label in labels if label.startswith(f"{baseline} ")] or labels
-        more = ", ..." if len(alike) > 5 else ""
-        hint = f"rows here: {', '.join(alike[:5])}{more}"
+        near = [label for label in labels if label.startswith(f"{baseline} ")] or labels
+        more = ", ..." if len(near) > 5 else ""
+        hint = f"rows here: {', '.join(near[:5])}{more}"
         hint = f"the nearest is {close[0]!r}" if close else hint
         raise ValueError(f"no row {baseline!r} to be the baseline; {hint}")
     if direction == 0:

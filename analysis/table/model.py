@@ -1,9 +1,8 @@
-"""What a table is: numbers without a form.
+"""What a table over seeds is: its numbers without a form, and which runs share a row.
 
-Which runs share a row of a table: seeds of one variant, and no others.
-
-Where a column holds several variants of one optimizer (a learning-rate grid, a longer training),
-each becomes a row of its own, labelled by what differs: "adamw lr=0.01", "adamw trainer.epochs=30".
+Seeds of one variant do, and no others. Where a column holds several variants of one optimizer (a
+learning-rate grid, a longer training), each becomes a row of its own, labelled by what differs:
+"adamw lr=0.01", "adamw trainer.epochs=30".
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from analysis.table.comparisons import Comparison
 Run = Mapping[str, Any]  # a row of the runs' frame: column -> value, None where it is missing
 Key = tuple[Any, ...]
 
-# What only says where and how a run was carried out: it never tells two variants apart.
+# What only says where and how a run was carried out: two variants never differ by it.
 NOT_SCIENTIFIC = ("tracker", "runs_dir", "data_dir", "exponents", "target", "tuned")
 NOT_SCIENTIFIC_TRAINER = (
     "device", "threads", "progress", "log_every", "checkpoint_every", "checkpoint_seconds",
@@ -91,7 +90,7 @@ def _details_order(key: Key) -> list[Any]:
     return [(name, order(value)) for name, value in key[1:]]
 
 
-def telling(runs: Sequence[Run], cols: Sequence[str]) -> list[str]:
+def distinguishing(runs: Sequence[Run], cols: Sequence[str]) -> list[str]:
     """Return the columns in which variants of one table column differ, group names first.
 
     Args:
@@ -99,7 +98,7 @@ def telling(runs: Sequence[Run], cols: Sequence[str]) -> list[str]:
         cols: as for `assign_rows`.
     """
     _, crowds = _crowds(runs, cols)
-    return _telling(runs, crowds)
+    return _distinguishing(runs, crowds)
 
 
 def _crowds(runs: Sequence[Run], cols: Sequence[str]) -> tuple[dict[str, Run], list[list[Run]]]:
@@ -113,37 +112,37 @@ def _crowds(runs: Sequence[Run], cols: Sequence[str]) -> tuple[dict[str, Run], l
 
 
 def _details(runs: Sequence[Run], cols: Sequence[str], short: bool) -> dict[str, Key]:
-    """Return, for each variant in ``runs``, the (name, value) pairs that tell it from the others.
+    """Return, for each variant in ``runs``, the (name, value) pairs in which it is different.
 
     Args:
         runs: the runs of one family (of one optimizer).
-        cols: as for `assign_rows`; only variants of one column need to be told apart.
+        cols: as for `assign_rows`; only variants of one column are to be distinguished.
         short: whether "optimizer." is left out of a name.
     """
     variants, crowds = _crowds(runs, cols)
-    names = _telling(runs, crowds)
+    names = _distinguishing(runs, crowds)
     details: dict[str, Key] = {
         variant: tuple((_name(key, short), run[key]) for key in names)
         for variant, run in variants.items()
     }
     for members in crowds:  # what the configs do not show (a file's content) still differs
-        alike: dict[Key, list[str]] = defaultdict(list)
+        equal: dict[Key, list[str]] = defaultdict(list)
         for run in members:
-            alike[values(run, names)].append(str(run["variant"]))
-        for twins in alike.values():
+            equal[values(run, names)].append(str(run["variant"]))
+        for twins in equal.values():
             for variant in twins if len(twins) > 1 else ():
                 details[variant] = (*details[variant], ("variant", variant))
     return details
 
 
-def _telling(runs: Sequence[Run], crowds: Sequence[Sequence[Run]]) -> list[str]:
+def _distinguishing(runs: Sequence[Run], crowds: Sequence[Sequence[Run]]) -> list[str]:
     """Return the columns in which variants of one table column differ, group names first.
 
     Keys inside a group count only among runs with the same choice for that group: against
     schedule=constant, schedule=cosine says it all.
     """
     names = [name for name in GROUPS if _varies(name, runs) and _steady(name, runs)]
-    telling = [
+    distinguishing = [
         name for name in names if any(len({run[name] for run in members}) > 1 for members in crowds)
     ]
     for key in sorted(key for key in runs[0] if key.startswith("config.")):
@@ -153,11 +152,11 @@ def _telling(runs: Sequence[Run], crowds: Sequence[Sequence[Run]]) -> list[str]:
         for members in crowds:
             found: dict[Any, set[Any]] = defaultdict(set)
             for run in members:
-                found[run.get(group) if group in telling else None].add(run[key])
+                found[run.get(group) if group in distinguishing else None].add(run[key])
             if any(len(choices) > 1 for choices in found.values()):
-                telling.append(key)
+                distinguishing.append(key)
                 break
-    return telling
+    return distinguishing
 
 
 def _scientific(key: str) -> bool:
@@ -176,7 +175,7 @@ def _varies(key: str, runs: Sequence[Run]) -> bool:
 
 
 def _steady(key: str, runs: Sequence[Run]) -> bool:
-    """Return whether the seeds of each variant agree on ``key``; else it tells seeds apart."""
+    """Return whether the seeds of each variant agree on ``key``; else it differs by seed."""
     seen: dict[str, Any] = {}
     return all(seen.setdefault(str(run["variant"]), run[key]) == run[key] for run in runs)
 
@@ -241,8 +240,27 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Comparable:
+    """Which seconds of a column's runs may be compared.
+
+    ``apart``: the ids of runs that shared their device where others had it alone; their seconds
+    are none of the others'. ``mixed``: why the others' seconds cannot be compared; None: they can.
+    """
+
+    apart: frozenset[str] = frozenset()
+    mixed: str | None = None
+
+    def includes(self, run: Run) -> bool:
+        """Return whether the seconds of ``run`` may stand beside the others'."""
+        return self.mixed is None and str(run["id"]) not in self.apart
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table of numbers, still without a form; ``cells[i][j]`` is row i, column j."""
+    """A table of numbers, still without a form; ``cells[i][j]`` is row i, column j.
+
+    ``timing[j]``: which seconds of column j may be compared.
+    """
 
     metric: str
     corner: str
@@ -250,6 +268,7 @@ class Table:
     columns: tuple[str, ...]
     cells: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
+    timing: tuple[Comparable, ...] = ()
     statistic: Statistic = "mean"
     spread: Spread = "std"
     baseline: str | None = None

@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import Field
 
-from analysis.run.cache import RunCache, Told
+from analysis.run.cache import RunCache, ServerRun
 from bench import options as cli
 
 _PROJECT = "lab/speed"
@@ -96,7 +96,7 @@ def drop_from_page_cache(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def made_up(count: int) -> Iterator[Told]:
+def made_up(count: int) -> Iterator[ServerRun]:
     """Yield runs of 4 optimizers x 4 datasets x learning rates x 5 seeds, 26 numbers each."""
     for index in range(count):
         group, seed = divmod(index, _SEEDS)
@@ -127,14 +127,14 @@ def made_up(count: int) -> Iterator[Told]:
             "steps": 3000,
             "epochs": 30,
         }
-        yield Told(config["id"], "2026 finished 3000", config, summary)
+        yield ServerRun(config["id"], "2026 finished 3000", config, summary)
 
 
-def _write_cache(runs: list[Told], folder: Path) -> None:
+def _write_cache(runs: list[ServerRun], folder: Path) -> None:
     RunCache(_PROJECT, folder).write({told.id: told for told in runs})
 
 
-def _write_folders(runs: list[Told], root: Path) -> None:
+def _write_folders(runs: list[ServerRun], root: Path) -> None:
     for told in runs:
         folder = root / told.id
         folder.mkdir(parents=True)

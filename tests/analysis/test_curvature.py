@@ -12,7 +12,7 @@ import torch
 from trained_run import train
 
 from analysis.curvature import main
-from analysis.run import measured
+from analysis.measure import files
 from bench.errors import UserError
 from optimizers.exponents import read_exponents
 
@@ -38,8 +38,8 @@ def test_command_writes_prints_and_does_not_repeat(
     assert "alpha +- se" in out
     assert "!: unreliable" in " ".join(out.split())
     assert f"wrote {run}/exponents.parquet (2 rows)" in out
-    curvature, metadata = measured.read_table(run / "curvature.parquet") or pytest.fail()
-    exponents, _ = measured.read_table(run / "exponents.parquet") or pytest.fail()
+    curvature, metadata = files.read_table(run / "curvature.parquet") or pytest.fail()
+    exponents, _ = files.read_table(run / "exponents.parquet") or pytest.fail()
     assert curvature.groupby("layer").size().to_dict() == {"hidden.0": 12, "head": 10}
     options = {
         "directions": 12,
@@ -148,10 +148,10 @@ def test_the_module_is_a_command(tmp_path: Path) -> None:
 def test_other_epochs_of_the_run_stay(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([f"run={run}", "directions=2", "batch=50"])
     for name in ("curvature", "exponents"):
-        frame, metadata = measured.read_table(run / f"{name}.parquet") or pytest.fail()
+        frame, metadata = files.read_table(run / f"{name}.parquet") or pytest.fail()
         (last,) = metadata["steps"]
         earlier = {"format": 2, "steps": {"0": metadata["steps"][last]}}
-        measured.write_table(frame.assign(step=0, epoch=0.0), run / f"{name}.parquet", earlier)
+        files.write_table(frame.assign(step=0, epoch=0.0), run / f"{name}.parquet", earlier)
     main([f"run={run}", "directions=2", "batch=50"])
     assert "already measured" not in capsys.readouterr().out
     table = pd.read_parquet(run / "exponents.parquet")

@@ -12,8 +12,8 @@ import pytest
 from browser import CHROMIUM, Page, browsing
 
 from analysis import report
+from analysis.measure.files import write_table
 from analysis.page import report as report_data
-from analysis.run.measured import write_table
 from analysis.runs import load_runs
 from analysis.table.build import build_table
 from bench.errors import UserError

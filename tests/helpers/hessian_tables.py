@@ -12,8 +12,8 @@ import torch
 from analysis.curvature_core.blocks import exact_norms
 from analysis.curvature_core.products import Group
 from analysis.landscape import tables
+from analysis.measure.files import write_table
 from analysis.measure.landscape import Line, Point
-from analysis.run.measured import write_table
 
 ROLES = ("query", "key", "value", "output", "mlp_up", "mlp_down", "head")
 

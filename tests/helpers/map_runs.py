@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import study_runs
 
-from analysis.run.measured import write_table
+from analysis.measure.files import write_table
 
 ALPHAS, DAMPINGS, RATES, SEEDS = (1.0, 2.0), (0.1, 0.01), (0.02, 0.08), (0, 1)
 SIGMA = np.array([0.5, 0.2, 0.1, 0.0])  # of each layer; the last is beyond the numerical rank

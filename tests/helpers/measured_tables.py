@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.measure.exponents import exponents_table
-from analysis.run.measured import write_table
+from analysis.measure.files import write_table
 
 K = 20
 _FITTED: dict[bytes, pd.DataFrame] = {}  # many tests write the same tables

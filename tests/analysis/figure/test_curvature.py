@@ -15,7 +15,8 @@ from analysis.figure import curvature as block_plots
 from analysis.figure import curvature as landscape_plots
 from analysis.figure.curvature import draw
 from analysis.figures import main
-from analysis.run.measured import Measured, load, write_table
+from analysis.measure.files import write_table
+from analysis.run.measured import Measured, load
 from bench.errors import UserError
 
 LAYERS = {"conv1": 2.0, "conv2": 1.5, "fc": 1.0}

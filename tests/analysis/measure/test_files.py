@@ -11,7 +11,6 @@ import pytest
 from analysis.measure import files
 from analysis.measure.files import add, stored
 from analysis.measure.network import Measurement
-from analysis.run import measured as storage
 from optimizers.exponents import read_exponents
 
 HOW = {"directions": 2}
@@ -42,7 +41,7 @@ def test_a_step_measured_again_is_replaced(tmp_path: Path) -> None:
     add(tmp_path, measured(20), HOW)
     exponents = pd.read_parquet(tmp_path / "exponents.parquet")
     assert exponents["alpha"].tolist() == [5.0, 1.0]
-    _, metadata = storage.read_table(tmp_path / "exponents.parquet") or pytest.fail()
+    _, metadata = files.read_table(tmp_path / "exponents.parquet") or pytest.fail()
     steps = {"10": {"directions": 5.0}, "20": HOW}
     assert metadata == {"format": files.FORMAT, "steps": steps}
 
@@ -66,7 +65,7 @@ def test_stored_needs_both_files_the_step_and_the_options(tmp_path: Path) -> Non
 def test_files_of_another_format_are_replaced(tmp_path: Path) -> None:
     frame = measured(10).exponents
     for name in files.NAMES:
-        storage.write_table(frame, tmp_path / f"{name}.parquet", {"format": 1})
+        files.write_table(frame, tmp_path / f"{name}.parquet", {"format": 1})
     assert stored(tmp_path, 10, HOW) is None
     add(tmp_path, measured(20, 2.0), HOW)
     assert pd.read_parquet(tmp_path / "exponents.parquet")["alpha"].tolist() == [2.0]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import pytest
 from analysis.run import cache, folders
 from analysis.run import cache as cache_files
 from analysis.run import frame as run_frame
-from analysis.run.cache import RunCache, Told, cache_folder
+from analysis.run.cache import RunCache, ServerRun, cache_folder
 from analysis.run.frame import RunRecord, RunWarning
 from analysis.runs import load_runs
 
 TOLD = {
-    "b": Told("b", "2026 finished 5", {"id": "b", "lr": 0.1, "betas": [0.9, 0.99]}, {"x": "NaN"}),
-    "a": Told("a", "2025 running 1", {}, {}),
+    "b": ServerRun(
+        "b", "2026 finished 5", {"id": "b", "lr": 0.1, "betas": [0.9, 0.99]}, {"x": "NaN"}
+    ),
+    "a": ServerRun("a", "2025 running 1", {}, {}),
 }
 
 
@@ -132,10 +135,18 @@ def test_a_change_of_any_run_or_of_the_code_makes_it_anew(monkeypatch: pytest.Mo
     assert made.times == 5
 
 
-def test_the_code_that_counts_is_all_that_makes_rows() -> None:
-    imported = {"frame_cache", "folders", "frame", "sources", "wandb_files", "wandb_runs"}
-    assert set(cache._READERS) == imported
-    assert len(cache._code()) == 64
+def test_the_code_that_counts_is_all_that_makes_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in Path(cache.__file__).parent.glob("*.py"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    code = [cache._code.__wrapped__()]
+    for name in ("cache", "folders", "frame", "sources", "wandb_files", "wandb_server"):
+        with (tmp_path / f"{name}.py").open("a") as stream:
+            stream.write("# changed\n")
+        code.append(cache._code.__wrapped__())
+    assert len(set(code)) == 7
 
 
 def test_sources_do_not_share(folder: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from hessian_tables import blocks, landscape, write
 from measured_tables import directions, write_run
 
+from analysis.measure.files import read_table, write_table
 from analysis.run.frame import RunWarning
-from analysis.run.measured import last_epochs, load, read_table, with_order, write_table
+from analysis.run.measured import last_epochs, load, with_order
 
 ALPHAS = {"a": 2.0, "b": 1.5, "c": 1.0}
 

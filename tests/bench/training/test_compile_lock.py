@@ -217,7 +217,7 @@ def test_nobody_waits_for_a_lock_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_loop_takes_the_compile_lock_for_its_first_steps(build: Any, at: int) -> None:
     told: list[str] = []
 
-    class Told(CompileLock):
+    class ServerRun(CompileLock):
         def take(self) -> None:
             told.append("take")
 
@@ -225,13 +225,13 @@ def test_a_loop_takes_the_compile_lock_for_its_first_steps(build: Any, at: int) 
             told.append("compiled" if compiled else "failed")
 
     loop = build("run", stop=build.Stop(at, lambda: told.append("step")))
-    loop.compile_lock = Told("a", None)
+    loop.compile_lock = ServerRun("a", None)
     loop.training_step.cold = True  # the first step makes it warm
     loop.run()
     assert told == ["take", "compiled", "step"]
     del told[:]
     failing = build("another")
-    failing.compile_lock, failing.training_step.cold = Told("a", None), True
+    failing.compile_lock, failing.training_step.cold = ServerRun("a", None), True
     failing.training_step.launch = None  # cannot be called
     with pytest.raises(TypeError):
         failing.run()
