@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from bench.digest import component_digests
+from bench.data.base import Data
 from bench.errors import PROJECT, canonical
 from bench.files import read_json
 from bench.launch.words import PACKED
 from bench.public_names import locate
+from bench.setup import Setup
 
 _ROOT = Path(__file__).resolve().parent.parent
 # In a folder of code that was frozen for jobs: the git state of the tree that it was copied from.
@@ -28,27 +29,26 @@ SNAPSHOT = "snapshot.json"
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "hydra-core", "omegaconf", "wandb")
 
 
-def collect(optimizer: Mapping[str, Any], device: torch.device, precision: str) -> dict[str, Any]:
+def collect(setup: Setup, data: Data) -> dict[str, Any]:
     """Describe this attempt; every value is JSON-able.
 
-    Args:
-        optimizer: the optimizer's config; the code that its ``_target_``s name is hashed.
-        device: the device in use.
-        precision: the precision in use ("float32" or "bf16"), after "auto" was decided.
+    ``optimizer_source`` has hashes of the code that the optimizer's ``_target_``s name, ``data``
+    where the data come from, with a checksum: None where the config alone decides them.
     """
     git = git_state(_ROOT)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git,
-        "optimizer_source": component_digests(optimizer),
-        "optimizer_packages": optimizer_packages(optimizer, git),
+        "optimizer_source": setup.sources["optimizer"],
+        "optimizer_packages": optimizer_packages(setup.config.optimizer, git),
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
-        "device": device_name(device),
-        "device_type": device.type,
+        "device": device_name(setup.device),
+        "device_type": setup.device.type,
         "threads": torch.get_num_threads(),
-        "precision": precision,
+        "precision": setup.precision,
         "packed": int(os.environ.get(PACKED, "1")),
+        "data": getattr(data, "origin", None),
     }
 
 

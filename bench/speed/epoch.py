@@ -25,13 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from bench import cli, config, options, parts
+from bench import cli, options
 from bench.build import build_optimizer
-from bench.config import RunConfig
+from bench.config import RunConfig, load
 from bench.data.base import Batch, Data
 from bench.errors import UserError
 from bench.files import write_atomically
-from bench.setup import choose_device, prepare
+from bench.parts import build_data, seeded_model
+from bench.setup import Setup, choose_device
 from bench.speed.epoch_table import LEGEND, Row, breakdown, render, starts, step_lines
 from bench.speed.loops import OurLoop, PlainLoop, Variant, make_loader, variants
 from bench.speed.optimizer_step import changes_of, environment
@@ -118,13 +119,15 @@ def run_config_of(asked: EpochOptions, optimizer: str, device: torch.device) -> 
         f"trainer.batch_size={asked.batch_size}",
         f"trainer.compile={str(compiled).lower()}",
         f"trainer.device={device.type}",
+        "trainer.epochs=1000",  # the schedule's; none is near its end
         "trainer.log_every=50",
+        "trainer.accounting=false",  # it would be in the peak of memory
         f"data_dir={asked.data_dir}",
         *changes_of(optimizer),
         *asked.overrides,
     ]
     try:
-        return config.load(overrides)
+        return load(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(cli.explain(error)) from error
 
@@ -150,30 +153,31 @@ def compete(
 
 def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
     """Time the loops in turn; return rows, what they are compared with, and a profile if asked."""
-    runs = [run_config_of(asked, name, device) for name in asked.optimizer]
-    trainer = runs[0].trainer
-    prepare(trainer, device, Path(runs[0].data_dir))
-    data = parts.build_data(runs[0]).to(device)
+    setups = [Setup.of(run_config_of(asked, name, device)) for name in asked.optimizer]
+    config = setups[0].config
+    setups[0].check()
+    setups[0].prepare()
+    data = build_data(config).to(device)
     makers: list[Callable[[], OurLoop | PlainLoop]] = [
-        functools.partial(OurLoop, run, data, device, label)
-        for run, label in zip(runs, asked.optimizer, strict=True)
+        functools.partial(OurLoop, setup, data, label)
+        for setup, label in zip(setups, asked.optimizer, strict=True)
     ]
     if asked.plain:
-        loader = make_loader(data, trainer.batch_size, asked.workers)
+        loader = make_loader(data, config.trainer.batch_size, asked.workers)
         for variant in variants(device):
-            makers.append(functools.partial(_plain, runs[0], data, loader, device, variant))
+            makers.append(functools.partial(_plain, config, data, loader, device, variant))
     # The same code is compiled once for each optimizer.
-    with torch._dynamo.config.patch(recompile_limit=8 * len(runs)):
+    with torch._dynamo.config.patch(recompile_limit=8 * len(setups)):
         contenders = compete(makers, asked.epochs, asked.steps, device)
         ours = [item.loop for item in contenders if isinstance(item.loop, OurLoop)]
         paces = [loop.pace() for loop in ours]
     say("counting FLOPs, and timing the optimizers alone")
-    batch = next(data.train_batches(0, 0, trainer.batch_size))
+    batch = next(data.train_batches(0, 0, config.trainer.batch_size))
     costs = [_cost(loop, batch) for loop in ours]
-    inputs = laid_out(batch[0], ours[0].memory_format)
+    inputs = laid_out(batch[0], setups[0].memory_format)
     where = breakdown(lambda: ours[0].step(inputs, batch[1]), device, 20) if asked.profile else {}
     limit = ceiling(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    per_epoch = data.steps_per_epoch(trainer.batch_size)
+    per_epoch = data.steps_per_epoch(config.trainer.batch_size)
     rows = []
     for item in contenders:
         row = Row(
@@ -181,7 +185,7 @@ def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
             epochs=tuple(epoch.scaled(per_epoch) for epoch in item.epochs),
             baseline=tuple(epoch.scaled(per_epoch).seconds for epoch in contenders[0].epochs),
             first_epoch=item.first.seconds,
-            samples=per_epoch * trainer.batch_size,
+            samples=per_epoch * config.trainer.batch_size,
             flops_per_sample=costs[0].flops_per_sample,
             ceiling=limit,
             peak_mib=item.peak_mib,
@@ -204,14 +208,14 @@ def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
 def _plain(
     run: RunConfig, data: Data, loader: DataLoader[Any], device: torch.device, variant: Variant
 ) -> PlainLoop:
-    model = parts.seeded_model(run, data.shape).to(device)
+    model = seeded_model(run, data.shape).to(device)
     eager = {"compile": False} if "compile" in run.optimizer else {}
     optimizer = build_optimizer({**run.optimizer, **eager}, model)
     return PlainLoop(model, optimizer, loader, device, variant)
 
 
 def _cost(loop: OurLoop, batch: Batch) -> Cost:
-    make = functools.partial(build_optimizer, loop.config.optimizer)
+    make = functools.partial(build_optimizer, loop.setup.config.optimizer)
     return measure_cost(loop.step.model, make, batch)
 
 
