@@ -25,7 +25,7 @@ from bench.build import Shape, attempt, build_model, build_optimizer, build_sche
 from bench.config import RunConfig, first_problem
 from bench.data.base import Data, MissingDataError
 from bench.errors import UserError
-from bench.run_folder import RunFolder
+from bench.run_folder import CONFIG, RunFolder
 from bench.seeding import derive
 from bench.setup import Setup
 from bench.training.accounting import Cost, cost_of_run
@@ -148,7 +148,7 @@ def restore(
     stored = run.config
     if not stored:
         raise UserError(f"{folder}: not a run folder (no readable config.json)")
-    file = folder / "config.json"
+    file = folder / CONFIG
     trust.check(stored, file, trusted)
     try:
         config = RunConfig.model_validate(

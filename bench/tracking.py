@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from bench.run_folder import Row
+from bench.build import instantiate
+from bench.run_folder import EXPONENTS, Row
+from bench.setup import Setup
 
 Axis = Literal["epoch", "samples", "tokens", "seconds"]
 SEEN = "seen/"  # of the columns that only W&B's charts need; readers of runs leave them out
@@ -187,7 +189,7 @@ def layer_tables(folder: Path) -> dict[str, tuple[list[str | int], list[Iterable
     Columns and rows of ``exponents.parquet``, one a layer and epoch; None for what is not finite,
     and the latest 10,000 rows, W&B's limit. Nothing where nothing was measured.
     """
-    path = folder / "exponents.parquet"
+    path = folder / EXPONENTS
     if not path.is_file():
         return {}
     import pyarrow.parquet
@@ -247,3 +249,10 @@ class Guarded:
     def abandon(self, *, failed: bool) -> None:
         """See Tracker."""
         self._attempt(lambda: self._tracker.abandon(failed=failed))
+
+
+def open_tracker(setup: Setup, stored: dict[str, Any], source: dict[str, Any]) -> Guarded:
+    """Return the tracker of a run, with its stored config and the provenance of its attempt."""
+    run, known = setup.config, {**stored, "provenance": source}
+    info = RunInfo(setup.identity.id, run.sweep, known, Path(run.runs_dir))
+    return Guarded(instantiate(run.tracker)(info))

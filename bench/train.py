@@ -16,7 +16,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bench import cli, config, provenance
-from bench.build import instantiate
 from bench.config import RunConfig
 from bench.data.base import Data
 from bench.loop import Loop
@@ -24,7 +23,7 @@ from bench.parts import build_data, build_parts
 from bench.preemption import StopRequested
 from bench.run_folder import Kind, RunFolder, State, result_line
 from bench.setup import Setup
-from bench.tracking import Guarded, NullTracker, RunInfo
+from bench.tracking import NullTracker, RunInfo, Tracker, open_tracker
 from bench.training import parallel
 from bench.training.losses import DivergedError
 from bench.training.parallel import Team
@@ -63,25 +62,28 @@ def train(run_config: RunConfig, *, patient: bool = False) -> dict[str, Any]:
         _report(folder, "already ")
         return folder.summary
     data = build_data(run_config)  # before the folder exists: it may be missing
-    folder.acquire(patient=patient)
-    try:
-        tracker = _track_again(setup, folder) if folder.finished else _train(setup, folder, data)
+    with folder.held(patient=patient):
+        if folder.finished:  # but its tracker was interrupted, or out of reach
+            tracker = open_tracker(setup, folder.config, folder.provenance["attempts"][-1])
+            tracker.start()
+        else:
+            setup.check()
+            setup.prepare()
+            source = provenance.collect(setup, data)
+            tracker = open_tracker(setup, setup.stored, source)
+            _train(setup, data, folder, tracker, source)
         tracker.log(folder.history())
         tracker.finish(folder.summary)
         if tracker.healthy:
             folder.add_tracked(setup.tracker_label)
-    finally:
-        folder.release()
     _report(folder)
     return folder.summary
 
 
-def _train(setup: Setup, folder: RunFolder, data: Data) -> Guarded:
+def _train(
+    setup: Setup, data: Data, folder: RunFolder, tracker: Tracker, source: dict[str, Any]
+) -> None:
     """Train from the newest checkpoint to the end, and write down how it ended."""
-    setup.check()
-    setup.prepare()
-    source = provenance.collect(setup, data)
-    tracker = _tracker(setup, {**setup.stored, "provenance": source})
     devices = (setup.config.trainer.devices, setup.device.type)
     with parallel.team(*devices, follow, setup, folder.path) as team:
         setup = setup.joined(team)
@@ -92,7 +94,6 @@ def _train(setup: Setup, folder: RunFolder, data: Data) -> Guarded:
         state, cause = _carry_out(loop, checkpoint)
         summary = loop.summary(state)
     folder.finish(state, cause, summary)
-    return tracker
 
 
 def follow(team: Team, setup: Setup, path: Path) -> None:
@@ -131,20 +132,6 @@ def _carry_out(loop: Loop, checkpoint: dict[str, Any] | None) -> tuple[State, st
         loop.tracker.abandon(failed=False)
         raise
     return "done", None
-
-
-def _tracker(setup: Setup, stored: dict[str, Any]) -> Guarded:
-    run = setup.config
-    info = RunInfo(setup.identity.id, run.sweep, stored, Path(run.runs_dir))
-    return Guarded(instantiate(run.tracker)(info))
-
-
-def _track_again(setup: Setup, folder: RunFolder) -> Guarded:
-    """Begin to send a run that finished, but whose tracker was interrupted or out of reach."""
-    source = folder.provenance["attempts"][-1]
-    tracker = _tracker(setup, {**folder.config, "provenance": source})
-    tracker.start()
-    return tracker
 
 
 def _report(folder: RunFolder, already: str = "") -> None:

@@ -51,7 +51,7 @@ def execute(config: RunConfig, *, patient: bool = False) -> Outcome:
         setup = Setup.of(config)
         folder = RunFolder(setup.folder)
         folder.path.mkdir(parents=True, exist_ok=True)
-        with (folder.path / "log.txt").open("a") as log:
+        with folder.log.open("a") as log:
             traceback.print_exc(file=log)
         if not folder.config:
             folder.begin(setup.stored, {})
@@ -90,7 +90,7 @@ def _answered(answers: int, outcome: str) -> bool:
 
 def _carry_out(launch: Launch, run_id: str) -> str:
     run = launch.config(run_id, elsewhere=True)  # no such device here: the run says so, in its log
-    with _logging_to(run_folder(run, run_id).path / "log.txt"):
+    with _logging_to(run_folder(run, run_id).log):
         try:
             return execute(run, patient=True)
         except StopRequested as error:

@@ -85,9 +85,9 @@ def measure_cost(
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # the run's own optimizer gives them again
-        flops = model_flops(model, batch) / len(batch[0])
         replica = bare_copy(model).train()
         optimizer = make_optimizer(replica)
+        flops = model_flops(model, batch) / len(batch[0])
         if device.type == "cuda":
             choose_means(optimizer, capturable=True)
         getattr(optimizer, "train", lambda: None)()  # some refuse to step before this

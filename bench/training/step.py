@@ -65,7 +65,6 @@ class TrainingStep:
             setup.config.trainer,
             note or setup.note,
         )
-        self.objective = make_objective(setup, model)
         if setup.cuda_graph:
             recorder = recorder or CudaRecorder(self.device)
         elif self.device.type == "cuda" and self.config.cuda_graph == "auto":
@@ -75,6 +74,7 @@ class TrainingStep:
         self._means = [{key: group.get(key) for key in _MEANS} for group in optimizer.param_groups]
         if self.device.type == "cuda":
             choose_means(optimizer, capturable=recorder is not None)
+        self.objective = make_objective(setup, model)
         self.cold = self.config.compile or recorder is not None
         self.graph: StepGraph | None = None
         self._launched = 0
