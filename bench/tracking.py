@@ -1,7 +1,7 @@
-"""Trackers: who else is told of a run, always after the run folder.
+"""Trackers: where else a run is kept, always after the run folder.
 
 A tracker gets the whole history each time and sends what it does not have yet. Nothing that goes
-wrong in it may touch the run: ``Guarded`` turns its failures into one warning.
+wrong in it may touch the run: ``Guarded`` makes its failures into one warning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_ROWS = 10_000
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told of a run before its first number."""
+    """What a tracker gets of a run before its first number."""
 
     id: str
     sweep: str | None
@@ -46,14 +46,14 @@ class Tracker(Protocol):
         """Send the rows of ``history`` that were not sent yet."""
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Send the summary and end; ``summary["state"]`` says how the run ended."""
+        """Send the summary and end; ``summary["state"]`` is how the run ended."""
 
     def abandon(self, *, failed: bool) -> None:
         """End without a summary: the run failed, or was interrupted and will go on."""
 
 
 class NullTracker:
-    """Tells nobody: the run folder is all."""
+    """Sends nothing: the run folder is all."""
 
     def __init__(self, info: RunInfo) -> None:
         del info

@@ -36,7 +36,7 @@ from bench.setup import Setup, choose_device
 from bench.speed.epoch_table import LEGEND, Row, breakdown, render, starts, step_lines
 from bench.speed.loops import OurLoop, PlainLoop, Variant, make_loader, variants
 from bench.speed.optimizer_step import changes_of, environment
-from bench.speed.stopwatch import Epoch, say
+from bench.speed.stopwatch import Epoch, progress
 from bench.training.accounting import Cost, ceiling, measure_cost, peak_mib, watch_memory
 from bench.training.evaluation import laid_out
 
@@ -69,7 +69,7 @@ class EpochOptions(options.Options):
     )
     plain: bool = Field(True, description="Time the plain loops, too.")
     profile: bool = Field(
-        False, description="Say where the first optimizer's step spends its time."
+        False, description="Print where the first optimizer's step spends its time."
     )
     start: bool = Field(
         False,
@@ -138,21 +138,21 @@ def compete(
     steps: int | None,
     device: torch.device,
 ) -> list[Contender]:
-    """Make the loops, and then let each have its turn in every round."""
+    """Make the loops, and then an epoch of each in every round."""
     contenders = []
     for make in makers:
         contenders.append(Contender.begin(make, steps, device))
-        say(f"{contenders[-1].loop.name}: first epoch, {contenders[-1].first.seconds:.1f} s")
+        progress(f"{contenders[-1].loop.name}: first epoch, {contenders[-1].first.seconds:.1f} s")
     for number in range(1, epochs + 1):
         for contender in contenders:
             contender.epochs.append(contender.loop.epoch(steps))
         took = ", ".join(f"{contender.epochs[-1].seconds:.3f}" for contender in contenders)
-        say(f"round {number} of {epochs}: {took} s")
+        progress(f"round {number} of {epochs}: {took} s")
     return contenders
 
 
 def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
-    """Time the loops in turn; return rows, what they are compared with, and a profile if asked."""
+    """Time the loops; return rows, what they are compared with, and a profile if asked."""
     setups = [Setup.of(run_config_of(asked, name, device)) for name in asked.optimizer]
     config = setups[0].config
     setups[0].check()
@@ -171,7 +171,7 @@ def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
         contenders = compete(makers, asked.epochs, asked.steps, device)
         ours = [item.loop for item in contenders if isinstance(item.loop, OurLoop)]
         paces = [loop.pace() for loop in ours]
-    say("counting FLOPs, and timing the optimizers alone")
+    progress("counting FLOPs, and timing the optimizers alone")
     batch = next(data.train_batches(0, 0, config.trainer.batch_size))
     costs = [_cost(loop, batch) for loop in ours]
     inputs = laid_out(batch[0], setups[0].memory_format)
@@ -219,10 +219,10 @@ def _cost(loop: OurLoop, batch: Batch) -> Cost:
     return measure_cost(loop.step.model, make, batch)
 
 
-def report(asked: EpochOptions, found: dict[str, Any], about: dict[str, str]) -> None:
+def report(asked: EpochOptions, measured: dict[str, Any], about: dict[str, str]) -> None:
     """Print the table and what belongs to it."""
-    rows: list[Row] = found["rows"]
-    per_epoch = found["steps_per_epoch"]
+    rows: list[Row] = measured["rows"]
+    per_epoch = measured["steps_per_epoch"]
     setting = (
         f"{asked.model} on {asked.dataset}, batch {asked.batch_size}, {per_epoch} steps an epoch"
     )
@@ -232,18 +232,18 @@ def report(asked: EpochOptions, found: dict[str, Any], about: dict[str, str]) ->
     if asked.plain:
         print(
             f"plain loops: {asked.optimizer[0]}, a DataLoader with workers={asked.workers} "
-            f"on {found['cores']} cores, transforms on the CPU"
+            f"on {measured['cores']} cores, transforms on the CPU"
         )
-    for line in (*found["notes"], *step_lines(rows, per_epoch)):
+    for line in (*measured["notes"], *step_lines(rows, per_epoch)):
         print(line)
-    for state, seconds in found["start"].items():
+    for state, seconds in measured["start"].items():
         listed = ", ".join(f"{value:.1f} s" for value in seconds)
         print(f"compilation and warm-up in a new process, {state} cache: {listed}")
     print(
         f"forward and backward {rows[0].flops_per_sample / 1e9:.3f} GFLOP a sample;"
         f" ceiling {rows[0].ceiling / 1e12:.3g} TFLOP/s"
     )
-    for name, milliseconds in found["profile"].items():
+    for name, milliseconds in measured["profile"].items():
         print(f"  {name:24s}{milliseconds:8.3f} ms a step")
 
 
@@ -263,14 +263,14 @@ def main(argv: list[str]) -> None:
     )
     device = choose_device(asked.device)
     try:
-        found = measure(asked, device)
+        measured = measure(asked, device)
     except torch.OutOfMemoryError as error:
         raise UserError(f"batch_size={asked.batch_size}: out of memory; take less") from error
     about = environment(device)
-    report(asked, found, about)
+    report(asked, measured, about)
     if asked.out is not None:
-        content = {**asked.model_dump(mode="json"), **about, **found}
-        content["rows"] = [row.as_json() for row in found["rows"]]
+        content = {**asked.model_dump(mode="json"), **about, **measured}
+        content["rows"] = [row.as_json() for row in measured["rows"]]
         text = json.dumps(content, indent=1) + "\n"
         write_atomically(asked.out, lambda stream: stream.write(text.encode()))
 

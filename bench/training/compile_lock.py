@@ -2,8 +2,8 @@
 
 Runs of a sweep start together and differ by seed or learning rate, so that each process would
 compile what the one beside it compiles at that moment. Here the first compiles and the others
-wait; then all take the code from the cache that they share. A marker says that it is there: whoever
-comes later waits for nobody who only loads it.
+wait; then all take the code from the cache that they share. A marker shows that it is there, so
+that whoever comes later waits for nobody who only loads it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class CompileLock:
             pass
 
     def over(self, *, compiled: bool) -> None:
-        """The code is ``compiled``, or will not be; may be said twice."""
+        """The code is ``compiled``, or will not be; may be called twice."""
         _here.add(self._name)
         if compiled and self._folder is not None:
             with suppress(OSError):  # as with locks: a folder of somebody else's, say

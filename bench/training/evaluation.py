@@ -27,7 +27,7 @@ Weights = dict[str, Tensor]
 
 
 class EvaluationWeights:
-    """Finds a network's evaluation weights and lends them to it, leaving training as it was.
+    """Computes a network's evaluation weights and lends them to it, leaving training as it was.
 
     ``optimizer.eval()`` and ``train()`` undo each other up to rounding only, so the training
     weights are kept and put back bit by bit: how often a run is evaluated or written down does not
@@ -50,25 +50,25 @@ class EvaluationWeights:
         self._train = getattr(optimizer, "train", None)
         self._eval = getattr(optimizer, "eval", None)
         self.differ = callable(self._train) and callable(self._eval)
-        self._found: tuple[int, Weights] | None = None
+        self._weights: tuple[int, Weights] | None = None
         if self._train is not None and self.differ:
             self._train()  # some refuse to step before this
 
     @torch.no_grad()
     def at(self, step: int) -> Weights:
-        """Return the evaluation weights and buffers after ``step``, found once for each step."""
+        """Return the evaluation weights and buffers after ``step``, computed once for each step."""
         if not self.differ or self._eval is None or self._train is None:
             return self.model.state_dict()
-        if self._found is None or self._found[0] != step:
+        if self._weights is None or self._weights[0] != step:
             kept = _copied(self.model)
             try:
                 self._eval()
                 self._measure_batch_norms()
-                self._found = (step, _copied(self.model))
+                self._weights = (step, _copied(self.model))
             finally:
                 self._train()
                 self.model.load_state_dict(kept)
-        return self._found[1]
+        return self._weights[1]
 
     @contextmanager
     def lent(self, step: int) -> Iterator[None]:
