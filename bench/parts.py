@@ -26,7 +26,7 @@ from bench.config import RunConfig, first_problem
 from bench.data.base import Data, MissingDataError
 from bench.errors import UserError
 from bench.run_folder import CONFIG, RunFolder
-from bench.seeding import derive
+from bench.seeding import derive, noise_seed
 from bench.setup import Setup
 from bench.training.accounting import Cost, cost_of_run
 
@@ -209,5 +209,5 @@ def build_parts(setup: Setup, data: Data) -> Parts:
     optimizer = build_optimizer(config.optimizer, model)
     total_steps = data.steps_per_epoch(trainer.batch_size) * trainer.epochs
     schedule = build_schedule(config.schedule, optimizer, total_steps)
-    torch.manual_seed(setup.noise_seed())
+    torch.manual_seed(noise_seed(config.seed, setup.team.rank))
     return Parts(data, model, optimizer, schedule, cost)

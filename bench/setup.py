@@ -16,7 +16,6 @@ from bench.digest import component_digests
 from bench.errors import UserError
 from bench.identity import Identity, identify, tracker_label
 from bench.launch import words
-from bench.seeding import derive
 from bench.training import summary
 from bench.training.parallel import ALONE, Team
 from bench.training.summary import Target
@@ -106,11 +105,6 @@ class Setup:
             "variant": self.identity.variant,
             **self.config.model_dump(mode="json"),
         }
-
-    def noise_seed(self, step: int = 0) -> int:
-        """Return the seed of dropout and the like from ``step`` on; each rank's own."""
-        own = () if self.team.leads else (self.team.rank, step)
-        return derive(self.config.seed, "noise", *own)
 
     def note(self, text: str) -> None:
         """Print a line about the run, once for all ranks."""

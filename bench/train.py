@@ -22,6 +22,7 @@ from bench.loop import Loop
 from bench.parts import build_data, build_parts
 from bench.preemption import StopRequested
 from bench.run_folder import Kind, RunFolder, State, result_line
+from bench.seeding import noise_seed
 from bench.setup import Setup
 from bench.tracking import NullTracker, RunInfo, Tracker, open_tracker
 from bench.training import parallel
@@ -105,7 +106,7 @@ def follow(team: Team, setup: Setup, path: Path) -> None:
     checkpoint = folder.load_checkpoint()
     if checkpoint is not None:
         loop.load_state_dict(checkpoint)
-        torch.manual_seed(setup.noise_seed(loop.step))
+        torch.manual_seed(noise_seed(setup.config.seed, team.rank, loop.step))
     with suppress(DivergedError, StopRequested):  # rank 0 reports it
         loop.run()
 

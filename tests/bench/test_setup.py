@@ -84,13 +84,6 @@ def test_devices_of_ranks(gpus: None) -> None:
     assert settled("device=cuda:1").joined(Team()).device == torch.device("cuda:1")
 
 
-def test_noise_is_each_ranks_own_and_a_followers_each_attempts() -> None:
-    leader = settled()
-    follower = leader.joined(Team(1, 2))
-    assert leader.noise_seed() == leader.noise_seed(4)
-    assert len({leader.noise_seed(), follower.noise_seed(), follower.noise_seed(4)}) == 3
-
-
 def test_only_the_leader_prints(capsys: pytest.CaptureFixture[str]) -> None:
     leader = settled()
     for rank in (0, 1):
