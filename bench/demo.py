@@ -15,6 +15,7 @@ from pathlib import Path
 from bench import cli
 from bench.config import load
 from bench.identity import identify
+from bench.run_folder import EXPONENTS
 from bench.study import carry_out, program
 
 SWEEP = "digits"
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> None:
     overrides = [f"+sweeps={SWEEP}", *arguments]
     config = load([*overrides, *SOURCE])
     folder = Path(config.runs_dir) / identify(config).id
-    exponents = folder / "exponents.parquet"
+    exponents = folder / EXPONENTS
     steps = [
         ["train", "-m", *overrides, *SOURCE],
         ["curvature", f"run={folder}"],

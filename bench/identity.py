@@ -109,5 +109,5 @@ def identify(config: RunConfig) -> Identity:
 
 
 def tracker_label(run_config: RunConfig) -> str:
-    """Return what tells one tracker's view from another's: its config without the tags."""
+    """Return what distinguishes one tracker's view from another's: its config without the tags."""
     return digest({key: value for key, value in run_config.tracker.items() if key != "tags"})

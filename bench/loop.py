@@ -11,7 +11,6 @@ Where an optimizer is to be evaluated at other weights than it trains at, evalua
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import time
@@ -19,31 +18,22 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 
 from bench import preemption
-from bench.config import TrainerConfig
-from bench.data.base import Batch, Data
+from bench.data.base import Batch
+from bench.parts import Parts
 from bench.run_folder import Row, RunFolder, State
 from bench.seeding import random_state, set_random_state
+from bench.setup import Setup
 from bench.tracking import Tracker
-from bench.training.accounting import Cost, flops_until, usage_summary, watch_memory
+from bench.training.accounting import flops_until, usage_summary, watch_memory
 from bench.training.compile_lock import CompileLock
 from bench.training.evaluation import Evaluation, laid_out, self_measurement
 from bench.training.losses import DivergedError, LinAlgError, LossWindow, symptom
-from bench.training.parallel import ALONE, Team
-from bench.training.progress import Progress
+from bench.training.progress import make_progress
 from bench.training.step import TrainingStep
-from bench.training.summary import (
-    Arrival,
-    Clock,
-    Target,
-    entropy_summary,
-    summarise,
-    target_summary,
-)
+from bench.training.summary import Arrival, Clock, entropy_summary, summarise, target_summary
 
 
 class Loop:
@@ -51,75 +41,33 @@ class Loop:
 
     Checkpoints follow ``checkpoint_every`` (steps) and, at an epoch's end, ``checkpoint_seconds``;
     the last step and a request to stop have one in any case. History is written at each epoch's
-    end all the same. The tracker is told what a checkpoint holds: it could not take rows back.
+    end all the same. The tracker gets what a checkpoint holds: it could not take rows back.
 
     Args:
-        model: on the device, in the memory format and train mode it is to run in.
-        data: gives batches on ``device``: float [B, C, H, W] or int64 [B, T] inputs, int64 targets
-            [B] or [B, T].
-        precision: "float32", or "bf16" for autocast to bfloat16 (parameters stay float32).
-        target: what to note the arrival at.
-        cost: of a step; None where it was not measured.
-        team: the processes that make this run together, each with a loop of its own.
-        compile_lock: taken for the first steps.
+        setup: of the run. Where several processes make it, each has a loop; only rank 0 writes.
+        parts: built for this setup.
+        folder: where the run is written down.
+        tracker: where it is viewed.
     """
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: LambdaLR,
-        data: Data,
-        device: torch.device,
-        config: TrainerConfig,
-        seed: int,
-        precision: str,
-        memory_format: torch.memory_format,
-        folder: RunFolder,
-        tracker: Tracker,
-        progress: Progress,
-        target: Target | None = None,
-        cost: Cost | None = None,
-        team: Team = ALONE,
-        compile_lock: CompileLock | None = None,
-    ) -> None:
-        self.model, self.schedule = model, schedule
-        self.data, self.config, self.seed = data, config, seed
-        self.folder, self.tracker, self.progress = folder, tracker, progress
-        self.clock = Clock()
-        self.device = device
-        self.memory_format = memory_format
-        self.steps_per_epoch = data.steps_per_epoch(config.batch_size)
+    def __init__(self, setup: Setup, parts: Parts, folder: RunFolder, tracker: Tracker) -> None:
+        self.setup, self.parts, self.folder, self.tracker = setup, parts, folder, tracker
+        self.model, self.data, self.team = parts.model, parts.data, setup.team
+        self.config = config = setup.config.trainer
+        self.steps_per_epoch = parts.data.steps_per_epoch(config.batch_size)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.step = 0
-        # Losses since the last history row.
-        self.window = LossWindow(min(config.log_every, self.steps_per_epoch), device)
+        self.clock = Clock()
         self.history: list[Row] = []
-        self.precision, self.cost, self.team = precision, cost, team
-        self.target, self.compile_lock = target, compile_lock or CompileLock("step", None)
         self.arrival: Arrival | None = None
         self._written, self._written_at = -1, time.monotonic()  # the newest checkpoint
-        self.evaluation = Evaluation(
-            model=model,
-            optimizer=optimizer,
-            data=data,
-            batch_size=config.eval_batch_size,
-            norm_batches=(seed, config.batch_size),
-            precision=precision,
-            memory_format=memory_format,
-        )
-        self.curvature = self_measurement(config, data, self.evaluation.weights, folder.path)
-        self.training_step = TrainingStep(
-            model=model,
-            optimizer=optimizer,
-            schedule=schedule,
-            device=device,
-            precision=precision,
-            config=config,
-            team=team,
-            say=functools.partial(team.say, folder.path.name),
-        )
+        # Losses since the last history row.
+        self.window = LossWindow(min(config.log_every, self.steps_per_epoch), setup.device)
+        self.progress = make_progress(setup, self.total_steps)
+        self.compile_lock = CompileLock.of("step", setup)
+        self.evaluation = Evaluation(setup, parts.model, parts.optimizer, parts.data)
+        self.curvature = self_measurement(config, parts.data, self.evaluation.weights, folder.path)
+        self.training_step = TrainingStep(setup, parts.model, parts.optimizer, parts.schedule)
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -131,7 +79,7 @@ class Loop:
                 training was out of hand; history holds the run until then.
             StopRequested: the process was asked to stop; a checkpoint is written.
         """
-        watch_memory(self.device)
+        watch_memory(self.setup.device)
         with self.progress:
             self.progress.start_at(self.step)
             if self.step == 0:
@@ -143,15 +91,7 @@ class Loop:
 
     def summary(self, state: State) -> dict[str, Any]:
         """Return the run's summary, ``state`` being how it ended."""
-        used = usage_summary(
-            self.cost,
-            self.clock,
-            steps=self.step,
-            batch_size=self.config.batch_size,
-            device=self.device,
-            precision=self.precision,
-            devices=self.team.size,
-        )
+        used = usage_summary(self.setup, self.parts.cost, self.clock, self.step)
         summary = summarise(
             state,
             self.history,
@@ -162,9 +102,9 @@ class Loop:
             shape=self.data.shape,
         )
         entropies = entropy_summary(self.data)
-        if self.device.type == "cuda":  # a step launched from Python takes another time
+        if self.setup.device.type == "cuda":  # a step launched from Python takes another time
             used["cuda_graph"] = self.training_step.graph is not None
-        return {**summary, **entropies, **used, **target_summary(self.target, self.arrival)}
+        return {**summary, **entropies, **used, **target_summary(self.setup.target, self.arrival)}
 
     def _run_epoch(self) -> None:
         """The epoch from where it stands to its end, evaluation and checkpoint included."""
@@ -184,7 +124,8 @@ class Loop:
             self._commit()
         else:  # for whoever looks at the run; to resume is to write these rows again
             with self.clock("checkpoint"):
-                self.folder.write_history(self.history)
+                if self.team.leads:
+                    self.folder.write_history(self.history)
 
     def _steps_are_due(self) -> bool:
         every = self.config.checkpoint_every
@@ -208,13 +149,14 @@ class Loop:
 
     def _batches(self) -> Iterator[Batch]:
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        batches = self.data.train_batches(self.seed, epoch, self.config.batch_size, start=done)
+        seed = self.setup.config.seed
+        batches = self.data.train_batches(seed, epoch, self.config.batch_size, start=done)
         while True:
             with self.clock("data"):
                 batch = next(batches, None)
                 if batch is None:
                     return
-                inputs = laid_out(self.team.share(batch[0]), self.memory_format)
+                inputs = laid_out(self.team.share(batch[0]), self.setup.memory_format)
             yield inputs, self.team.share(batch[1])
 
     def _train_step(self, inputs: Tensor, targets: Tensor) -> None:
@@ -245,7 +187,8 @@ class Loop:
 
     def _log_losses(self, losses: list[float], step: int) -> None:
         # The rate of the window's last step, not of the step to come.
-        rate = float(self.schedule.base_lrs[0]) * self.schedule.lr_lambdas[0](step - 1)
+        schedule = self.parts.schedule
+        rate = float(schedule.base_lrs[0]) * schedule.lr_lambdas[0](step - 1)
         self._log({"train/loss": sum(losses) / len(losses), "lr": rate}, step)
         self.progress.losses(self.history[-1])
 
@@ -255,10 +198,10 @@ class Loop:
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} is {value} after step {self.step}")
-        size, epoch = self.config.batch_size, self.step / self.steps_per_epoch
-        flops = None if self.cost is None else flops_until(self.step, self.cost, size)
-        if self.target is not None and self.arrival is None and self.target.reached(measured):
-            seconds = self.clock.training
+        epoch, seconds = self.step / self.steps_per_epoch, self.clock.training
+        target, cost = self.setup.target, self.parts.cost
+        flops = None if cost is None else flops_until(self.step, cost, self.config.batch_size)
+        if target is not None and self.arrival is None and target.reached(measured):
             self.arrival = Arrival(step=self.step, epoch=epoch, seconds=seconds, flops=flops)
         if flops is not None:
             measured["flops"] = flops
@@ -299,10 +242,12 @@ class Loop:
     # -- checkpoints ----------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        """Write history and checkpoint, and only then tell the tracker."""
+        """Write history and checkpoint, and only then log to the tracker."""
         with self.clock("checkpoint"):
-            self.folder.commit(self.history, self.state_dict())
-            self.tracker.log(self.history)
+            state = self.state_dict()  # every rank must take part
+            if self.team.leads:
+                self.folder.commit(self.history, state)
+                self.tracker.log(self.history)
         self._written, self._written_at = self.step, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -311,11 +256,11 @@ class Loop:
             "step": self.step,
             "model": self.evaluation.weights.at(self.step),
             "optimizer": self.training_step.optimizer_state(),
-            "schedule": self.schedule.state_dict(),
+            "schedule": self.parts.schedule.state_dict(),
             "window": self.team.mean(self.window.values()),
             "clock": self.clock.state_dict(),
             "arrival": self.arrival,
-            **random_state(self.device),
+            **random_state(self.setup.device),
         }
         if self.evaluation.weights.differ:
             state["training_model"] = self.model.state_dict()
@@ -326,9 +271,9 @@ class Loop:
         self.step = int(state["step"])
         self.model.load_state_dict(state.get("training_model", state["model"]))
         self.training_step.load_optimizer_state(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.parts.schedule.load_state_dict(state["schedule"])
         self.window.load(state["window"])
         self.clock.load_state_dict(state["clock"])
         self.arrival = state["arrival"]
-        set_random_state(state, self.device)
+        set_random_state(state, self.setup.device)
         self.history = self.folder.history(up_to_step=self.step)

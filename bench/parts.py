@@ -1,8 +1,6 @@
-"""From a run's config to its training loop, in this process and in those that follow it.
+"""From a run's config to its parts (data, model, optimizer, schedule), and from a run folder back.
 
-Datasets that a process keeps in memory from one run to the next, within a budget.
-
-From a config to its parts (data, model, optimizer, schedule), and from a run folder back.
+Each is drawn from a seed of its own. A process may keep datasets from one run to the next.
 """
 
 from __future__ import annotations
@@ -10,11 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,26 +18,18 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from bench import trust
 from bench.build import Shape, attempt, build_model, build_optimizer, build_schedule
 from bench.config import RunConfig, first_problem
 from bench.data.base import Data, MissingDataError
-from bench.digest import component_digests
 from bench.errors import UserError
 from bench.hydra_private import instantiate
-from bench.loop import Loop
-from bench.preemption import StopRequested
-from bench.run_folder import Row, RunFolder
-from bench.seeding import derive
-from bench.setup import choose_device, choose_memory_format, choose_precision, compile_key, prepare
-from bench.tracking import NullTracker, RunInfo, Tracker
-from bench.training import summary
-from bench.training.accounting import Cost, measure_cost
-from bench.training.compile_lock import CompileLock
-from bench.training.losses import DivergedError
-from bench.training.parallel import Team, rank_device
-from bench.training.progress import make_progress
+from bench.run_folder import CONFIG, RunFolder
+from bench.seeding import derive, noise_seed
+from bench.setup import Setup
+from bench.training.accounting import Cost, cost_of_run
 
 BUDGET = 2 * 2**30  # bytes: five seeds of CIFAR, one of Tiny-ImageNet
 
@@ -117,16 +105,6 @@ def build_data(config: RunConfig) -> Data:
     return data
 
 
-def shape_of(data: Data) -> Shape:
-    """Return what a model must know of ``data``."""
-    return data.shape
-
-
-def origin_of(data: Data) -> str | None:
-    """Return where ``data`` come from, with a checksum; None where the config says it all."""
-    return getattr(data, "origin", None)
-
-
 def seeded_model(config: RunConfig, shape: Shape) -> nn.Module:
     """Build the run's model with the initial weights of its seed."""
     torch.manual_seed(derive(config.seed, "init"))
@@ -171,7 +149,7 @@ def restore(
     stored = run.config
     if not stored:
         raise UserError(f"{folder}: not a run folder (no readable config.json)")
-    file = folder / "config.json"
+    file = folder / CONFIG
     trust.check(stored, file, trusted)
     try:
         config = RunConfig.model_validate(
@@ -186,7 +164,7 @@ def restore(
             raise UserError(f"{folder}: no readable checkpoint; run it again to make one")
         step, weights = int(checkpoint["step"]), checkpoint["model"]
     data = attempt(f"{file}: dataset", functools.partial(build_data, config))
-    model = seeded_model(config, shape_of(data))
+    model = seeded_model(config, data.shape)
     if not isinstance(model, nn.Module):
         raise UserError(f"{file}: model: {config.model['_target_']} gives no network")
     if weights is not None:
@@ -204,119 +182,33 @@ def _load_weights(model: nn.Module, weights: Any, folder: Path) -> None:
         ) from error
 
 
-# Costs that this process has measured, by the runs' ``compile_key`` and their device.
-_costs: dict[tuple[str, str], Cost] = {}
+@dataclass(frozen=True)
+class Parts:
+    """What a run trains and with what, on its device.
+
+    Attributes:
+        data: gives float [B, C, H, W] or int64 [B, T] inputs, int64 targets [B] or [B, T].
+        model: in the memory format that it is to run in, in train mode.
+        cost: of a step; None where it was not measured.
+    """
+
+    data: Data
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    cost: Cost | None = None
 
 
-def make_loop(
-    run_config: RunConfig, folder: RunFolder, data: Data, tracker: Tracker, team: Team
-) -> Loop:
-    """Build model, optimizer and schedule on this rank's device, each from its own seed."""
-    trainer = run_config.trainer
-    device = rank_device(choose_device(trainer.device), team.rank)
-    data = data.to(device)
-    memory_format = choose_memory_format(trainer.channels_last, device)
-    model = seeded_model(run_config, shape_of(data))
-    model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    cost = None
-    if trainer.accounting and team.leads:
-        compile_lock = _compile_lock("cost", run_config, folder, team, device)
-        cost = _cost(run_config, model, data, device, compile_lock)
-    model = team.synchronise_norms(model, device)
-    optimizer = build_optimizer(run_config.optimizer, model)
+def build_parts(setup: Setup, data: Data) -> Parts:
+    """Build a run's parts on this process's device, each from its own seed."""
+    config, trainer = setup.config, setup.config.trainer
+    data = data.to(setup.device)
+    model = seeded_model(config, data.shape)
+    model = model.to(device=setup.device, memory_format=setup.memory_format)  # type: ignore[call-overload]
+    cost = cost_of_run(setup, model, data) if trainer.accounting and setup.team.leads else None
+    model = setup.team.synchronise_norms(model, setup.device)
+    optimizer = build_optimizer(config.optimizer, model)
     total_steps = data.steps_per_epoch(trainer.batch_size) * trainer.epochs
-    schedule = build_schedule(run_config.schedule, optimizer, total_steps)
-    torch.manual_seed(noise_seed(run_config, team))
-    style = trainer.progress if team.leads else "none"
-    return Loop(
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        data=data,
-        device=device,
-        config=trainer,
-        seed=run_config.seed,
-        precision=choose_precision(trainer.precision, device),
-        memory_format=memory_format,
-        folder=folder,
-        tracker=tracker,
-        progress=make_progress(style, folder.path.name, trainer.epochs, total_steps),
-        target=summary.find(run_config.target, run_config.names),
-        cost=cost,
-        team=team,
-        compile_lock=_compile_lock("step", run_config, folder, team, device),
-    )
-
-
-def _compile_lock(
-    what: str, run_config: RunConfig, folder: RunFolder, team: Team, device: torch.device
-) -> CompileLock:
-    """Return the compile lock; the ranks of one run, who need one another, have none.
-
-    Locks lie beside torch's cache (`bench.setup.prepare`): whoever shares it shares them.
-    """
-    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    alone = run_config.trainer.compile and team.size == 1
-    place = Path(cache) / "turns" if cache and alone else None
-    say = functools.partial(team.say, folder.path.name)
-    # A cache may be shared by machines of other GPUs, and sources edited: compiled anew.
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    parts = (run_config.model, run_config.optimizer)
-    sources = [component_digests(part) for part in parts]
-    return CompileLock(f"{what} {kind} {sources} {compile_key(run_config)}", place, say)
-
-
-def noise_seed(run_config: RunConfig, team: Team, step: int = 0) -> int:
-    """Seed of dropout and the like; each rank's own."""
-    own = () if team.leads else (team.rank, step)
-    return derive(run_config.seed, "noise", *own)
-
-
-def _cost(
-    run_config: RunConfig,
-    model: nn.Module,
-    data: Data,
-    device: torch.device,
-    compile_lock: CompileLock,
-) -> Cost | None:
-    """Measure a step's cost on a copy, once in this process for runs that differ by seed and rate.
-
-    It takes seconds where an optimizer is compiled, more than a short run's training. A network
-    that refuses to be copied or counted has none.
-    """
-    key = (compile_key(run_config), str(device))
-    if key in _costs:
-        return _costs[key]
-    batch = next(data.train_batches(run_config.seed, 0, run_config.trainer.batch_size))
-    make = functools.partial(build_optimizer, run_config.optimizer)
-    try:
-        with compile_lock:
-            _costs[key] = measure_cost(model, make, batch)
-    except Exception as error:  # of a network or an optimizer that is not ours, say
-        warnings.warn(f"FLOPs and the optimizer's time are not measured: {error}", stacklevel=2)
-        return None
-    return _costs[key]
-
-
-class _ReadFolder(RunFolder):
-    """A run folder that another process writes."""
-
-    def commit(self, history: list[Row], checkpoint: dict[str, Any]) -> None:
-        """Leave it to rank 0."""
-
-    def write_history(self, history: list[Row]) -> None:
-        """Leave it to rank 0."""
-
-
-def follow(team: Team, run_config: RunConfig, path: str) -> None:
-    """Train as rank 0 does, from the same checkpoint, and write nothing."""
-    prepare(run_config.trainer, choose_device(run_config.trainer.device), Path(run_config.data_dir))
-    folder = _ReadFolder(Path(path))
-    tracker = NullTracker(RunInfo(folder.path.name, None, {}, folder.path))
-    loop = make_loop(run_config, folder, build_data(run_config), tracker, team)
-    checkpoint = folder.load_checkpoint()
-    if checkpoint is not None:
-        loop.load_state_dict(checkpoint)
-        torch.manual_seed(noise_seed(run_config, team, loop.step))
-    with suppress(DivergedError, StopRequested):  # rank 0 says so
-        loop.run()
+    schedule = build_schedule(config.schedule, optimizer, total_steps)
+    torch.manual_seed(noise_seed(config.seed, setup.team.rank))
+    return Parts(data, model, optimizer, schedule, cost)

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.utils import canonicalize_name
 
-from bench.digest import component_digests
-from bench.errors import PROJECT, canonical
+from bench.data.base import Data
+from bench.errors import PROJECT
 from bench.files import read_json
 from bench.launch.words import PACKED
-from bench.public_names import locate
+from bench.public_names import locate, targets_of
+from bench.setup import Setup
 
 _ROOT = Path(__file__).resolve().parent.parent
 # In a folder of code that was frozen for jobs: the git state of the tree that it was copied from.
@@ -28,27 +30,26 @@ SNAPSHOT = "snapshot.json"
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "hydra-core", "omegaconf", "wandb")
 
 
-def collect(optimizer: Mapping[str, Any], device: torch.device, precision: str) -> dict[str, Any]:
+def collect(setup: Setup, data: Data) -> dict[str, Any]:
     """Describe this attempt; every value is JSON-able.
 
-    Args:
-        optimizer: the optimizer's config; the code that its ``_target_``s name is hashed.
-        device: the device in use.
-        precision: the precision in use ("float32" or "bf16"), after "auto" was decided.
+    ``optimizer_source`` has hashes of the code that the optimizer's ``_target_``s name, ``data``
+    where the data come from, with a checksum: None where the config alone decides them.
     """
     git = git_state(_ROOT)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git,
-        "optimizer_source": component_digests(optimizer),
-        "optimizer_packages": optimizer_packages(optimizer, git),
+        "optimizer_source": setup.sources["optimizer"],
+        "optimizer_packages": optimizer_packages(setup.config.optimizer, git),
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
-        "device": device_name(device),
-        "device_type": device.type,
+        "device": device_name(setup.device),
+        "device_type": setup.device.type,
         "threads": torch.get_num_threads(),
-        "precision": precision,
+        "precision": setup.precision,
         "packed": int(os.environ.get(PACKED, "1")),
+        "data": getattr(data, "origin", None),
     }
 
 
@@ -95,13 +96,11 @@ def optimizer_packages(
     Ours has the commit of ``git`` (:func:`git_state`) behind its version, as in
     0.1.0+1a2b3c4d5e6f, and ".dirty" with changes. A module of no installed package has None.
     """
-    found: dict[str, str | None] = {}
-    for module in _modules(str(component["_target_"])):
-        found |= _package(module, git)
-    for value in component.values():
-        if isinstance(value, Mapping) and "_target_" in value:
-            found |= optimizer_packages(value, git)
-    return found
+    versions: dict[str, str | None] = {}
+    for target in targets_of(component):
+        for module in _modules(target):
+            versions |= _package(module, git)
+    return versions
 
 
 def _modules(target: str) -> list[str]:
@@ -128,7 +127,7 @@ def _package(module: str, git: Mapping[str, Any]) -> dict[str, str | None]:
         return {PROJECT: f"{_version(PROJECT)}{commit}{'.dirty' if git['dirty'] else ''}"}
     version = _version(module)  # a module nearly always has its package's name
     if version is not None:
-        return {canonical(module): version}
+        return {canonicalize_name(module): version}
     brought_by = importlib.metadata.packages_distributions().get(module)  # slow: reads them all
     return {brought_by[0]: _version(brought_by[0])} if brought_by else {module: None}
 
@@ -146,8 +145,8 @@ def device_name(device: torch.device) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {package: _version(package) for package in _PACKAGES}
-    return {package: version for package, version in found.items() if version is not None}
+    versions = {package: _version(package) for package in _PACKAGES}
+    return {package: version for package, version in versions.items() if version is not None}
 
 
 def _version(package: str) -> str | None:

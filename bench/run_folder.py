@@ -1,14 +1,4 @@
-"""The result line: how a finished run ended, for people.
-
-The run folder: one run's config, status, history, summary, checkpoints and provenance.
-
-    config.json      the whole resolved config, with the run's id and variant
-    status.json      state (running, done, failed, diverged), cause, and which trackers have it all
-    log.txt          what a run printed in a worker process
-    history.jsonl    a row per logged step and per epoch; no clock in it, so it can be compared
-    summary.json     one number a name: what tables need
-    checkpoint.pt    with checkpoint.prev.pt before it
-    provenance.json  code, versions, device: one entry an attempt
+"""The run folder: one run's config, status, history, summary, checkpoints and provenance.
 
 Every write is atomic. A checkpoint is the point of commitment: rows after it are written again.
 """
@@ -19,7 +9,8 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,9 +24,25 @@ if TYPE_CHECKING:
     from filelock import OwnerRecord
 
 
+# What lies in a run folder.
+CONFIG = "config.json"  # the whole resolved config, with the run's id and variant
+STATUS = "status.json"  # state (running, done, failed, diverged), cause, trackers that have it all
+LOG = "log.txt"  # what the run printed in a worker process
+HISTORY = "history.jsonl"  # a row a logged step and epoch; no clock in it, so it can be compared
+SUMMARY = "summary.json"  # one number a name: what tables need
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.prev.pt"
+PROVENANCE = "provenance.json"  # code, versions, device: one entry an attempt
+CURVATURE = "curvature.parquet"  # what was measured of each layer's directions
+EXPONENTS = "exponents.parquet"  # what was fitted to them, a row a layer
+
 State = Literal["running", "done", "failed", "diverged"]
 Kind = Literal["out of memory", "timeout", "preempted", "killed", "exception"]
 Row = dict[str, Any]
+
+
+def is_run(path: Path) -> bool:
+    """Return whether ``path`` is a run folder: it has a config."""
+    return (path / CONFIG).is_file()
 
 
 class BusyError(UserError):
@@ -53,12 +60,19 @@ class RunFolder:
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
 
+    def _read(self, name: str) -> dict[str, Any]:
+        return read_json(self.path / name) or {}
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        self._check_lock()
+        write_json(self.path / name, content)
+
     # -- status ---------------------------------------------------------------------------------
 
     @property
     def status(self) -> dict[str, Any]:
         """The content of status.json, empty for a run that never began."""
-        return read_json(self.path / "status.json") or {}
+        return self._read(STATUS)
 
     @property
     def finished(self) -> bool:
@@ -86,19 +100,21 @@ class RunFolder:
 
         ``kind`` is the kind of failure, of one that failed.
         """
-        self._check_lock()
-        write_json(
-            self.path / "status.json",
-            {
-                "state": state,
-                "cause": cause,
-                "kind": kind,
-                "tracked": list(tracked),
-                "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-            },
-        )
+        status = {
+            "state": state,
+            "cause": cause,
+            "kind": kind,
+            "tracked": list(tracked),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+        }
+        self._write(STATUS, status)
+
+    @property
+    def log(self) -> Path:
+        """Where a worker process keeps what the run prints."""
+        return self.path / LOG
 
     @property
     def owner(self) -> OwnerRecord | None:
@@ -116,7 +132,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(patient=patient, say=self._say)
+            self._lock.acquire(patient=patient, say=self._note)
         except UnreadableError as error:
             raise BusyError(str(error)) from error
         except HeldError as error:
@@ -127,13 +143,22 @@ class RunFolder:
         for torn in self.path.glob(".*.tmp"):  # a kill in the middle of a write leaves these
             torn.unlink(missing_ok=True)
 
-    def _say(self, line: str) -> None:
+    def _note(self, line: str) -> None:
         print(f"{self.path.name}: {line}", file=sys.stderr, flush=True)
 
     def release(self) -> None:
         """Let other processes have the run."""
         self._lock.release()
         self._taken = False
+
+    @contextmanager
+    def held(self, *, patient: bool = False) -> Iterator[None]:
+        """Hold the run for as long as the context lasts: see ``acquire``."""
+        self.acquire(patient=patient)
+        try:
+            yield
+        finally:
+            self.release()
 
     def _check_lock(self) -> None:
         """Write nothing into a run that another process took over, this one having been asleep."""
@@ -144,12 +169,12 @@ class RunFolder:
 
     def begin(self, config: dict[str, Any], provenance: dict[str, Any]) -> None:
         """Write the config and this attempt's provenance, and mark the run as running."""
-        write_json(self.path / "config.json", config)
-        attempts = (read_json(self.path / "provenance.json") or {}).get("attempts", [])
+        self._write(CONFIG, config)
+        attempts = self.provenance.get("attempts", [])
         # Once packed, always packed: the time of the whole run is not that of one alone.
         packed = max((one.get("packed", 1) for one in (*attempts, provenance)), default=1)
         provenance |= {"packed": packed} if packed > 1 else {}
-        write_json(self.path / "provenance.json", {"attempts": [*attempts, provenance]})
+        self._write(PROVENANCE, {"attempts": [*attempts, provenance]})
         self.set_status("running")
 
     def commit(self, history: list[Row], checkpoint: dict[str, Any]) -> None:
@@ -157,7 +182,7 @@ class RunFolder:
         import torch  # seconds; whoever only looks at runs does without
 
         self.write_history(history)
-        current, previous = self.path / "checkpoint.pt", self.path / "checkpoint.prev.pt"
+        current, previous = self.path / CHECKPOINT, self.path / PREVIOUS
         fresh = self.path / ".checkpoint.new.pt"
         write_atomically(fresh, lambda stream: torch.save(checkpoint, stream))
         if current.exists():
@@ -167,12 +192,11 @@ class RunFolder:
     def write_history(self, history: list[Row]) -> None:
         """Replace history.jsonl; rows beyond the checkpoint are for readers, and never resumed."""
         self._check_lock()
-        write_json_lines(self.path / "history.jsonl", history)
+        write_json_lines(self.path / HISTORY, history)
 
     def finish(self, state: State, cause: str | None, summary: dict[str, Any]) -> None:
         """Write the summary, then the final state."""
-        self._check_lock()
-        write_json(self.path / "summary.json", summary)
+        self._write(SUMMARY, summary)
         self.set_status(state, cause)
 
     # -- what is read ---------------------------------------------------------------------------
@@ -180,28 +204,28 @@ class RunFolder:
     @property
     def config(self) -> dict[str, Any]:
         """The content of config.json, empty where there is none."""
-        return read_json(self.path / "config.json") or {}
+        return self._read(CONFIG)
 
     @property
     def summary(self) -> dict[str, Any]:
         """The content of summary.json, empty where there is none."""
-        return read_json(self.path / "summary.json") or {}
+        return self._read(SUMMARY)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """The content of provenance.json, empty where there is none."""
-        return read_json(self.path / "provenance.json") or {}
+        return self._read(PROVENANCE)
 
     def history(self, up_to_step: int | None = None) -> list[Row]:
         """Return the rows written so far, without those after ``up_to_step``."""
-        rows = read_json_lines(self.path / "history.jsonl")
+        rows = read_json_lines(self.path / HISTORY)
         return [row for row in rows if up_to_step is None or row["step"] <= up_to_step]
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the newest readable checkpoint; warn where that is not the newest one."""
         import torch
 
-        for name in ("checkpoint.pt", "checkpoint.prev.pt"):
+        for name in (CHECKPOINT, PREVIOUS):
             path = self.path / name
             if not path.exists():
                 continue

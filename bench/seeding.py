@@ -19,6 +19,11 @@ def derive(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def noise_seed(seed: int, rank: int = 0, step: int = 0) -> int:
+    """Return the seed of dropout and the like: each rank's own, and a follower's at each start."""
+    return derive(seed, "noise", *((rank, step) if rank else ()))
+
+
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """Return a CPU generator for ``purpose``; CPU so that every device sees the same numbers."""
     return torch.Generator().manual_seed(derive(seed, *purpose))

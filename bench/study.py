@@ -30,6 +30,7 @@ from bench.launch.grid import Composer, Invalid, combinations, master_config
 from bench.launch.status import run_folder
 from bench.launch.words import spelled_out
 from bench.main import PROGRAM
+from bench.run_folder import EXPONENTS
 from bench.tuning.spec import study_of
 
 
@@ -78,7 +79,7 @@ def commands(words: Sequence[str]) -> list[list[str]]:
             own = [word for word in words if _key(word) not in apart]
             own += [*study.exponents, f"sweep={master.sweep}_exponents"]
             made.append(["train", "-m", *own])
-            more.append(f"exponents={_folder(loader, own) / 'exponents.parquet'}")
+            more.append(f"exponents={_folder(loader, own) / EXPONENTS}")
         if study.tuning is not None:
             made.append(["tune", *more])
     made.append(["train", "-m", *more, *(() if master.tuned else ("tuned=true",))])

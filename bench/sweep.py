@@ -30,6 +30,7 @@ from bench.launch.grid import Composer, combinations, master_config
 from bench.launch.plan import Plan, Retry, make_plan, objections
 from bench.launch.words import spelled_out
 from bench.options import Options, OptionsT, parse, show
+from bench.run_folder import LOG
 
 _SHOWN = 40  # problems listed before the rest is only counted
 
@@ -125,9 +126,9 @@ def logs(words: Sequence[str]) -> None:
         UserError: there is no such run, or it has printed nothing into a log.
     """
     given = _parsed(LogOptions, words, "logs", "Print what a run has printed.")
-    found = sorted(given.runs_dir.glob(f"{given.run}*/log.txt"))
+    found = sorted(given.runs_dir.glob(f"{given.run}*/{LOG}"))
     if not found:
-        known = [path.name for path in given.runs_dir.glob("*") if (path / "log.txt").exists()]
+        known = [path.name for path in given.runs_dir.glob("*") if (path / LOG).exists()]
         why = "the runs of a single process print to its terminal" if not known else ""
         hint = why or suggestion(given.run, known)
         raise UserError(f"run={given.run}: no log in {given.runs_dir}; {hint}")

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from bench import options as cli
 from bench.errors import UserError
-from bench.run_folder import RunFolder
+from bench.run_folder import RunFolder, is_run
 from bench.tracking import RunInfo, WandbTracker
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 
 def label_of(project: str, entity: str | None) -> str:
-    """Return the name, in status.json, of the server and project that hold a whole run."""
+    """Return the name, in a run's status, of the server and project that hold a whole run."""
     address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
     return f"{address}/{entity or '(default)'}/{project}"
 
@@ -76,8 +76,7 @@ def send(folder: RunFolder, project: str, entity: str | None) -> None:
     Raises:
         UserError: another process is working on the run.
     """
-    folder.acquire()
-    try:
+    with folder.held():
         config = folder.config
         attempts = folder.provenance.get("attempts", [])
         known: dict[str, Any] = {**config, "provenance": attempts[-1] if attempts else {}}
@@ -89,16 +88,14 @@ def send(folder: RunFolder, project: str, entity: str | None) -> None:
         tracker.log(folder.history())
         tracker.finish(folder.summary)
         folder.add_tracked(label_of(project, entity))
-    finally:
-        folder.release()
 
 
 def _run_folders(root: Path, sweep: str | None) -> list[RunFolder]:
     """Return the run folders in ``root``, or ``root`` itself where it is one."""
     if not root.is_dir():
         raise UserError(f"runs={root}: no such folder; make runs with `spectral-bench train ...`")
-    paths = [root] if (root / "config.json").is_file() else sorted(root.iterdir())
-    folders = [RunFolder(path) for path in paths if (path / "config.json").is_file()]
+    paths = [root] if is_run(root) else sorted(root.iterdir())
+    folders = [RunFolder(path) for path in paths if is_run(path)]
     kept = [one for one in folders if sweep is None or one.config.get("sweep") == sweep]
     if not kept:
         which = f" of sweep {sweep!r}" if sweep else ""

@@ -1,7 +1,7 @@
-"""Trackers: who else is told of a run, always after the run folder.
+"""Trackers: where else a run is kept, always after the run folder.
 
 A tracker gets the whole history each time and sends what it does not have yet. Nothing that goes
-wrong in it may touch the run: ``Guarded`` turns its failures into one warning.
+wrong in it may touch the run: ``Guarded`` makes its failures into one warning.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from bench.run_folder import Row
+from bench.hydra_private import instantiate
+from bench.run_folder import EXPONENTS, Row
+from bench.setup import Setup
 
 Axis = Literal["epoch", "samples", "tokens", "seconds"]
 SEEN = "seen/"  # of the columns that only W&B's charts need; readers of runs leave them out
@@ -26,7 +28,7 @@ _MOST_ROWS = 10_000
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told of a run before its first number."""
+    """What a tracker gets of a run before its first number."""
 
     id: str
     sweep: str | None
@@ -44,14 +46,14 @@ class Tracker(Protocol):
         """Send the rows of ``history`` that were not sent yet."""
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Send the summary and end; ``summary["state"]`` says how the run ended."""
+        """Send the summary and end; ``summary["state"]`` is how the run ended."""
 
     def abandon(self, *, failed: bool) -> None:
         """End without a summary: the run failed, or was interrupted and will go on."""
 
 
 class NullTracker:
-    """Tells nobody: the run folder is all."""
+    """Sends nothing: the run folder is all."""
 
     def __init__(self, info: RunInfo) -> None:
         del info
@@ -187,7 +189,7 @@ def layer_tables(folder: Path) -> dict[str, tuple[list[str | int], list[Iterable
     Columns and rows of ``exponents.parquet``, one a layer and epoch; None for what is not finite,
     and the latest 10,000 rows, W&B's limit. Nothing where nothing was measured.
     """
-    path = folder / "exponents.parquet"
+    path = folder / EXPONENTS
     if not path.is_file():
         return {}
     import pyarrow.parquet
@@ -247,3 +249,10 @@ class Guarded:
     def abandon(self, *, failed: bool) -> None:
         """See Tracker."""
         self._attempt(lambda: self._tracker.abandon(failed=failed))
+
+
+def open_tracker(setup: Setup, stored: dict[str, Any], source: dict[str, Any]) -> Guarded:
+    """Return the tracker of a run, with its stored config and the provenance of its attempt."""
+    run, known = setup.config, {**stored, "provenance": source}
+    info = RunInfo(setup.identity.id, run.sweep, known, Path(run.runs_dir))
+    return Guarded(instantiate(run.tracker)(info))

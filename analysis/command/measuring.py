@@ -24,6 +24,7 @@ from analysis.curvature_core.objective import Mode, Settings
 from analysis.measure import files
 from bench import options as cli
 from bench.errors import UserError
+from bench.run_folder import CONFIG, STATUS, is_run
 
 
 def find_run(text: str) -> Path:
@@ -37,14 +38,14 @@ def find_run(text: str) -> Path:
         folder = _only_match(text)
     if not folder.is_dir():
         raise UserError(f"run={text}: no such folder{_nearest(folder)}")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"run={text}: not a run folder (it has no config.json)")
+    if not is_run(folder):
+        raise UserError(f"run={text}: not a run folder (it has no {CONFIG})")
     return folder
 
 
 def require_done(folder: Path) -> None:
     """Raise UserError unless the run in ``folder`` has finished with trained weights."""
-    status = _json(folder / "status.json")
+    status = _json(folder / STATUS)
     state, cause = status.get("state", "unknown"), status.get("cause")
     if state == "done":
         return
@@ -61,7 +62,7 @@ def _only_match(pattern: str) -> Path:
     path = Path(pattern).expanduser()
     root = Path(path.anchor or ".")  # Path.glob takes no absolute pattern
     found = sorted(root.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
-    matches = [match for match in found if (match / "config.json").is_file()]
+    matches = [match for match in found if is_run(match)]
     if not matches:
         raise UserError(f"run={pattern}: the pattern matches no run folder")
     if len(matches) > 1:

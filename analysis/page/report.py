@@ -26,6 +26,7 @@ from analysis.table.model import Cell, Table, in_percent
 from analysis.table.render import comparison_text, value
 from bench.config import load
 from bench.errors import UserError
+from bench.run_folder import CONFIG, EXPONENTS, STATUS
 
 _CHOSEN = ("model", "dataset", "optimizer", "schedule", "trainer")
 # Where results lie and who watches: the reader's own choice.
@@ -178,7 +179,7 @@ def exponents(of: Iterable[Row], source: str) -> list[dict[str, Any]]:
     """
     found = []
     for row in of:
-        tables = [read_table(Path(source) / run_id / "exponents.parquet")
+        tables = [read_table(Path(source) / run_id / EXPONENTS)
                   for run_id in row.cell.run_ids]  # fmt: skip
         measured = [_latest(table[0]) for table in tables if table is not None]
         if not measured:
@@ -232,7 +233,7 @@ def _command(source: str, used: Sequence[dict[str, Any]]) -> str:
 
 def _config(source: str, run: dict[str, Any]) -> dict[str, Any]:
     """Return a run's config: its file, or what the frame's columns tell of it."""
-    path = Path(source) / str(run["id"]) / "config.json"
+    path = Path(source) / str(run["id"]) / CONFIG
     try:
         loaded = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -259,7 +260,7 @@ def _unflattened(run: dict[str, Any]) -> dict[str, Any]:
 
 def _cause(source: str, run_id: str) -> str:
     try:
-        status = json.loads((Path(source) / run_id / "status.json").read_bytes())
+        status = json.loads((Path(source) / run_id / STATUS).read_bytes())
     except (OSError, ValueError):
         return ""
     return str(status.get("cause") or "") if isinstance(status, dict) else ""

@@ -17,14 +17,13 @@ from typing import Any
 
 from analysis.run import folders
 from bench.files import is_name, write_atomically
+from bench.run_folder import CONFIG, STATUS, is_run
 
 Files = dict[str, bytes]  # of one run folder, by name
 
 _KEY, _MARK = b"spectral-bench", {"kind": "runs", "format": 1}
 _TEXT, _BYTES = (".json", ".jsonl"), ".parquet"
-_STATUS = "status.json"
 _OF_PROCESS = ("pid", "host")
-_CONFIG = "config.json"
 _PLACES = {"runs_dir": 1, "data_dir": 1, "exponents": 2}  # how much of an absolute path is kept
 _ELSEWHERE = ("wandb:", "offline:")
 
@@ -55,12 +54,12 @@ def _files(folder: Path) -> Files:
                 found[path.name].decode()
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path}: not UTF-8; remove it or train the run again") from error
-    if _STATUS in found:
-        status = json.loads(found[_STATUS])
+    if STATUS in found:
+        status = json.loads(found[STATUS])
         kept = {key: value for key, value in status.items() if key not in _OF_PROCESS}
-        found[_STATUS] = (json.dumps(kept, indent=1) + "\n").encode()
-    if _CONFIG in found:
-        found[_CONFIG] = _without_places(found[_CONFIG])
+        found[STATUS] = (json.dumps(kept, indent=1) + "\n").encode()
+    if CONFIG in found:
+        found[CONFIG] = _without_places(found[CONFIG])
     return found
 
 
@@ -84,12 +83,12 @@ def _shortened(config: dict[str, Any]) -> dict[str, Any]:
 
 def state(files: Files) -> str:
     """Return a run's state; one killed before it wrote any was running."""
-    return str(json.loads(files.get(_STATUS, b"{}")).get("state", "running"))
+    return str(json.loads(files.get(STATUS, b"{}")).get("state", "running"))
 
 
 def sweep(files: Files) -> str | None:
     """Return the name of the sweep that a run is of."""
-    name = json.loads(files[_CONFIG]).get("sweep")
+    name = json.loads(files[CONFIG]).get("sweep")
     return None if name is None else str(name)
 
 
@@ -107,7 +106,7 @@ def differing(old: Files, new: Files) -> str | None:
     if not (finished(old) and finished(new)):
         return None
     shared = sorted(name for name in old.keys() & new.keys() if name.endswith(_TEXT))
-    return next((n for n in shared if n != _STATUS and old[n] != new[n]), None)
+    return next((n for n in shared if n != STATUS and old[n] != new[n]), None)
 
 
 def merged(old: Mapping[str, Files], new: Mapping[str, Files]) -> dict[str, Files]:
@@ -197,7 +196,7 @@ def archives(source: str) -> list[Path]:
     if source.startswith(_ELSEWHERE):
         return []
     path = Path(source).expanduser()
-    if path.is_dir() and not (path / "config.json").exists():
+    if path.is_dir() and not is_run(path):
         return sorted(found for found in path.glob(f"*{_BYTES}") if is_archive(found))
     if is_archive(path):
         return [path]

@@ -10,9 +10,10 @@ from typing import Any
 
 from analysis.run.frame import STATES, RunRecord, nearest, warn
 from bench.files import is_name
+from bench.run_folder import CHECKPOINT, CONFIG, HISTORY, PROVENANCE, STATUS, SUMMARY, is_run
 
-_PARTS = ("status.json", "summary.json", "history.jsonl", "checkpoint.pt")
-_READ = ("config.json", "status.json", "summary.json", "provenance.json")
+_PARTS = (STATUS, SUMMARY, HISTORY, CHECKPOINT)
+_READ = (CONFIG, STATUS, SUMMARY, PROVENANCE)
 
 
 def records(root: Path) -> list[RunRecord]:
@@ -35,7 +36,7 @@ def stamps(root: Path) -> list[str]:
     The folder itself counts, too: it changes with its name, and with every file that comes, goes
     or is replaced.
     """
-    if (root / "config.json").is_file():
+    if is_run(root):
         return [_stamp(str(root))]
     return [_stamp(f"{root}/{name}") for name in _folders(root)]
 
@@ -46,11 +47,11 @@ def history(root: Path, run_id: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: no such run, or a line before the last that is not JSON.
     """
-    folder = root if (root / "config.json").is_file() and root.name == run_id else root / run_id
+    folder = root if is_run(root) and root.name == run_id else root / run_id
     if not folder.is_dir():
-        names = [path.name for path in root.iterdir() if (path / "config.json").is_file()]
+        names = [path.name for path in root.iterdir() if is_run(path)]
         raise ValueError(f"{root}: no run {run_id!r}{nearest(run_id, names)}")
-    path = folder / "history.jsonl"
+    path = folder / HISTORY
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     rows = []
     for number, line in enumerate(lines, 1):
@@ -65,7 +66,7 @@ def history(root: Path, run_id: str) -> list[dict[str, Any]]:
 
 def _found(root: Path) -> Iterator[tuple[Path, RunRecord]]:
     """Yield (folder, run) for each run folder in ``root``, or for ``root`` itself if it is one."""
-    if (root / "config.json").is_file():
+    if is_run(root):
         yield root, _read_folder(root)
         return
     for name in _folders(root):
@@ -74,7 +75,7 @@ def _found(root: Path) -> Iterator[tuple[Path, RunRecord]]:
             yield folder, _read_folder(folder)
         except FileNotFoundError:  # without a config: another folder, or a run that lost it
             if any((folder / part).exists() for part in _PARTS):
-                warn(f"{folder / 'config.json'}: missing; the run is shown as unreadable")
+                warn(f"{folder / CONFIG}: missing; the run is shown as unreadable")
                 yield folder, RunRecord(name, "unreadable")
 
 
@@ -105,12 +106,12 @@ def _read_folder(folder: Path) -> RunRecord:
     config: dict[str, Any] | None = None
     run_id = folder.name
     try:
-        config = _read_json(folder / "config.json")
+        config = _read_json(folder / CONFIG)
         run_id = _own_id(config, folder)
         state = _state(folder)
         # A diverged or failed run may have ended before it had anything to sum up.
-        needed = state == "done" or (folder / "summary.json").exists()
-        summary = _read_json(folder / "summary.json") if needed and state != "running" else {}
+        needed = state == "done" or (folder / SUMMARY).exists()
+        summary = _read_json(folder / SUMMARY) if needed and state != "running" else {}
         return RunRecord(run_id, state, config, summary, _provenance(folder))
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) and config is None:
@@ -129,13 +130,13 @@ def _own_id(config: dict[str, Any], folder: Path) -> str:
     """
     own = config.get("id", folder.name)
     if "id" in config and not is_name(own):
-        raise ValueError(f"{folder / 'config.json'}: {own!r} is no name of a run")
+        raise ValueError(f"{folder / CONFIG}: {own!r} is no name of a run")
     return str(own)
 
 
 def _state(folder: Path) -> str:
     """Return the state in status.json; a run killed before it wrote one was running."""
-    path = folder / "status.json"
+    path = folder / STATUS
     try:
         state = _read_json(path).get("state")
     except FileNotFoundError:
@@ -148,7 +149,7 @@ def _state(folder: Path) -> str:
 def _provenance(folder: Path) -> dict[str, Any]:
     """Return the latest attempt's provenance, empty where none was written."""
     try:
-        attempts = _read_json(folder / "provenance.json").get("attempts")
+        attempts = _read_json(folder / PROVENANCE).get("attempts")
     except FileNotFoundError:
         return {}
     latest = attempts[-1] if isinstance(attempts, list) and attempts else {}

@@ -18,6 +18,7 @@ from analysis.measure.files import read_table
 from analysis.run import folders
 from analysis.run.archive import local
 from analysis.run.frame import RunRecord, frame, warn
+from bench.run_folder import is_run
 
 ATTENTION_AND_MLP = ("query", "key", "value", "output", "mlp_up", "mlp_down")
 _KEY_VALUE, _REST = ["key", "value"], ["query", "mlp_up", "mlp_down"]
@@ -140,13 +141,13 @@ def _files(source: Path) -> Iterator[tuple[Path, list[Path]]]:
     inside = sorted(p for p in source.iterdir() if p.is_dir() and p.name[0] not in "._")
     for folder in [source, *inside]:
         paths = [p for name in _NEEDED if (p := folder / f"{name}.parquet").is_file()]
-        if paths or (folder / "config.json").is_file():
+        if paths or is_run(folder):
             yield folder, paths
 
 
 def _record(folder: Path) -> RunRecord:
     """Return the run of ``folder``; tables that lie by themselves are a run without a config."""
-    if (folder / "config.json").is_file():
+    if is_run(folder):
         return folders.records(folder)[0]
     return RunRecord(folder.resolve().name, "done")
 

@@ -1,11 +1,10 @@
 """What every dataset has in common: its splits, its shape, and the batches drawn from it.
 
-Counter-based random numbers: a pure function of (key, index), the same bits on every device.
-
-No generator and no state: the numbers of a sample do not depend on which samples are drawn beside
-it, in which process, or on what was drawn before. Everything is integer arithmetic in int64 that
-cannot overflow, of fixed shape and without host synchronisation, so it can be compiled and
-captured. Based on the 32-bit finaliser of C. Wellons' hash prospector ("lowbias32").
+Random numbers are counter-based, a pure function of (key, index) with the same bits on every
+device: those of a sample do not depend on which samples are drawn beside it, in which process, or
+on what was drawn before. Everything is integer arithmetic in int64 that cannot overflow, of fixed
+shape and without host synchronisation, so it can be compiled and captured. Based on the 32-bit
+finaliser of C. Wellons' hash prospector ("lowbias32").
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class Data(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset(ABC):
-    """What all our datasets do alike: which batches an epoch has, and what is refused.
+    """What all our datasets have in common: which batches an epoch has, and what is refused.
 
     ``UNIT`` is what messages call the samples.
     """

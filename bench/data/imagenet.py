@@ -2,11 +2,8 @@
 
 ``prepare`` lists the 1.3 million files once; nothing is converted. The publisher's ``val`` is the
 test split; validation images are taken out of ``train`` by the run's seed. Class k is the k-th
-wnid, sorted, as in torchvision's pretrained models.
-
-Cuts of photographs of any size to a square, as ImageNet training and evaluation use them.
-
-The random cut is a pure function of a sample's random words: no generator, no state.
+wnid, sorted, as in torchvision's pretrained models. Photographs are cut to a square as is usual for
+training and evaluation; the random cut is a pure function of a sample's random words.
 """
 
 from __future__ import annotations
@@ -168,7 +165,7 @@ class _Listing(NamedTuple):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def photographs(self, files: tuple[str, ...], size: int) -> Photographs:
-        """Return files with the classes that their folders say."""
+        """Return files with the classes of their folders."""
         classes = {wnid: k for k, wnid in enumerate(self.wnids)}
         labels = torch.tensor([classes[file.split("/")[1]] for file in files])
         return Photographs(self.folder, files, labels, size)
@@ -196,7 +193,7 @@ def load(
         workers: processes that decode; changes nothing in the result.
 
     Raises:
-        MissingDataError: there is no list, or it is damaged; says which command makes it.
+        MissingDataError: there is no list, or it is damaged (the message has the command).
         ValueError: an option is out of range.
     """
     given = shape(image_size, num_classes)
@@ -237,7 +234,7 @@ def prepare(root: Path, source: Path | None = None, **_options: object) -> str:
         source: the folder that holds ``train/`` and ``val/``, where it is another.
 
     Raises:
-        MissingDataError: the folders are not there, or not sorted by wnid; says what to do.
+        MissingDataError: no folders, or not sorted by wnid (the message has the remedy).
     """
     path = _path(root)
 
@@ -293,7 +290,7 @@ def _is_listed(path: Path) -> bool:
 
 
 def _list(folder: Path) -> _Listing:
-    found = {}
+    files = {}
     for split in ("train", "val"):
         where = folder / split
         if not where.is_dir():
@@ -301,22 +298,22 @@ def _list(folder: Path) -> _Listing:
                 f"{NAME}: {where} is not there: ImageNet cannot be downloaded without an account "
                 "(https://image-net.org); name its folder: source=<the folder of train/ and val/>"
             )
-        found[split] = {
+        files[split] = {
             entry.name: sorted(_images(entry.path)) for entry in os.scandir(where) if entry.is_dir()
         }
-        if not any(found[split].values()):
+        if not any(files[split].values()):
             raise MissingDataError(
                 f"{NAME}: {where} has no folders of images: sort the images into one folder a "
                 "class, named by its wnid"
             )
-    differing = sorted(set(found["train"]) ^ set(found["val"]))
+    differing = sorted(set(files["train"]) ^ set(files["val"]))
     if differing:
         raise MissingDataError(
             f"{NAME}: train/ and val/ of {folder} have different classes, such as {differing[0]}"
         )
-    wnids = tuple(sorted(found["train"]))
+    wnids = tuple(sorted(files["train"]))
     train, val = (
-        tuple(f"{split}/{wnid}/{name}" for wnid in wnids for name in found[split][wnid])
+        tuple(f"{split}/{wnid}/{name}" for wnid in wnids for name in files[split][wnid])
         for split in ("train", "val")
     )
     return _Listing(str(folder.resolve()), wnids, train, val)

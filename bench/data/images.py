@@ -2,9 +2,8 @@
 
 The order of an epoch is a pure function of (seed, epoch) and the augmentation of a sample a pure
 function of (seed, epoch, sample index), so an epoch entered in the middle continues with the very
-same batches. Crop, flip and normalisation run vectorised where the data lives.
-
-Stratified splits and per-channel statistics, both exact and reproducible.
+same batches. Crop, flip and normalisation run vectorised where the data lives. Stratified splits
+and per-channel statistics are exact and reproducible.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ class Split:
         if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[2] != shape[3]:
             raise ValueError(f"images must be uint8 [N, C, H, H], not {self.images.dtype} {shape}")
         if self.labels.dtype != torch.int64 or tuple(self.labels.shape) != shape[:1]:
-            found = f"{self.labels.dtype} {tuple(self.labels.shape)}"
-            raise ValueError(f"labels must be int64 [{shape[0]}], one an image, not {found}")
+            given = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            raise ValueError(f"labels must be int64 [{shape[0]}], one an image, not {given}")
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -103,7 +102,7 @@ class ImageData(base.Dataset):
     """One classification dataset: three disjoint splits, normalisation and augmentation.
 
     ``mean`` and ``std`` are one number a channel, of pixels scaled to [0, 1]. All splits are on one
-    device; ``to`` moves them. ``origin``, for the record, says where they come from.
+    device; ``to`` moves them. ``origin`` is where they come from, for the record.
     """
 
     num_classes: int

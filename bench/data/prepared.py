@@ -1,7 +1,7 @@
 """A prepared dataset: one file of tensors with their checksum, made once whoever asks.
 
 `make` holds a lock while it builds, so that of many processes one does the work and the others
-find it done; the file appears whole or not at all. `read` checks what it reads.
+wait for it; the file appears whole or not at all. `read` checks what it reads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FORMAT = 1
 
 
 class Prepared(NamedTuple):
-    """The publisher's two splits, and in words where they were found."""
+    """The publisher's two splits, and, as text, where they were."""
 
     train: Split
     test: Split
@@ -32,7 +32,7 @@ class Prepared(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Where they were found and their checksum, for the record of a run."""
+        """Where they were and their checksum, for the record of a run."""
         return f"{self.source}, sha256 {self.digest}"
 
     @property
@@ -84,7 +84,7 @@ def read(root: Path, name: str) -> Prepared:
     """Return the prepared dataset, its checksum verified.
 
     Raises:
-        MissingDataError: it is absent or damaged; says which command makes it.
+        MissingDataError: it is absent or damaged (the message has the command).
     """
     path = path_of(root, name)
     if not path.is_file():

@@ -4,7 +4,7 @@ Always present and never downloaded. The corpus is every .py file of the modules
 lists as its standard library on any platform, except their tests (which some distributions leave
 out) and modules that distributions package apart or generate. It is a property of the Python
 version, which therefore belongs to the config (``python``); distributors may patch single files,
-so the digest of the content is part of what `describe` says.
+so the digest of the content is part of `describe`.
 
 Splits are by file, by a hash of its path: fixed, whatever the run's seed.
 """
@@ -47,7 +47,7 @@ def load(
     seed: int,  # noqa: ARG001 (the splits are by file)
     *,
     context_length: int = 256,
-    task: Literal["lm"] = "lm",  # noqa: ARG001 (says what the dataset is for)
+    task: Literal["lm"] = "lm",  # noqa: ARG001 (what the dataset is for)
     python: str | None = None,
 ) -> TokenStream:
     """Return the corpus as one stream of bytes a split, each file ended by a zero byte.
@@ -82,10 +82,10 @@ def prepare(root: Path, **_options: object) -> str:  # noqa: ARG001 (needs no fo
 def describe() -> str:
     """Say which corpus this is, how long its splits are, and its byte entropies."""
     sizes = ", ".join(f"{len(_stream(split)):,} {split}" for split in SPLITS)
-    found = entropies(_stream("val"), VOCAB_SIZE)
+    measured = entropies(_stream("val"), VOCAB_SIZE)
     return (
         f"{_origin(platform.python_version())}; {len(files())} files, {sizes} bytes; validation "
-        f"entropies in nats a byte: unigram {found.unigram:.4f}, bigram {found.bigram:.4f}"
+        f"entropies in nats a byte: unigram {measured.unigram:.4f}, bigram {measured.bigram:.4f}"
     )
 
 
@@ -101,12 +101,12 @@ def files(folder: Path | None = None) -> tuple[str, ...]:
     """Return the corpus's files, relative to the library's ``folder``, sorted."""
     folder = folder or _library()
     wanted = set(sys.stdlib_module_names) - _APART
-    found = []
+    paths = []
     for path in folder.rglob("*.py"):
         parts = path.relative_to(folder).with_suffix("").parts
         if parts[0] in wanted and not parts[0].startswith("_sysconfigdata"):
-            found += [] if _LEFT_OUT & set(parts) else [path.relative_to(folder).as_posix()]
-    return tuple(sorted(found))
+            paths += [] if _LEFT_OUT & set(parts) else [path.relative_to(folder).as_posix()]
+    return tuple(sorted(paths))
 
 
 def split_of(file: str) -> SplitName:

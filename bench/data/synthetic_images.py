@@ -68,7 +68,7 @@ def load(
     flip: bool = False,
     workers: int | None = None,
 ) -> ImageData | ImageStream:
-    """Return the images, classes in turn.
+    """Return the images, one class after another.
 
     Args:
         root: the data folder, unused.
@@ -133,7 +133,7 @@ def bayes_error(num_classes: int, separation: float) -> float:
 def make_patterns(given: ImageShape) -> Tensor:
     """Return one orthonormal pattern a class, float32 [K, C, H, H], low frequencies first.
 
-    The constant pattern is left out: it would tell classes by brightness alone.
+    The constant pattern is left out: it would be seen by its brightness alone.
     """
     sizes = (given.in_channels, given.image_size, given.image_size)
     frequencies = sorted(itertools.product(*map(range, sizes)), key=lambda f: (sum(f), f))

@@ -6,7 +6,7 @@ Zipf's probabilities 1/r, so that both the marginal and the transitions are heav
 text. Sequences start in the stationary distribution.
 
 ``task="classification"`` has two such chains that share a part of their transitions; a sequence's
-class says which one made it. The corpus does not depend on the run's seed.
+class is the chain that made it. The corpus does not depend on the run's seed.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ def sample(chain: Chain, count: int, length: int, stream: np.random.Generator) -
     stacked = (rows + np.arange(len(rows))[:, None]).ravel()
     for place in range(1, length):
         before = tokens[:, place - 1]
-        found = stacked.searchsorted(before + stream.random(count), side="right")
-        tokens[:, place] = np.minimum(found - before * len(rows), len(rows) - 1)
+        following = stacked.searchsorted(before + stream.random(count), side="right")
+        tokens[:, place] = np.minimum(following - before * len(rows), len(rows) - 1)
     return tokens
 
 

@@ -53,7 +53,7 @@ def load(
         flip: random horizontal flips.
 
     Raises:
-        MissingDataError: it is not prepared, or damaged; says which command prepares it.
+        MissingDataError: it is not prepared, or damaged (the message has the command).
         ValueError: an option is out of range.
     """
     augment = Augment(pad, flip)
@@ -72,24 +72,24 @@ def prepare(root: Path, source: Path | None = None, **_options: object) -> str:
         source: the zip, or a folder that holds it packed or unpacked, to be used instead.
 
     Raises:
-        MissingDataError: it cannot be had, or is damaged; says what to do.
+        MissingDataError: it cannot be had, or is damaged (the message has the remedy).
     """
     return prepared.make(root, NAME, lambda: _get(root, source))
 
 
 def _get(root: Path, source: Path | None) -> Prepared:
-    found = _find(source or root)
-    if found is None and source is not None:
+    origin = _find(source or root)
+    if origin is None and source is not None:
         raise MissingDataError(f"{NAME}: {source} holds neither {_FOLDER}/ nor {_FOLDER}.zip")
-    found = found or _download(root)
+    origin = origin or _download(root)
     try:
-        train, test = _read(found)
+        train, test = _read(origin)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise MissingDataError(
-            f"{NAME}: {found} is incomplete or damaged ({brief(error)}): delete it and run this "
+            f"{NAME}: {origin} is incomplete or damaged ({brief(error)}): delete it and run this "
             "command again"
         ) from error
-    return Prepared(train, test, str(found))
+    return Prepared(train, test, str(origin))
 
 
 def _find(where: Path) -> Path | None:

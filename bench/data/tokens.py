@@ -2,8 +2,7 @@
 
 Where a training window begins (in a stream) or which sequence comes next (in a table) is a pure
 function of (seed, epoch, number in the epoch); evaluation goes through fixed windows in order.
-
-Entropies of a stream of tokens: what a model that looks back zero or one token can reach.
+The entropies of a stream are what a model that sees zero or one token back can reach.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ class TokenStream(base.Dataset):
         return dataclasses.replace(self, **moved)
 
     def entropies(self, split: SplitName) -> Entropies:
-        """Return what a model that looks back no or one token can reach, nats a token."""
+        """Return what a model that sees no or one token back can reach, nats a token."""
         return entropies(getattr(self, split), self.vocab_size)
 
     def size(self, split: SplitName) -> int:

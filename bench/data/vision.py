@@ -29,7 +29,7 @@ Kind: TypeAlias = Literal["fashion_mnist", "cifar10", "cifar100"]
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Where a dataset is found.
+    """Where a dataset is kept.
 
     ``folder`` is where torchvision keeps it; ``archives`` what is fetched, from and to where;
     ``packaged`` is a folder of .gz files that a system package brings; ``digest`` the checksum of
@@ -98,7 +98,7 @@ def load(
         flip: random horizontal flips.
 
     Raises:
-        MissingDataError: it is not prepared, or damaged; says which command prepares it.
+        MissingDataError: it is not prepared, or damaged (the message has the command).
         ValueError: an option is out of range.
     """
     classes = _source(kind).shape.num_classes
@@ -113,11 +113,11 @@ def load(
 def prepare(root: Path, kind: Kind, source: Path | None = None, **_options: object) -> str:
     """Convert a dataset into ``root`` unless it is there; return what was done, in a line.
 
-    Looked at in turn: ``source`` alone if it is given; else ``root`` in torchvision's layout and
+    Searched in order: ``source`` alone if it is given; else ``root`` in torchvision's layout and
     the folder of a system package; else it is downloaded into ``root``.
 
     Raises:
-        MissingDataError: it cannot be had, or is damaged; says what to do.
+        MissingDataError: it cannot be had, or is damaged (the message has the remedy).
         ValueError: ``kind`` is unknown.
     """
     _source(kind)
@@ -133,10 +133,10 @@ def _get(root: Path, kind: str, source: Path | None) -> Prepared:
             )
         return given
     for folder in (str(root), _source(kind).packaged):
-        with suppress(MissingDataError):  # damaged, which a download mends or says
-            found = None if folder is None else _read(Path(folder), kind)
-            if found is not None:
-                return found
+        with suppress(MissingDataError):  # damaged, which a download mends or reports
+            images = None if folder is None else _read(Path(folder), kind)
+            if images is not None:
+                return images
     _download(root, kind)
     downloaded = _read(root, kind)
     assert downloaded is not None
@@ -169,9 +169,9 @@ def _read(folder: Path, kind: str) -> Prepared | None:
 
 def _packed(folder: Path) -> list[Path]:
     """Return the four IDX files of a folder if all are there, packed and not unpacked."""
-    found = sorted(folder.glob("*-ubyte.gz"))
-    whole = len(found) == 4 and not any(path.with_suffix("").exists() for path in found)
-    return found if whole else []
+    files = sorted(folder.glob("*-ubyte.gz"))
+    whole = len(files) == 4 and not any(path.with_suffix("").exists() for path in files)
+    return files if whole else []
 
 
 def _unpack(packed: Path, folder: Path) -> None:
@@ -188,15 +188,15 @@ def _unpack(packed: Path, folder: Path) -> None:
 def _parsed(folder: Path, kind: str, where: Path) -> Prepared:
     try:
         train, test = _splits(folder, kind)
-        found = Prepared(train, test, str(where))
-        if _source(kind).digest not in (None, found.digest):
-            raise ValueError(f"these are not the published images: sha256 {found.digest[:16]}")
+        images = Prepared(train, test, str(where))
+        if _source(kind).digest not in (None, images.digest):
+            raise ValueError(f"these are not the published images: sha256 {images.digest[:16]}")
     except _READ_ERRORS as error:
         raise MissingDataError(
             f"{kind}: {where} is incomplete or damaged ({brief(error)}): delete the folder and run "
             "this command again"
         ) from error
-    return found
+    return images
 
 
 def _splits(folder: Path, kind: str) -> Iterator[Split]:

@@ -19,10 +19,10 @@ from typing import Any, Literal, get_args
 from bench import components
 from bench import parts as experiment
 from bench.errors import UserError, suggestion
-from bench.files import read_json
 from bench.identity import tracker_label
 from bench.launch.grid import Composer, Invalid, Job
 from bench.launch.status import STATES, JobStatus, RunStatus, run_folder, run_status
+from bench.run_folder import SUMMARY, RunFolder
 
 # Which of the runs that are not done are carried out.
 Retry = Literal["all", "failed", "timeout", "oom", "none"]
@@ -216,10 +216,10 @@ def _key(names: Mapping[str, str], group: tuple[str, ...]) -> tuple[str, ...]:
 
 def _finished(root: Path) -> Iterator[tuple[dict[str, str], float, str]]:
     """Yield names, seconds an epoch and device type of each finished run below ``root``."""
-    for path in root.glob("*/summary.json"):
-        summary = read_json(path) or {}
-        config = read_json(path.with_name("config.json")) or {}
-        attempts = (read_json(path.with_name("provenance.json")) or {}).get("attempts") or [{}]
+    for path in root.glob(f"*/{SUMMARY}"):
+        folder = RunFolder(path.parent)
+        summary, config = folder.summary, folder.config
+        attempts = folder.provenance.get("attempts") or [{}]
         epochs = summary.get("epochs", 0)
         if summary.get("state") == "done" and epochs and "names" in config:
             yield config["names"], _seconds(summary) / epochs, str(attempts[-1].get("device_type"))

@@ -80,7 +80,7 @@ def run_status(folder: RunFolder, label: str, job_status: JobStatus | None = Non
         return RunStatus("running")
     if job_status is not None and job_status.state != "ended":
         return RunStatus("queued" if job_status.state == "queued" else "running")
-    log = folder.path / "log.txt"
+    log = folder.log
     if state == "failed":
         kind = status.get("kind") or "exception"
         return RunStatus("failed", kind, status.get("cause"), log if log.exists() else None)

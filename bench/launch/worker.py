@@ -25,12 +25,12 @@ from typing import Literal
 from bench import parts, preemption
 from bench.compose import register_resolvers
 from bench.config import RunConfig
-from bench.identity import identify
 from bench.launch.manifest import Launch
 from bench.launch.status import run_folder
 from bench.preemption import StopRequested
-from bench.run_folder import BusyError
-from bench.train import kind_of, reason_of, stored_config, train
+from bench.run_folder import BusyError, RunFolder
+from bench.setup import Setup
+from bench.train import kind_of, reason_of, train
 
 Outcome = Literal["done", "failed", "busy"]
 
@@ -49,12 +49,13 @@ def execute(config: RunConfig, *, patient: bool = False) -> Outcome:
         print(f"left alone: {error}", file=sys.stderr, flush=True)
         return "busy"
     except Exception as error:
-        folder = run_folder(config, identify(config).id)
+        setup = Setup.of(config)
+        folder = RunFolder(setup.folder)
         folder.path.mkdir(parents=True, exist_ok=True)
-        with (folder.path / "log.txt").open("a") as log:
+        with folder.log.open("a") as log:
             traceback.print_exc(file=log)
         if not folder.config:
-            folder.begin(stored_config(config, identify(config)), {})
+            folder.begin(setup.stored, {})
         folder.set_status("failed", reason_of(error), kind=kind_of(error))
         print(f"{folder.path.name}: failed, {reason_of(error)}", file=sys.stderr, flush=True)
         return "failed"
@@ -90,7 +91,7 @@ def _answered(answers: int, outcome: str) -> bool:
 
 def _carry_out(launch: Launch, run_id: str) -> str:
     run = launch.config(run_id, elsewhere=True)  # no such device here: the run says so, in its log
-    with _logging_to(run_folder(run, run_id).path / "log.txt"):
+    with _logging_to(run_folder(run, run_id).log):
         try:
             return execute(run, patient=True)
         except StopRequested as error:

@@ -1,7 +1,4 @@
-"""torchvision's ResNets with the stem for small images.
-
-torchvision's networks with their published ImageNet weights, to be measured or fine-tuned.
-"""
+"""torchvision's ResNets: with the stem for small images, or with published ImageNet weights."""
 
 from __future__ import annotations
 
@@ -110,7 +107,7 @@ def _load(model: nn.Module, name: str, url: str) -> None:
     """Load the file of ``url`` from torch hub's cache; its name ends in its SHA-256's first digits.
 
     Raises:
-        ValueError: it is absent or damaged; the message says how to get it.
+        ValueError: it is absent or damaged; the message has how to get it.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rpartition("/")[2]
@@ -119,7 +116,7 @@ def _load(model: nn.Module, name: str, url: str) -> None:
         raise ValueError(f"{name}: no weights in {path}; {get}")
     digits = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digits is None or not found.startswith(digits[1]):
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digits is None or not digest.startswith(digits[1]):
         raise ValueError(f"{name}: the weights in {path} are damaged; remove the file and {get}")
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

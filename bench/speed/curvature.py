@@ -36,7 +36,7 @@ from bench.errors import UserError, suggestion
 from bench.files import write_atomically
 from bench.provenance import device_name
 from bench.speed.curvature_peers import Subject, curvlinops_hessian, plain_double_backward, subject
-from bench.speed.stopwatch import say
+from bench.speed.stopwatch import progress
 from bench.table_writer import Table, drawn
 
 PROG = "spectral-bench speed curvature"
@@ -107,7 +107,7 @@ class Stage:
         self.layers = self._layers()
         dtype = getattr(torch, asked.dtype)
         self.settings = Settings(dtype, asked.microbatch, device=device, autotune=asked.autotune)
-        self.found: dict[str, dict[str, Tensor]] = {}
+        self.curvatures: dict[str, dict[str, Tensor]] = {}
         started = self.now()
         self.directions = gradient_directions(
             *self._network(), self.layers, asked.k, settings=self.settings
@@ -146,7 +146,7 @@ class Stage:
 
     def total(self) -> int:
         """How many directions all layers have together."""
-        return sum(len(found) for found in self.directions.values())
+        return sum(map(len, self.directions.values()))
 
     def work(self, engine: str) -> Callable[[Mapping[str, Directions]], dict[str, Tensor]]:
         """Return the engine as a function of the directions."""
@@ -179,7 +179,7 @@ class Stage:
             results = [self._timed(work, self.directions) for _ in range(repeats)]
             seconds, (_, peak, h) = statistics.median(r[0] for r in results), results[-1]
             how = f"measured, median of {repeats}"
-        self.found[engine] = h
+        self.curvatures[engine] = h
         counted = sum(len(values) for values in h.values())
         label = f"auto ({name})" if engine == "auto" else engine
         return Row(label, seconds, seconds / self.forward_seconds, peak, None, counted, how)
@@ -205,11 +205,11 @@ class Stage:
 
     def error(self, engine: str, reference: str) -> float | None:
         """Return the largest difference of two engines, relative to a layer's largest abs(h)."""
-        if engine == reference or reference not in self.found:
+        if engine == reference or reference not in self.curvatures:
             return None
         worst = 0.0
-        for layer, exact in self.found[reference].items():
-            ours = self.found[engine][layer]
+        for layer, exact in self.curvatures[reference].items():
+            ours = self.curvatures[engine][layer]
             both = min(len(ours), len(exact))
             scale = exact.abs().max().clamp_min(1e-300)
             worst = max(worst, float((ours[:both] - exact[:both]).abs().max() / scale))
@@ -219,8 +219,8 @@ class Stage:
 def first(directions: Mapping[str, Directions], count: int) -> dict[str, Directions]:
     """Return the leading ``count`` directions of each layer."""
     return {
-        layer: Directions(found.sigma[:count], found.left[:, :count], found.right[:, :count])
-        for layer, found in directions.items()
+        layer: Directions(along.sigma[:count], along.left[:, :count], along.right[:, :count])
+        for layer, along in directions.items()
     }
 
 
@@ -233,7 +233,7 @@ def measure(stage: Stage) -> list[Row]:
             rows.append(stage.measure(engine))
         except ValueError as error:
             raise UserError(f"engines={engine}: {error}") from error
-        say(f"{rows[-1].engine}: {rows[-1].seconds:.3f} s, {rows[-1].how}")
+        progress(f"{rows[-1].engine}: {rows[-1].seconds:.3f} s, {rows[-1].how}")
     labels = [row.engine for row in rows]
     exact = next((i for i, label in enumerate(labels) if "double_backward" in label), 0)
     reference = engines[exact]

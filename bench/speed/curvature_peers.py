@@ -1,7 +1,4 @@
-"""The same numbers as ours by other means: a plain script's, and another library's.
-
-Networks of conf/model/ on random data of the right shape, ready to be measured.
-"""
+"""The same curvature as ours by a plain script and by another library, on random data."""
 
 from __future__ import annotations
 
@@ -92,7 +89,7 @@ def plain_double_backward(
     arithmetic as of our engines.
     """
     objective = Objective(model, cross_entropy, batch, directions, settings, copies=6)
-    found = {}
+    curvatures = {}
     for layer, along in directions.items():
         weight = objective.weights[layer]
         h = torch.zeros(len(along), dtype=torch.float64)
@@ -103,12 +100,12 @@ def plain_double_backward(
                     (gradient,) = torch.autograd.grad(share, weight, create_graph=True)
                     (product,) = torch.autograd.grad((gradient * direction).sum(), weight)
                 h[k] += float((product * direction).sum(dtype=torch.float64))
-        found[layer] = h
-    return found
+        curvatures[layer] = h
+    return curvatures
 
 
 class _MeanCrossEntropy(nn.Module):
-    """The loss as a module that says how it reduces, as curvlinops asks."""
+    """The loss as a module with its kind of reduction, as curvlinops asks."""
 
     reduction = "mean"
 
@@ -131,7 +128,7 @@ def curvlinops_hessian(
     for index in range(objective.microbatches):
         with objective.part(index) as part:
             parts.append(part)
-    found = {}
+    curvatures = {}
     for layer, along in directions.items():
         weight = objective.weights[layer]
         left, right = along.left.to(weight), along.right.to(weight)
@@ -146,5 +143,5 @@ def curvlinops_hessian(
                 num_data=objective.size,
             )
             products = operator @ columns
-        found[layer] = (columns.double() * products.detach().double()).sum(dim=0).cpu()
-    return found
+        curvatures[layer] = (columns.double() * products.detach().double()).sum(dim=0).cpu()
+    return curvatures

@@ -24,17 +24,18 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from bench import cli, config, options, parts
+from bench import cli, options
 from bench.build import build_optimizer
-from bench.config import RunConfig
+from bench.config import RunConfig, load
 from bench.data.base import Batch, Data
 from bench.errors import UserError
 from bench.files import write_atomically
-from bench.setup import choose_device, prepare
+from bench.parts import build_data, seeded_model
+from bench.setup import Setup, choose_device
 from bench.speed.epoch_table import LEGEND, Row, breakdown, render, starts, step_lines
 from bench.speed.loops import OurLoop, PlainLoop, Variant, make_loader, variants
 from bench.speed.optimizer_step import changes_of, environment
-from bench.speed.stopwatch import Epoch, say
+from bench.speed.stopwatch import Epoch, progress
 from bench.table_writer import drawn
 from bench.torch_private import compiling_anew
 from bench.training.accounting import Cost, ceiling, measure_cost, peak_mib, watch_memory
@@ -69,7 +70,7 @@ class EpochOptions(options.Options):
     )
     plain: bool = Field(True, description="Time the plain loops, too.")
     profile: bool = Field(
-        False, description="Say where the first optimizer's step spends its time."
+        False, description="Print where the first optimizer's step spends its time."
     )
     start: bool = Field(
         False,
@@ -119,13 +120,15 @@ def run_config_of(asked: EpochOptions, optimizer: str, device: torch.device) -> 
         f"trainer.batch_size={asked.batch_size}",
         f"trainer.compile={str(compiled).lower()}",
         f"trainer.device={device.type}",
+        "trainer.epochs=1000",  # the schedule's; none is near its end
         "trainer.log_every=50",
+        "trainer.accounting=false",  # it would be in the peak of memory
         f"data_dir={asked.data_dir}",
         *changes_of(optimizer),
         *asked.overrides,
     ]
     try:
-        return config.load(overrides)
+        return load(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(cli.explain(error)) from error
 
@@ -136,45 +139,46 @@ def compete(
     steps: int | None,
     device: torch.device,
 ) -> list[Contender]:
-    """Make the loops, and then let each have its turn in every round."""
+    """Make the loops, and then an epoch of each in every round."""
     contenders = []
     for make in makers:
         contenders.append(Contender.begin(make, steps, device))
-        say(f"{contenders[-1].loop.name}: first epoch, {contenders[-1].first.seconds:.1f} s")
+        progress(f"{contenders[-1].loop.name}: first epoch, {contenders[-1].first.seconds:.1f} s")
     for number in range(1, epochs + 1):
         for contender in contenders:
             contender.epochs.append(contender.loop.epoch(steps))
         took = ", ".join(f"{contender.epochs[-1].seconds:.3f}" for contender in contenders)
-        say(f"round {number} of {epochs}: {took} s")
+        progress(f"round {number} of {epochs}: {took} s")
     return contenders
 
 
 def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
-    """Time the loops in turn; return rows, what they are compared with, and a profile if asked."""
-    runs = [run_config_of(asked, name, device) for name in asked.optimizer]
-    trainer = runs[0].trainer
-    prepare(trainer, device, Path(runs[0].data_dir))
-    data = parts.build_data(runs[0]).to(device)
+    """Time the loops; return rows, what they are compared with, and a profile if asked."""
+    setups = [Setup.of(run_config_of(asked, name, device)) for name in asked.optimizer]
+    config = setups[0].config
+    setups[0].check()
+    setups[0].prepare()
+    data = build_data(config).to(device)
     makers: list[Callable[[], OurLoop | PlainLoop]] = [
-        functools.partial(OurLoop, run, data, device, label)
-        for run, label in zip(runs, asked.optimizer, strict=True)
+        functools.partial(OurLoop, setup, data, label)
+        for setup, label in zip(setups, asked.optimizer, strict=True)
     ]
     if asked.plain:
-        loader = make_loader(data, trainer.batch_size, asked.workers)
+        loader = make_loader(data, config.trainer.batch_size, asked.workers)
         for variant in variants(device):
-            makers.append(functools.partial(_plain, runs[0], data, loader, device, variant))
+            makers.append(functools.partial(_plain, config, data, loader, device, variant))
     # The same code is compiled once for each optimizer.
-    with compiling_anew(8 * len(runs)):
+    with compiling_anew(8 * len(setups)):
         contenders = compete(makers, asked.epochs, asked.steps, device)
         ours = [item.loop for item in contenders if isinstance(item.loop, OurLoop)]
         paces = [loop.pace() for loop in ours]
-    say("counting FLOPs, and timing the optimizers alone")
-    batch = next(data.train_batches(0, 0, trainer.batch_size))
+    progress("counting FLOPs, and timing the optimizers alone")
+    batch = next(data.train_batches(0, 0, config.trainer.batch_size))
     costs = [_cost(loop, batch) for loop in ours]
-    inputs = laid_out(batch[0], ours[0].memory_format)
+    inputs = laid_out(batch[0], setups[0].memory_format)
     where = breakdown(lambda: ours[0].step(inputs, batch[1]), device, 20) if asked.profile else {}
     limit = ceiling(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    per_epoch = data.steps_per_epoch(trainer.batch_size)
+    per_epoch = data.steps_per_epoch(config.trainer.batch_size)
     rows = []
     for item in contenders:
         row = Row(
@@ -182,7 +186,7 @@ def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
             epochs=tuple(epoch.scaled(per_epoch) for epoch in item.epochs),
             baseline=tuple(epoch.scaled(per_epoch).seconds for epoch in contenders[0].epochs),
             first_epoch=item.first.seconds,
-            samples=per_epoch * trainer.batch_size,
+            samples=per_epoch * config.trainer.batch_size,
             flops_per_sample=costs[0].flops_per_sample,
             ceiling=limit,
             peak_mib=item.peak_mib,
@@ -205,21 +209,21 @@ def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
 def _plain(
     run: RunConfig, data: Data, loader: DataLoader[Any], device: torch.device, variant: Variant
 ) -> PlainLoop:
-    model = parts.seeded_model(run, data.shape).to(device)
+    model = seeded_model(run, data.shape).to(device)
     eager = {"compile": False} if "compile" in run.optimizer else {}
     optimizer = build_optimizer({**run.optimizer, **eager}, model)
     return PlainLoop(model, optimizer, loader, device, variant)
 
 
 def _cost(loop: OurLoop, batch: Batch) -> Cost:
-    make = functools.partial(build_optimizer, loop.config.optimizer)
+    make = functools.partial(build_optimizer, loop.setup.config.optimizer)
     return measure_cost(loop.step.model, make, batch)
 
 
-def report(asked: EpochOptions, found: dict[str, Any], about: dict[str, str]) -> None:
+def report(asked: EpochOptions, measured: dict[str, Any], about: dict[str, str]) -> None:
     """Print the table and what belongs to it."""
-    rows: list[Row] = found["rows"]
-    per_epoch = found["steps_per_epoch"]
+    rows: list[Row] = measured["rows"]
+    per_epoch = measured["steps_per_epoch"]
     setting = (
         f"{asked.model} on {asked.dataset}, batch {asked.batch_size}, {per_epoch} steps an epoch"
     )
@@ -229,18 +233,18 @@ def report(asked: EpochOptions, found: dict[str, Any], about: dict[str, str]) ->
     if asked.plain:
         print(
             f"plain loops: {asked.optimizer[0]}, a DataLoader with workers={asked.workers} "
-            f"on {found['cores']} cores, transforms on the CPU"
+            f"on {measured['cores']} cores, transforms on the CPU"
         )
-    for line in (*found["notes"], *step_lines(rows, per_epoch)):
+    for line in (*measured["notes"], *step_lines(rows, per_epoch)):
         print(line)
-    for state, seconds in found["start"].items():
+    for state, seconds in measured["start"].items():
         listed = ", ".join(f"{value:.1f} s" for value in seconds)
         print(f"compilation and warm-up in a new process, {state} cache: {listed}")
     print(
         f"forward and backward {rows[0].flops_per_sample / 1e9:.3f} GFLOP a sample;"
         f" ceiling {rows[0].ceiling / 1e12:.3g} TFLOP/s"
     )
-    for name, milliseconds in found["profile"].items():
+    for name, milliseconds in measured["profile"].items():
         print(f"  {name:24s}{milliseconds:8.3f} ms a step")
 
 
@@ -260,14 +264,14 @@ def main(argv: list[str]) -> None:
     )
     device = choose_device(asked.device)
     try:
-        found = measure(asked, device)
+        measured = measure(asked, device)
     except torch.OutOfMemoryError as error:
         raise UserError(f"batch_size={asked.batch_size}: out of memory; take less") from error
     about = environment(device)
-    report(asked, found, about)
+    report(asked, measured, about)
     if asked.out is not None:
-        content = {**asked.model_dump(mode="json"), **about, **found}
-        content["rows"] = [row.as_json() for row in found["rows"]]
+        content = {**asked.model_dump(mode="json"), **about, **measured}
+        content["rows"] = [row.as_json() for row in measured["rows"]]
         text = json.dumps(content, indent=1) + "\n"
         write_atomically(asked.out, lambda stream: stream.write(text.encode()))
 

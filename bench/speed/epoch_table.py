@@ -1,9 +1,4 @@
-"""What `bench.speed.epoch` prints: a row a loop, and how to read them.
-
-How long `bench.speed.epoch`'s own loops take to start, with an empty and with a filled cache.
-
-Where the time of a step goes: kernels by class, and what is idle.
-"""
+"""What `bench.speed.epoch` prints: a row a loop, seconds to start, and where a step's time goes."""
 
 from __future__ import annotations
 
@@ -41,7 +36,7 @@ def starts(asked: Mapping[str, Any]) -> dict[str, list[float]]:
     Raises:
         UserError: one of them failed.
     """
-    found = {}
+    seconds = {}
     with tempfile.TemporaryDirectory(prefix="spectral-bench-") as name:
         out = Path(name) / "start.json"
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(Path(name) / "cache")}
@@ -55,8 +50,8 @@ def starts(asked: Mapping[str, Any]) -> dict[str, list[float]]:
                 reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 raise UserError(f"start=true: the process with the {state} cache failed: {reason}")
             rows = json.loads(out.read_text())["rows"]
-            found[state] = [row["preparation"] for row in rows]
-    return found
+            seconds[state] = [row["preparation"] for row in rows]
+    return seconds
 
 
 def arguments(asked: Mapping[str, Any]) -> list[str]:
@@ -72,7 +67,7 @@ def _word(value: Any) -> str:
     )
 
 
-# The first pattern that is found in a kernel's (or, on the CPU, an operator's) name decides.
+# The first pattern that matches a kernel's (or, on the CPU, an operator's) name decides.
 _CLASSES = (
     ("copies", r"memcpy|memset|^aten::copy_$|nchwtonhwc|nhwctonchw"),
     ("optimizer", r"adam|multi_tensor_apply|_foreach|sgd"),
@@ -118,16 +113,16 @@ def breakdown(work: Callable[[], object], device: torch.device, steps: int) -> d
 
 
 def _operators(averages: Iterable[Any], steps: int) -> dict[str, float]:
-    found: dict[str, float] = {}
+    times: dict[str, float] = {}
     for row in averages:
         label = kind(row.key)
-        found[label] = found.get(label, 0.0) + row.self_cpu_time_total / 1e3 / steps
-    return _sorted(found)
+        times[label] = times.get(label, 0.0) + row.self_cpu_time_total / 1e3 / steps
+    return _sorted(times)
 
 
 def _kernels(kernels: Iterable[tuple[str, float, float]], steps: int) -> dict[str, float]:
     """Sum kernels ``(name, start, end)``, in microseconds; overlaps count for the earlier one."""
-    found: dict[str, float] = {}
+    times: dict[str, float] = {}
     ordered = sorted(kernels, key=lambda kernel: kernel[1])
     if not ordered:
         return {}
@@ -136,13 +131,13 @@ def _kernels(kernels: Iterable[tuple[str, float, float]], steps: int) -> dict[st
         idle += max(start - reached, 0.0)
         alone = max(end - max(start, reached), 0.0)
         label = kind(name)
-        found[label] = found.get(label, 0.0) + alone / 1e3 / steps
+        times[label] = times.get(label, 0.0) + alone / 1e3 / steps
         reached = max(reached, end)
-    return {**_sorted(found), "idle": idle / 1e3 / steps}
+    return {**_sorted(times), "idle": idle / 1e3 / steps}
 
 
-def _sorted(found: dict[str, float]) -> dict[str, float]:
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+def _sorted(times: dict[str, float]) -> dict[str, float]:
+    return dict(sorted(times.items(), key=lambda item: -item[1]))
 
 
 @dataclass(frozen=True)
@@ -247,7 +242,7 @@ LEGEND = (
 
 
 def step_lines(rows: list[Row], steps_per_epoch: int) -> list[str]:
-    """Say what a step of each of our loops consists of."""
+    """Describe what a step of each of our loops consists of."""
     lines = []
     for row in rows:
         if row.cost is None:

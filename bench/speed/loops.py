@@ -1,10 +1,9 @@
-"""Training as `bench.train` does it, without evaluation, history and checkpoints, to be timed.
+"""The loops that `bench.speed.epoch` times: a plain PyTorch script's, and ours.
 
-What a plain PyTorch script does: a DataLoader, transforms on the CPU, an eager loop.
-
-The yardstick of `bench.speed.epoch`; nothing of ours is in it but the samples. It is written as the
-usual CIFAR scripts are: PIL transforms in worker processes, pinned memory, cuDNN's search for the
-fastest convolutions, channels first, torch's defaults elsewhere, the loss read at every step.
+The plain one is the yardstick; nothing of ours is in it but the samples. It is written as the usual
+CIFAR scripts are: a DataLoader, PIL transforms in worker processes, pinned memory, cuDNN's search
+for the fastest convolutions, channels first, torch's defaults elsewhere, an eager step, the loss
+read at every step. Ours trains as `bench.train` does, without evaluation, history and checkpoints.
 """
 
 from __future__ import annotations
@@ -21,13 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from bench import parts
-from bench.build import build_optimizer, build_schedule
 from bench.compat import ensure_torchvision
-from bench.config import RunConfig
 from bench.data.base import Data
 from bench.data.images import ImageData
-from bench.setup import choose_memory_format, choose_precision
+from bench.parts import build_parts
+from bench.setup import Setup
 from bench.speed.stopwatch import Epoch
 from bench.training.evaluation import laid_out
 from bench.training.losses import LossWindow
@@ -176,36 +173,21 @@ class Pace(NamedTuple):
 
 
 class OurLoop:
-    """The trainer's own step on ``data``, which lie where it computes.
+    """The trainer's own step, made of a run's parts.
 
     Attributes:
         preparation: seconds of the steps so far that compiled, or prepared a graph.
-        notes: what the step said, of a graph that it does without.
+        notes: the step's own, on a graph that it does without.
     """
 
-    def __init__(
-        self, run_config: RunConfig, data: Data, device: torch.device, label: str = ""
-    ) -> None:
-        trainer = run_config.trainer
-        self._label = label
-        self.data, self.config, self.device = data.to(device), run_config, device
-        self.precision = choose_precision(trainer.precision, device)
-        self.memory_format = choose_memory_format(trainer.channels_last, device)
-        model = parts.seeded_model(run_config, data.shape)
-        model = model.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        optimizer = build_optimizer(run_config.optimizer, model)
-        steps = data.steps_per_epoch(trainer.batch_size)
+    def __init__(self, setup: Setup, data: Data, label: str = "") -> None:
+        parts = build_parts(setup, data)
+        self.setup, self.data, self._label = setup, parts.data, label
         self.notes: list[str] = []
         self.step = TrainingStep(
-            model=model,
-            optimizer=optimizer,
-            schedule=build_schedule(run_config.schedule, optimizer, 1000 * steps),
-            device=device,
-            precision=self.precision,
-            config=trainer,
-            say=self.notes.append,
+            setup, parts.model, parts.optimizer, parts.schedule, note=self.notes.append
         )
-        self.window = LossWindow(trainer.log_every, device)
+        self.window = LossWindow(setup.config.trainer.log_every, setup.device)
         self.number = 0
         self.preparation = 0.0
 
@@ -213,8 +195,8 @@ class OurLoop:
         """Make one epoch, or its first ``steps`` steps."""
         start = time.perf_counter()
         count, waiting = 0, 0.0
-        trainer = self.config.trainer
-        batches = self.data.train_batches(self.config.seed, self.number, trainer.batch_size)
+        log_every = self.setup.config.trainer.log_every
+        batches = self._batches()
         while count != steps:
             asked = time.perf_counter()
             batch = next(batches, None)
@@ -222,10 +204,10 @@ class OurLoop:
                 break
             cold, began = self.step.cold, time.perf_counter()
             waiting += began - asked
-            self.window.add(self.step(laid_out(batch[0], self.memory_format), batch[1]))
+            self.window.add(self.step(laid_out(batch[0], self.setup.memory_format), batch[1]))
             self.preparation += time.perf_counter() - began if cold else 0.0
             count += 1
-            if count % trainer.log_every == 0:
+            if count % log_every == 0:
                 self.window.take()
         self.window.take()
         self.number += 1
@@ -236,33 +218,37 @@ class OurLoop:
 
         Where the host's are below the device's, the host is not what bounds an epoch.
         """
-        if self.device.type != "cuda":
+        if self.setup.device.type != "cuda":
             return None
         bursts = [self._burst() for _ in range(_BURSTS)]
         host, device = (statistics.median(times) for times in zip(*bursts, strict=True))
         return Pace(host, device)
 
     def _burst(self) -> Pace:
-        size = self.config.trainer.batch_size
-        batches = self.data.train_batches(self.config.seed, self.number, size)
+        batches = self._batches()
         first = next(batches)  # the epoch's order is drawn here, on the host
         begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize(self.device)
+        torch.cuda.synchronize(self.setup.device)
         start, count = time.perf_counter(), 0
         begin.record()
         for inputs, targets in itertools.chain([first], itertools.islice(batches, _BURST - 1)):
-            self.window.add(self.step(laid_out(inputs, self.memory_format), targets))
+            self.window.add(self.step(laid_out(inputs, self.setup.memory_format), targets))
             count += 1
         end.record()
         host = 1e3 * (time.perf_counter() - start)
-        torch.cuda.synchronize(self.device)
+        torch.cuda.synchronize(self.setup.device)
         self.window.take()
         return Pace(host / count, float(begin.elapsed_time(end)) / count)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        config = self.setup.config
+        return self.data.train_batches(config.seed, self.number, config.trainer.batch_size)
 
     @property
     def name(self) -> str:
         """The label given, and how steps are made."""
-        how = ["compiled" if self.config.trainer.compile else "eager", self.precision]
+        compiled = self.setup.config.trainer.compile
+        how = ["compiled" if compiled else "eager", self.setup.precision]
         how += ["CUDA graph"] if self.step.graph else []
         return f"ours, {self._label} ({', '.join(how)})"

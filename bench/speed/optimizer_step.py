@@ -2,9 +2,8 @@
 
 On CUDA each step is compiled where the optimizer offers it and captured in a CUDA graph where it
 can be, so that what is timed is its kernels; a step that cannot be captured is launched from Python
-and marked. Ratios are medians of the ratios within a round.
-
-Networks by their real weight shapes, to time optimizers on; they are not run.
+and marked. Ratios are medians of the ratios within a round. Networks are given by their real weight
+shapes; they are not run.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from bench.errors import UserError, suggestion
 from bench.files import write_atomically
 from bench.provenance import device_name
 from bench.public_names import locate
-from bench.speed.stopwatch import Timing, Work, say, side_by_side
+from bench.speed.stopwatch import Timing, Work, progress, side_by_side
 from bench.table_writer import Table, drawn
 
 # CIFAR-10's shape, and what GPT-2 was trained on.
@@ -257,12 +256,12 @@ def measure(asked: StepOptions, device: torch.device) -> list[Row]:
     works = {}
     for candidate in candidates:
         works[candidate.spec] = candidate.prepare()
-        say(f"{candidate.spec}: ready to be timed ({candidate.how})")
+        progress(f"{candidate.spec}: ready to be timed ({candidate.how})")
     timings = side_by_side(works, device, rounds=asked.rounds, calls=asked.calls)
     rows = []
     for candidate in candidates:
         timing = timings[candidate.spec]
-        say(f"{candidate.spec}: {timing.median:.3f} ms a step; its FLOPs and error are next")
+        progress(f"{candidate.spec}: {timing.median:.3f} ms a step; its FLOPs and error are next")
         ratios = {
             baseline: timing.ratio_to(timings[baseline])
             for baseline in asked.baselines

@@ -1,7 +1,4 @@
-"""Timing of work side by side: rounds in which each candidate has its turn.
-
-How far a benchmark is, on standard error: the minutes before its table are not silent.
-"""
+"""Timing of work side by side, in rounds of each candidate once; progress on standard error."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import torch
 _START = time.monotonic()
 
 
-def say(text: str) -> None:
+def progress(text: str) -> None:
     """Print ``text`` after the seconds since the process came here."""
     print(f"[{time.monotonic() - _START:4.0f} s] {text}", file=sys.stderr, flush=True)
 
@@ -60,7 +57,7 @@ class Timing:
 def side_by_side(
     works: Mapping[str, Work], device: torch.device, *, rounds: int, calls: int
 ) -> dict[str, Timing]:
-    """Time each of ``works`` ``rounds`` times, in turn; a time is the mean of ``calls`` calls."""
+    """Time ``works`` in ``rounds``, each once a round; a time is the mean of ``calls`` calls."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():

@@ -26,10 +26,11 @@ from pydantic import Field
 
 from analysis.run.cache import RunCache, ServerRun
 from bench import options as cli
+from bench.run_folder import CONFIG, PROVENANCE, STATUS, SUMMARY
 
 _PROJECT = "lab/speed"
 _SEEDS = 5
-# Builds the table; says its own CPU seconds and peak memory in KiB on the last line of stderr.
+# Builds the table; writes its own CPU seconds and peak memory in KiB on the last line of stderr.
 _MEASURED = (
     "import resource, sys; from analysis import tables; tables.main(sys.argv[1:]);"
     "used = resource.getrusage(resource.RUSAGE_SELF);"
@@ -131,21 +132,21 @@ def made_up(count: int) -> Iterator[ServerRun]:
 
 
 def _write_cache(runs: list[ServerRun], folder: Path) -> None:
-    RunCache(_PROJECT, folder).write({told.id: told for told in runs})
+    RunCache(_PROJECT, folder).write({run.id: run for run in runs})
 
 
 def _write_folders(runs: list[ServerRun], root: Path) -> None:
-    for told in runs:
-        folder = root / told.id
+    for run in runs:
+        folder = root / run.id
         folder.mkdir(parents=True)
-        config = {key: value for key, value in told.config.items() if key != "provenance"}
+        config = {key: value for key, value in run.config.items() if key != "provenance"}
         for name, content in (
-            ("config", config),
-            ("status", {"state": "done", "cause": None}),
-            ("summary", told.summary),
-            ("provenance", {"attempts": [told.config["provenance"]]}),
+            (CONFIG, config),
+            (STATUS, {"state": "done", "cause": None}),
+            (SUMMARY, run.summary),
+            (PROVENANCE, {"attempts": [run.config["provenance"]]}),
         ):
-            (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
 
 
 if __name__ == "__main__":

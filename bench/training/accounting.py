@@ -1,10 +1,8 @@
-"""What a step costs: floating-point operations, and the optimizer's part of its time.
+"""What a step costs and what a run used: FLOPs, the optimizer's time, memory, utilisation.
 
-Counted and timed on a copy of the network, so that a run's weights and random state stay as they
-are. FLOPs are those that `torch.utils.flop_counter` counts: matrix products, convolutions and
-attention, a multiplication and an addition as two; not what is elementwise, nor decompositions.
-
-What a run used: FLOPs, the optimizer's share, the device's utilisation, memory.
+A step is counted and timed on a copy of the network, so that a run's weights and random state stay
+as they are. FLOPs are those that `torch.utils.flop_counter` counts: matrix products, convolutions
+and attention, a multiplication and an addition as two; not what is elementwise, nor decompositions.
 """
 
 from __future__ import annotations
@@ -23,6 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.build import build_optimizer
+from bench.data.base import Data
+from bench.setup import Setup
+from bench.training.compile_lock import CompileLock
 from bench.training.graph import CudaRecorder
 from bench.training.losses import cross_entropy
 from bench.training.step import choose_means
@@ -46,6 +48,30 @@ class Cost(NamedTuple):
     optimizer_seconds: float
 
 
+# Costs that this process has measured, by the runs' compile keys and devices.
+_costs: dict[tuple[str, str], Cost] = {}
+
+
+def cost_of_run(setup: Setup, model: nn.Module, data: Data) -> Cost | None:
+    """Measure a step's cost on a copy, once in this process for runs that differ by seed and rate.
+
+    It takes seconds where an optimizer is compiled, more than a short run's training. A network
+    that refuses to be copied or counted has none.
+    """
+    key = (setup.compile_key, str(setup.device))
+    if key not in _costs:
+        batch = next(data.train_batches(setup.config.seed, 0, setup.config.trainer.batch_size))
+        make = functools.partial(build_optimizer, setup.config.optimizer)
+        try:
+            with CompileLock.of("cost", setup):
+                _costs[key] = measure_cost(model, make, batch)
+        except Exception as error:  # of a network or an optimizer that is not ours, say
+            what = "FLOPs and the optimizer's time are not measured"
+            warnings.warn(f"{what}: {error}", stacklevel=2)
+            return None
+    return _costs[key]
+
+
 def measure_cost(
     model: nn.Module, make_optimizer: MakeOptimizer, batch: tuple[Tensor, Tensor]
 ) -> Cost:
@@ -59,9 +85,9 @@ def measure_cost(
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # the run's own optimizer gives them again
-        flops = model_flops(model, batch) / len(batch[0])
         replica = bare_copy(model).train()
         optimizer = make_optimizer(replica)
+        flops = model_flops(model, batch) / len(batch[0])
         if device.type == "cuda":
             choose_means(optimizer, capturable=True)
         getattr(optimizer, "train", lambda: None)()  # some refuse to step before this
@@ -69,7 +95,7 @@ def measure_cost(
         _set_compile(optimizer, [False] * len(compiled))  # compiled code cannot be counted
         for _ in range(2):  # the first step makes the state
             optimizer.zero_grad(set_to_none=True)
-            cross_entropy(replica(few[0]), few[1]).backward()  # type: ignore[no-untyped-call]
+            _backward(replica, few)
             with FlopCounterMode(display=False) as counter:
                 optimizer.step()
         _set_compile(optimizer, compiled)
@@ -88,8 +114,12 @@ def model_flops(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
     skeleton = bare_copy(model, device="meta").train()
     inputs, targets = (torch.empty_like(tensor, device="meta") for tensor in batch)
     with FlopCounterMode(display=False) as counter:
-        cross_entropy(skeleton(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        _backward(skeleton, (inputs, targets))
     return float(counter.get_total_flops())
+
+
+def _backward(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    cross_entropy(model(batch[0]), batch[1]).backward()  # type: ignore[no-untyped-call]
 
 
 def bare_copy(model: nn.Module, device: str | None = None) -> nn.Module:
@@ -188,21 +218,13 @@ def flops_until(step: int, cost: Cost, batch_size: int) -> float:
     return step * (cost.flops_per_sample * batch_size + cost.optimizer_flops)
 
 
-def usage_summary(
-    cost: Cost | None,
-    clock: Clock,
-    *,
-    steps: int,
-    batch_size: int,
-    device: torch.device,
-    precision: str,
-    devices: int = 1,
-) -> dict[str, Any]:
-    """Return what a summary says of FLOPs, time and memory, by name.
+def usage_summary(setup: Setup, cost: Cost | None, clock: Clock, steps: int) -> dict[str, Any]:
+    """Return what a summary has of FLOPs, time and memory, by name.
 
     ``utilisation`` is the model's FLOPs (not the optimizer's) a second of training over the rate of
-    a large matrix product in the run's precision, measured on this device, times ``devices``.
+    a large matrix product in the run's precision, measured on this device, times their number.
     """
+    device, batch_size = setup.device, setup.config.trainer.batch_size
     used: dict[str, Any] = {"memory/peak_mib": peak_mib(device)}
     if cost is None:
         return used
@@ -214,12 +236,12 @@ def usage_summary(
     }
     if steps and clock.training > 0:
         rate = cost.flops_per_sample * batch_size * steps / clock.training
-        limit = _ceiling(device, precision)
+        limit = _ceiling(device, setup.precision)
         used |= {
             "optimizer/share": cost.optimizer_seconds * steps / clock.training,
             "flops/per_second": rate,
             "flops/ceiling_per_second": limit,
-            "utilisation": None if limit is None else rate / (limit * devices),
+            "utilisation": None if limit is None else rate / (limit * setup.team.size),
         }
     return used
 

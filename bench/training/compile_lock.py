@@ -2,13 +2,14 @@
 
 Runs of a sweep start together and differ by seed or learning rate, so that each process would
 compile what the one beside it compiles at that moment. Here the first compiles and the others
-wait; then all take the code from the cache that they share. A marker says that it is there: whoever
-comes later waits for nobody who only loads it.
+wait; then all take the code from the cache that they share. A marker shows that it is there, so
+that whoever comes later waits for nobody who only loads it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ import torch
 
 from bench import preemption
 from bench.lock import HeldError, Lock, UnreadableError
+from bench.setup import Setup
 
 _MOST_SECONDS = 900.0  # longer than anything compiles here; then each compiles for itself
 _POLL_SECONDS = 0.5
@@ -35,18 +37,37 @@ class CompileLock:
     program was compiled; where that code is gone or does not fit, again all compile at once.
 
     Args:
-        program: what is compiled, in any words that tell programs apart; torch's version is added.
+        program: what is compiled, in any text that tells programs apart; torch's version is added.
         folder: of locks and markers, beside the cache; None where nothing is compiled.
-        say: is given a line if there is to be waiting.
+        note: is given a line if there is to be waiting.
     """
 
     def __init__(
-        self, program: str, folder: Path | None, say: Callable[[str], None] = print
+        self, program: str, folder: Path | None, note: Callable[[str], None] = print
     ) -> None:
-        words = f"{folder}\n{torch.__version__}\n{program}"  # another torch compiles anew
-        self._name = hashlib.sha256(words.encode()).hexdigest()[:16]
-        self._folder, self._say = folder, say
+        text = f"{folder}\n{torch.__version__}\n{program}"  # another torch compiles anew
+        self._name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._folder, self._note = folder, note
         self._lock: Lock | None = None  # as long as it is held
+
+    @classmethod
+    def of(cls, what: str, setup: Setup) -> CompileLock:
+        """Return the lock of a run's code; the ranks of one run, who need one another, have none.
+
+        Locks lie beside torch's cache (`Setup.prepare`): whoever shares it shares them.
+
+        Args:
+            what: of the run is compiled.
+            setup: of the run.
+        """
+        cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+        if not cache or not setup.config.trainer.compile or setup.team.size > 1:
+            return cls(what, None)
+        # A cache may be shared by machines of other GPUs, and sources edited: compiled anew.
+        cuda = setup.device.type == "cuda"
+        kind = torch.cuda.get_device_name(setup.device) if cuda else setup.device.type
+        program = f"{what} {kind} {setup.sources} {setup.compile_key}"
+        return cls(program, Path(cache) / "locks", setup.note)
 
     def __enter__(self) -> CompileLock:
         self.take()
@@ -76,7 +97,7 @@ class CompileLock:
             pass
 
     def over(self, *, compiled: bool) -> None:
-        """The code is ``compiled``, or will not be; may be said twice."""
+        """The code is ``compiled``, or will not be; may be called twice."""
         _here.add(self._name)
         if compiled and self._folder is not None:
             with suppress(OSError):  # as with locks: a folder of somebody else's, say
@@ -98,7 +119,7 @@ class CompileLock:
                 return True
             except HeldError:
                 if not waited:
-                    self._say("waits for a process that compiles the same code")
+                    self._note("waits for a process that compiles the same code")
                 waited = True
             else:
                 return waited

@@ -1,12 +1,8 @@
-"""How good a network is: loss and accuracy over the validation and test splits.
+"""How good a network is while it is trained: loss, accuracy, and its curvature where asked for.
 
-The weights by which a run is judged, where its optimizer trains at others (Schedule-Free).
-
-Such an optimizer has ``eval()`` and ``train()``, which move the network's weights from the point
-where gradients are taken to the average that is meant to be used, and back. Nothing here knows
-which optimizer that is; for all others the two are the same and nothing is done.
-
-A run that measures its own curvature as it trains: when, on which samples, at which weights.
+All are measured at the evaluation weights. They differ from the training weights where an optimizer
+has ``eval()`` and ``train()`` (Schedule-Free), which move the network from the point where
+gradients are taken to the average that is meant to be used, and back.
 """
 
 from __future__ import annotations
@@ -24,13 +20,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bench.config import Epochs, TrainerConfig
 from bench.data.base import Data, SplitName
 from bench.hydra_private import instantiate
+from bench.setup import Setup
 from bench.training.losses import loss_and_hits
 
 Weights = dict[str, Tensor]
 
 
 class EvaluationWeights:
-    """Finds a network's evaluation weights and lends them to it, leaving training as it was.
+    """Computes a network's evaluation weights and lends them to it, leaving training as it was.
 
     ``optimizer.eval()`` and ``train()`` undo each other up to rounding only, so the training
     weights are kept and put back bit by bit: how often a run is evaluated or written down does not
@@ -53,25 +50,25 @@ class EvaluationWeights:
         self._train = getattr(optimizer, "train", None)
         self._eval = getattr(optimizer, "eval", None)
         self.differ = callable(self._train) and callable(self._eval)
-        self._found: tuple[int, Weights] | None = None
+        self._weights: tuple[int, Weights] | None = None
         if self._train is not None and self.differ:
             self._train()  # some refuse to step before this
 
     @torch.no_grad()
     def at(self, step: int) -> Weights:
-        """Return the evaluation weights and buffers after ``step``, found once for each step."""
+        """Return the evaluation weights and buffers after ``step``, computed once for each step."""
         if not self.differ or self._eval is None or self._train is None:
             return self.model.state_dict()
-        if self._found is None or self._found[0] != step:
+        if self._weights is None or self._weights[0] != step:
             kept = _copied(self.model)
             try:
                 self._eval()
                 self._measure_batch_norms()
-                self._found = (step, _copied(self.model))
+                self._weights = (step, _copied(self.model))
             finally:
                 self._train()
                 self.model.load_state_dict(kept)
-        return self._found[1]
+        return self._weights[1]
 
     @contextmanager
     def lent(self, step: int) -> Iterator[None]:
@@ -121,31 +118,18 @@ class Evaluation:
     """Measures a network that is being trained, and leaves its training as it was.
 
     Args:
+        setup: of the run.
         model: on the data's device.
-        optimizer: says at which weights it is to be evaluated.
-        batch_size: samples a batch of evaluation.
-        norm_batches: (seed, samples a batch) of the training batches from which BatchNorm is
-            measured anew where the evaluation weights are others.
-        precision: "float32", or "bf16" for autocast to bfloat16.
+        optimizer: knows at which weights it is to be evaluated.
 
     Attributes:
         weights: the evaluation weights.
     """
 
     def __init__(
-        self,
-        *,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        data: Data,
-        batch_size: int,
-        norm_batches: tuple[int, int],
-        precision: str,
-        memory_format: torch.memory_format,
+        self, setup: Setup, model: nn.Module, optimizer: torch.optim.Optimizer, data: Data
     ) -> None:
-        self.model, self.data, self.batch_size = model, data, batch_size
-        self.device, self.memory_format = data.device, memory_format
-        self._bf16, self._norm_batches = precision == "bf16", norm_batches
+        self.setup, self.model, self.data = setup, model, data
         self.weights = EvaluationWeights(model, optimizer, self.logits, self._norm_inputs)
 
     def measure(self, step: int) -> dict[str, float]:
@@ -162,9 +146,10 @@ class Evaluation:
     def split(self, name: SplitName) -> tuple[float, float]:
         """Return mean cross-entropy (without smoothing) and accuracy, over a split's targets."""
         self.model.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        total = torch.zeros(2, dtype=torch.float64, device=self.data.device)
         count = 0
-        for inputs, targets in self.data.eval_batches(name, self.batch_size):
+        size = self.setup.config.trainer.eval_batch_size
+        for inputs, targets in self.data.eval_batches(name, size):
             total += torch.stack(loss_and_hits(self.logits(inputs), targets)).double()
             count += targets.numel()
         loss, accuracy = (total / count).tolist()
@@ -172,14 +157,15 @@ class Evaluation:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return the network's outputs, in the precision and memory format of training."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            outputs: Tensor = self.model(laid_out(inputs, self.memory_format))
+        bf16 = self.setup.precision == "bf16"
+        with torch.autocast(self.data.device.type, dtype=torch.bfloat16, enabled=bf16):
+            outputs: Tensor = self.model(laid_out(inputs, self.setup.memory_format))
         return outputs
 
     def _norm_inputs(self) -> Iterator[Tensor]:
         """Training inputs, augmented as in training, the same ones every time."""
-        seed, batch_size = self._norm_batches
-        batches = self.data.train_batches(seed, 0, batch_size)
+        config = self.setup.config
+        batches = self.data.train_batches(config.seed, 0, config.trainer.batch_size)
         return (inputs for inputs, _ in itertools.islice(batches, _NORM_BATCHES))
 
 

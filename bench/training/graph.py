@@ -1,17 +1,12 @@
 """A whole training step as one CUDA graph, refused wherever its replay would not be that step.
 
-Whether a step can be captured is found out by trying: it is rehearsed, recorded, and then replayed
+Whether a step can be captured is decided by trying: it is rehearsed, recorded, and then replayed
 beside the same steps launched from Python. Weights, optimizer and random state are afterwards what
 they were before, whether the attempt succeeded or not.
 
-What records a piece of work on a device and plays it back: a CUDA graph.
-
-What an optimizer keeps on the host, and whether a step changed it.
-
 A CUDA graph repeats kernels, not Python: an optimizer that counts its steps in Python, draws random
 numbers on the CPU or replaces its state tensors would silently do something else in a graph.
-
-The state of a training, to be put back after trying something out.
+What it keeps on the host is compared before and after a step.
 """
 
 from __future__ import annotations
@@ -95,7 +90,7 @@ def fingerprint(optimizer: torch.optim.Optimizer, device: torch.device) -> dict[
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
-    """Say what a step changed between two fingerprints, in a few words; None for nothing."""
+    """Describe briefly what a step changed between two fingerprints; None for nothing."""
     for path in [*before, *(path for path in after if path not in before)]:
         if path not in before or path not in after:
             return f"{path} appears or disappears"
@@ -199,7 +194,7 @@ _TOLERANCE = 0.1
 
 
 class NotCapturableError(Exception):
-    """The step cannot be replayed by a graph; the text says why, in a few words."""
+    """The step cannot be replayed by a graph; the text is the reason, in short."""
 
 
 class StepGraph:
@@ -332,12 +327,12 @@ def _check(
     groups = step.optimizer.param_groups
     full = [float(group.get("initial_lr", group["lr"])) for group in groups]
     halves = [rate / 2 for rate in full]
-    turns = [(batch[0], full), (batch[0].roll(1, 0), halves)]
+    trials = [(batch[0], full), (batch[0].roll(1, 0), halves)]
     parameters = list(model.parameters())
 
     def after(make: Callable[[], object]) -> list[Tensor]:
         snapshot.restore()
-        for inputs, rates in turns:
+        for inputs, rates in trials:
             step.fill(inputs, batch[1], rates)
             make()
         return [parameter.detach().clone() for parameter in parameters]

@@ -1,8 +1,6 @@
-"""When a training has got out of hand, so that what fails then is a result and no defect.
+"""Cross-entropy for images and tokens, its values since the last history row, and divergence.
 
-What training minimises and evaluation reports: cross-entropy, for images and tokens alike.
-
-The losses since the last history row: kept on the device, read back all at once.
+A training that has got out of hand is a result; what fails then is no defect.
 """
 
 from __future__ import annotations
@@ -93,7 +91,7 @@ _EXPLODED = 10.0
 
 
 class DivergedError(Exception):
-    """The training cannot go on by its own fault; the text says by what, and at which step."""
+    """The training cannot go on by its own fault; the text has the cause and the step."""
 
 
 def symptom(model: nn.Module, first_loss: float, last_loss: float) -> str | None:

@@ -1,12 +1,10 @@
 """One run on several devices of one node: a process each, the same global batch, the same result.
 
-The process that was started is rank 0: it alone writes the run folder and tells the tracker. The
-others follow it, from the same config, seed and checkpoint. Every step takes the global batch that
-one device would take, each rank its share; gradients are averaged (DistributedDataParallel), and
+The process that was started is rank 0: it alone writes the run folder and logs to the tracker. The
+others follow it, from the same setup and checkpoint. Every step takes the global batch that one
+device would take, each rank its share; gradients are averaged (DistributedDataParallel), and
 BatchNorm normalises by the global batch (SyncBatchNorm), so that the result is that of one device
 but for rounding. Dropout masks are the exception: each rank draws its own.
-
-BatchNorm over the global batch of several processes, for the CPU: torch's is for GPUs.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -32,8 +30,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import preemption
-from bench.config import TrainerConfig
-from bench.errors import UserError
 
 
 class _Gather(torch.autograd.Function):
@@ -113,31 +109,23 @@ def synchronised_on_cpu(model: nn.Module) -> nn.Module:
     return model
 
 
-Follower = Callable[..., None]
-
-
 @dataclass(frozen=True)
 class Team:
     """The processes of a run, seen from one of them."""
 
     rank: int = 0
     size: int = 1
-    complaints: str | None = None  # where other ranks leave word of why they failed
+    folder: str | None = None  # where ranks meet, and write down why they failed
 
     @property
     def leads(self) -> bool:
         """Whether this process writes and reports."""
         return self.rank == 0
 
-    def say(self, name: str, text: str) -> None:
-        """Print a line about run ``name``, once for all ranks."""
-        if self.leads:
-            print(f"{name}: {text}", flush=True)
-
     def first_error(self, error: Exception) -> Exception:
-        """Return what made rank 0 fail: the error of another rank, if one left word, or its own."""
-        for word in sorted(Path(self.complaints).glob("rank*")) if self.complaints else []:
-            return RuntimeError(f"{word.name}: {word.read_text()}")
+        """Return what made rank 0 fail: the error that another rank wrote down, or its own."""
+        for file in sorted(Path(self.folder).glob("rank*")) if self.folder else []:
+            return RuntimeError(f"{file.name}: {file.read_text()}")
         return error
 
     def share(self, tensor: Tensor) -> Tensor:
@@ -184,52 +172,32 @@ class Team:
 ALONE = Team()
 
 
-def check(trainer: TrainerConfig, device: torch.device) -> None:
-    """Refuse a number of devices that cannot be.
-
-    Raises:
-        UserError: the batch cannot be split evenly, or there are not so many GPUs.
-    """
-    size = trainer.devices
-    if trainer.batch_size % size:
-        raise UserError(
-            f"trainer.devices={size} does not divide trainer.batch_size={trainer.batch_size}; "
-            "choose a multiple"
-        )
-    if size > 1 and device.type == "cuda" and device.index is not None:
-        raise UserError(f"trainer.device={device} is one device; write cuda, or trainer.devices=1")
-    if device.type == "cuda" and size > torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"trainer.devices={size}: there are {count} CUDA devices here")
-
-
 @contextmanager
-def team(
-    trainer: TrainerConfig, device: torch.device, follow: Follower, *args: Any
-) -> Iterator[Team]:
+def team(size: int, kind: str, follow: Callable[..., None], *args: Any) -> Iterator[Team]:
     """Start the other ranks, each calling ``follow(team, *args)``, and be rank 0 until the end.
 
-    ``follow`` and ``args`` travel to new processes. If one rank fails, the others are ended.
+    ``follow`` and ``args`` travel to ``size`` - 1 new processes, on devices of ``kind``, "cuda" or
+    "cpu". If one rank fails, the others are ended.
     """
-    if trainer.devices == 1:
+    if size == 1:
         yield ALONE
         return
-    size, started = trainer.devices, multiprocessing.get_context("spawn")
+    started = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="spectral-bench-team-") as folder:
-        places = [_Place(rank, size, folder, device.type) for rank in range(size)]
+        leader, *followers = (Team(rank, size, folder) for rank in range(size))
         others = [
             started.Process(
-                target=_be_follower, args=(place, os.getpid(), follow, args), daemon=True
+                target=_be_follower, args=(one, kind, os.getpid(), follow, args), daemon=True
             )
-            for place in places[1:]
+            for one in followers
         ]
         for process in others:
             process.start()
         over = threading.Event()
         try:
-            _join(places[0])
+            _join(leader, kind)
             threading.Thread(target=_watch, args=(others, over), daemon=True).start()
-            yield Team(0, size, folder)
+            yield leader
             over.set()
             leave()
             for process in others:
@@ -255,42 +223,31 @@ def leave() -> None:
     dist.destroy_process_group()
 
 
-def rank_device(device: torch.device, rank: int) -> torch.device:
-    """Return the device of a rank: GPUs in order, or the one CPU."""
-    return torch.device(device.type, rank) if device.type == "cuda" else device
-
-
-class _Place(NamedTuple):
-    rank: int
-    size: int
-    folder: str
-    kind: str
-
-
-def _join(place: _Place) -> None:
+def _join(team: Team, kind: str) -> None:
     if Path("/sys/class/net/lo").exists():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one node: no name of it is looked up
-    cuda = place.kind == "cuda"
-    if cuda:
-        torch.cuda.set_device(place.rank)
+    if kind == "cuda":
+        torch.cuda.set_device(team.rank)
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        init_method=f"file://{place.folder}/store",
-        rank=place.rank,
-        world_size=place.size,
+        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo",
+        init_method=f"file://{team.folder}/store",
+        rank=team.rank,
+        world_size=team.size,
     )
 
 
-def _be_follower(place: _Place, leader: int, follow: Follower, args: tuple[Any, ...]) -> None:
+def _be_follower(
+    team: Team, kind: str, leader: int, follow: Callable[..., None], args: tuple[Any, ...]
+) -> None:
     for number in (*preemption.SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # rank 0 decides when to stop
     threading.Thread(target=_end_with, args=(leader,), daemon=True).start()
     try:
-        _join(place)
-        follow(Team(place.rank, place.size), *args)
+        _join(team, kind)
+        follow(team, *args)
     except BaseException as error:
-        word = Path(place.folder) / f"rank{place.rank}"
-        word.write_text(f"{type(error).__name__}: {error}")
+        reason = Path(str(team.folder)) / f"rank{team.rank}"
+        reason.write_text(f"{type(error).__name__}: {error}")
         os._exit(1)  # without waiting for the others: rank 0 ends them
     leave()
 

@@ -6,20 +6,21 @@ import sys
 import time
 from datetime import timedelta
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from bench.run_folder import Row
+from bench.setup import Setup
 
 _QUIET_SECONDS = 15.0  # between plain lines; a short run prints only its result
 _SILENT_SECONDS = 60.0  # an epoch that takes longer has lines within it
-_COLD_STEPS = 3  # in which code is compiled and a graph recorded: they say nothing of the others
+_COLD_STEPS = 3  # in which code is compiled and a graph recorded: the others are faster
 
 
 class Progress(Protocol):
-    """Is told of each step and of each epoch."""
+    """Follows a run: each step, each epoch."""
 
     def start_at(self, step: int) -> None:
         """``step`` steps were made before, in an earlier attempt."""
@@ -138,20 +139,20 @@ class TerminalBar:
         self._bar.update(self._task, numbers=", ".join(_numbers(self._row)))
 
 
-def make_progress(
-    style: Literal["auto", "bar", "lines", "none"], name: str, epochs: int, total_steps: int
-) -> Progress:
-    """Return what ``style`` asks for; "auto" is a bar where standard output is a terminal."""
+def make_progress(setup: Setup, total_steps: int) -> Progress:
+    """Return what rank 0 shows; "auto" is a bar where standard output is a terminal."""
+    name, trainer = setup.identity.id, setup.config.trainer
+    style = trainer.progress if setup.team.leads else "none"
     if style == "bar" or (style == "auto" and sys.stdout.isatty()):
         return TerminalBar(name, total_steps)
-    return Lines(name, epochs, total_steps, quiet=style == "none")
+    return Lines(name, trainer.epochs, total_steps, quiet=style == "none")
 
 
 def _numbers(row: Row) -> list[str]:
-    """What ``row`` has of loss and accuracy, in words."""
-    words = []
+    """What ``row`` has of loss and accuracy, as text."""
+    numbers = []
     if "train/loss" in row:
-        words.append(f"train loss {row['train/loss']:.4f}")
+        numbers.append(f"train loss {row['train/loss']:.4f}")
     if "val/accuracy" in row:
-        words.append(f"validation accuracy {100 * row['val/accuracy']:.1f} %")
-    return words
+        numbers.append(f"validation accuracy {100 * row['val/accuracy']:.1f} %")
+    return numbers

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from bench.config import TrainerConfig
 from bench.errors import UserError
+from bench.setup import Setup
 from bench.training.graph import (
     CudaRecorder,
     NotCapturableError,
@@ -27,63 +27,55 @@ from bench.training.graph import (
     fingerprint,
 )
 from bench.training.losses import cross_entropy
-from bench.training.parallel import ALONE, Team
 
 # Launched before a graph is tried: the first makes the optimizer's state, the second is watched.
 _LAUNCHED_FIRST = 2
 # Of a parameter group: how torch computes its step, not what. Not kept in a checkpoint.
 _MEANS = ("fused", "capturable")
+_NO_GRAPH = "no CUDA graph, steps are launched from Python"
 
 
 class TrainingStep:
     """Owns model, optimizer and schedule, and makes steps of batches.
 
     Args:
-        model: on ``device``.
-        precision: "float32", or "bf16" for autocast to bfloat16 (parameters stay float32).
-        config: ``label_smoothing``, ``grad_clip``, ``compile`` and ``cuda_graph`` are read.
-        team: the processes that make a step together, each on its share of the batch.
-        say: is given a line where a graph was to be tried and is not used.
-        recorder: what records steps; None for a CUDA graph on CUDA, and none elsewhere.
+        setup: of the run; a step's team makes it together, each rank on its share of the batch.
+        model: on the setup's device.
+        note: is given a line where a graph was to be tried and is not used.
+        recorder: what records steps; None for a CUDA graph where the setup wants one.
 
     Attributes:
         cold: whether the next step compiles, or prepares a graph.
         graph: the recorded step, None as long as steps are launched.
-
-    Raises:
-        UserError: ``cuda_graph`` is true, and the device is no GPU or the step not capturable.
     """
 
     def __init__(
         self,
-        *,
+        setup: Setup,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: LambdaLR,
-        device: torch.device,
-        precision: str,
-        config: TrainerConfig,
-        team: Team = ALONE,
-        say: Callable[[str], None] = print,
+        *,
+        note: Callable[[str], None] | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
-        self.device, self.config, self._say = device, config, say
-        self.objective = make_objective(model, device, precision, config, team)
-        self._insists = config.cuda_graph is True
-        if team.size > 1:
-            self._refuse_several_devices(team)
-        elif device.type == "cuda" and config.cuda_graph is not False:
-            recorder = recorder or CudaRecorder(device)
-        elif self._insists and recorder is None:
-            raise UserError(
-                "trainer.cuda_graph=true needs a CUDA device; use auto, or trainer.device=cuda"
-            )
+        self.device, self.config, self._note = (
+            setup.device,
+            setup.config.trainer,
+            note or setup.note,
+        )
+        if setup.cuda_graph:
+            recorder = recorder or CudaRecorder(self.device)
+        elif self.device.type == "cuda" and self.config.cuda_graph == "auto":
+            # Gradients are averaged while backward runs, from Python: no graph holds that.
+            self._note(f"{_NO_GRAPH}: {setup.team.size} devices")
         self._recorder = recorder  # None once a graph is recorded, or refused
         self._means = [{key: group.get(key) for key in _MEANS} for group in optimizer.param_groups]
-        if device.type == "cuda":
+        if self.device.type == "cuda":
             choose_means(optimizer, capturable=recorder is not None)
-        self.cold = config.compile or recorder is not None
+        self.objective = make_objective(setup, model)
+        self.cold = self.config.compile or recorder is not None
         self.graph: StepGraph | None = None
         self._launched = 0
         self._refusal: str | None = None
@@ -118,15 +110,6 @@ class TrainingStep:
         self.optimizer.step()
         return loss.detach()
 
-    def _refuse_several_devices(self, team: Team) -> None:
-        """Gradients are averaged while backward runs, from Python: no graph holds that."""
-        if self._insists:
-            raise UserError(
-                f"trainer.cuda_graph=true does not go with trainer.devices={team.size}; use auto"
-            )
-        if self.device.type == "cuda" and self.config.cuda_graph == "auto":
-            self._say(f"no CUDA graph, steps are launched from Python: {team.size} devices")
-
     # -- the graph ------------------------------------------------------------------------------
 
     def _launch_and_watch(self, recorder: Recorder, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -148,11 +131,11 @@ class TrainingStep:
                 raise NotCapturableError(f"the optimizer's {self._refusal.lstrip('.')}")
             self.graph = capture(self.launch, self.model, self.optimizer, batch, recorder)
         except NotCapturableError as error:
-            if self._insists:
+            if self.config.cuda_graph is True:
                 raise UserError(
                     f"trainer.cuda_graph=true: the step cannot be captured ({error}); use auto"
                 ) from error
-            self._say(f"no CUDA graph, steps are launched from Python: {error}")
+            self._note(f"{_NO_GRAPH}: {error}")
 
     # -- checkpoints ----------------------------------------------------------------------------
 
@@ -171,23 +154,18 @@ class TrainingStep:
         self.optimizer.load_state_dict({**state, "param_groups": groups})
 
 
-def make_objective(
-    model: nn.Module,
-    device: torch.device,
-    precision: str,
-    config: TrainerConfig,
-    team: Team = ALONE,
-) -> Callable[[Tensor, Tensor], Tensor]:
+def make_objective(setup: Setup, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the training loss as a function of inputs and targets, compiled if asked for.
 
-    Its gradients are averages over the ``team``.
+    Its gradients are averages over the ranks.
     """
-    smoothing, bf16 = config.label_smoothing, precision == "bf16"
+    config, kind = setup.config.trainer, setup.device.type
+    smoothing, bf16 = config.label_smoothing, setup.precision == "bf16"
     # The graph, where there is one, is of the whole step: none inside.
     compiled = functools.partial(torch.compile, dynamic=False, options={"triton.cudagraphs": False})
-    several = team.size > 1
+    several = setup.team.size > 1
     inner = cast(nn.Module, compiled(model)) if config.compile and several else model
-    network = team.average_gradients(inner)
+    network = setup.team.average_gradients(inner)
 
     def loss(inputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(network(inputs), targets, smoothing)
@@ -196,7 +174,7 @@ def make_objective(
 
     # Around the compiled code, not in it: torch caches no derivatives of code that begins autocast.
     def objective(inputs: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
             return cast(Tensor, inside(inputs, targets))
 
     return objective

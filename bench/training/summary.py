@@ -1,8 +1,6 @@
-"""A run's summary: a pure function of its history and clock, so a resumed run gets the same.
+"""A run's summary, a pure function of its history and its clock, so a resumed run gets the same.
 
-The split clock: where a run's seconds go.
-
-Time, steps and FLOPs to a target: how far a run must come, and when it came so far.
+The clock is split by where seconds go. A target is how far a run must come.
 """
 
 from __future__ import annotations
@@ -73,10 +71,10 @@ class Target(BaseModel):
 
     def reached(self, measured: Mapping[str, float]) -> bool:
         """Whether an evaluation is there; exactly at the value is."""
-        found = measured[self.metric]
+        value = measured[self.metric]
         if self.metric.endswith("loss"):
-            return found <= self.value
-        return found >= self.value
+            return value <= self.value
+        return value >= self.value
 
 
 class Arrival(TypedDict):
@@ -103,19 +101,19 @@ def find(asked: Target | Literal["auto"] | None, names: Mapping[str, str]) -> Ta
 
 
 def target_summary(target: Target | None, arrival: Arrival | None) -> dict[str, Any]:
-    """Return what a summary says of the target: all names whether it was reached or missed.
+    """Return what a summary has of the target: all names whether it was reached or missed.
 
     A miss has ``target/reached`` false and None for step, epoch, seconds (of training: data and
-    steps) and flops. Without a target there is nothing to say.
+    steps) and flops. Nothing without a target.
     """
     if target is None:
         return {}
-    found = dict(arrival) if arrival is not None else {}
+    reached = dict(arrival) if arrival is not None else {}
     return {
         "target/metric": target.metric,
         "target/value": target.value,
         "target/reached": arrival is not None,
-        **{f"target/{name}": found.get(name) for name in _MEASURES},
+        **{f"target/{name}": reached.get(name) for name in _MEASURES},
     }
 
 
@@ -170,5 +168,5 @@ def entropy_summary(data: Data) -> dict[str, float]:
     """
     if not isinstance(data, TokenStream):
         return {}
-    found = data.entropies("val")
-    return {"val/unigram_entropy": found.unigram, "val/bigram_entropy": found.bigram}
+    entropies = data.entropies("val")
+    return {"val/unigram_entropy": entropies.unigram, "val/bigram_entropy": entropies.bigram}

@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from hydra.core.config_loader import ConfigLoader
+from loops import setup_of
 from torch import Tensor, nn
 
 from bench import cli, config, train
@@ -22,10 +23,12 @@ from bench.build import build_optimizer, build_schedule
 from bench.compose import composing
 from bench.data.images import Augment, ImageData, Split
 from bench.loop import Loop
+from bench.parts import Parts
 from bench.run_folder import RunFolder
 from bench.seeding import derive
 from bench.tracking import NullTracker, RunInfo
 from bench.training.progress import Lines
+from bench.training.summary import Target
 
 # A run of 3 steps (1294 training images, batches of 400) and well under a second.
 QUICK = (
@@ -179,34 +182,30 @@ class LoopRig:
         precision: str = "float32",
         memory_format: torch.memory_format = torch.contiguous_format,
         folder: RunFolder | None = None,
+        target: Target | None = None,
         **changes: Any,
     ) -> Loop:
         folder = folder or RunFolder(self.root / name)
         folder.path.mkdir(parents=True, exist_ok=True)
         data = data or self.images()
-        trainer = config.TrainerConfig(**{**self.TRAINER, **changes})
         torch.manual_seed(derive(seed, "init"))
         device = data.train.images.device
+        setup = setup_of(
+            {**self.TRAINER, "device": str(device), **changes},
+            seed,
+            precision=precision,
+            memory_format=memory_format,
+            target=target,
+        )
         model = self.parts.NoisyNet(2, 3, 5).to(device, memory_format=memory_format)
         made = build_optimizer(optimizer, model)
         cosine = {"_target_": "bench.schedules.cosine", "_partial_": True, "warmup": 0.3}
-        total_steps = data.steps_per_epoch(8) * trainer.epochs
+        total_steps = data.steps_per_epoch(8) * setup.config.trainer.epochs
         schedule = build_schedule(cosine, made, total_steps)
         torch.manual_seed(derive(seed, "noise"))
-        loop = Loop(
-            model=model,
-            optimizer=made,
-            schedule=schedule,
-            data=data,
-            device=device,
-            config=trainer,
-            seed=seed,
-            precision=precision,
-            memory_format=memory_format,
-            folder=folder,
-            tracker=NullTracker(RunInfo(name, None, {}, self.root)),
-            progress=stop or Lines(name, trainer.epochs, total_steps, quiet=True),
-        )
+        tracker = NullTracker(RunInfo(name, None, {}, self.root))
+        loop = Loop(setup, Parts(data, model, made, schedule), folder, tracker)
+        loop.progress = stop or loop.progress
         checkpoint = folder.load_checkpoint()
         if checkpoint is not None:
             loop.load_state_dict(checkpoint)

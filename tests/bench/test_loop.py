@@ -62,7 +62,7 @@ def reference(
     losses = []
     for step in range(TOTAL):
         epoch, number = divmod(step, STEPS)
-        batches = list(loop.data.train_batches(loop.seed, epoch, 8))
+        batches = list(loop.data.train_batches(loop.setup.config.seed, epoch, 8))
         inputs, labels = batches[number]
         leaf = {key: value.clone().requires_grad_() for key, value in weights.items()}
         logits = inputs.double().flatten(1) @ leaf["1.weight"].T + leaf["1.bias"]
@@ -73,7 +73,7 @@ def reference(
         grads = torch.autograd.grad(loss, list(leaf.values()))
         norm = math.sqrt(sum(float(g.square().sum()) for g in grads))
         shrink = min(1.0, clip / norm) if clip else 1.0
-        rate = lr * loop.schedule.lr_lambdas[0](step)
+        rate = lr * loop.parts.schedule.lr_lambdas[0](step)
         weights = {
             key: weights[key] - rate * shrink * grad
             for key, grad in zip(weights, grads, strict=True)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from loops import setup_of
 from torch import Tensor, nn
 
-from bench import config
 from bench.build import TokenShape, build_schedule
 from bench.loop import Loop
+from bench.parts import Parts
 from bench.run_folder import RunFolder
 from bench.tracking import NullTracker, RunInfo
-from bench.training.progress import Lines
 
 VOCABULARY, LENGTH, CLASSES = 7, 5, 3
 
@@ -69,23 +69,13 @@ def make_loop(tmp_path: Path, trainer: dict[str, Any], per_position: bool) -> Lo
     model = Bigram(per_position)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     constant = {"_target_": "bench.schedules.constant", "_partial_": True}
-    settings = config.TrainerConfig(**{**trainer, "epochs": 20, "log_every": 4})
+    # The format that is asked for is meaningless for tokens.
+    settings = {**trainer, "epochs": 20, "log_every": 4, "channels_last": True}
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    return Loop(
-        model=model,
-        optimizer=optimizer,
-        schedule=build_schedule(constant, optimizer, 40),
-        data=Tokens(per_position),
-        device=torch.device("cpu"),
-        config=settings,
-        seed=0,
-        precision="float32",
-        memory_format=torch.channels_last,  # asked for, and meaningless for tokens
-        folder=folder,
-        tracker=NullTracker(RunInfo("run", None, {}, tmp_path)),
-        progress=Lines("run", 20, 40, quiet=True),
-    )
+    schedule = build_schedule(constant, optimizer, 40)
+    parts = Parts(Tokens(per_position), model, optimizer, schedule)
+    return Loop(setup_of(settings), parts, folder, NullTracker(RunInfo("run", None, {}, tmp_path)))
 
 
 @pytest.mark.parametrize("per_position", [True, False])

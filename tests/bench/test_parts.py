@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench import config, parts, train
+from bench import config, parts, provenance, train
 from bench.build import ImageShape, build_model, build_optimizer, build_schedule
 from bench.config import RunConfig
 from bench.data.digits import load
 from bench.errors import UserError
-from bench.identity import identify
-from bench.parts import KeptData, build_data, bytes_of, origin_of, restore, seeded_model, shape_of
+from bench.parts import KeptData, build_data, bytes_of, restore, seeded_model
+from bench.setup import Setup
 
 
 def test_bytes_of_a_dataset() -> None:
@@ -87,7 +87,7 @@ def net() -> nn.Sequential:
 
 def test_the_data_are_split_by_the_runs_seed(quick: Quick) -> None:
     first, again, other = (build_data(quick(f"seed={seed}")) for seed in (0, 0, 1))
-    assert shape_of(first) == SMALL
+    assert first.shape == SMALL
     assert torch.equal(first.val.images, again.val.images)
     assert not torch.equal(first.val.images, other.val.images)
     assert torch.equal(first.test.images, other.test.images)
@@ -256,7 +256,8 @@ def test_a_restored_batch_is_the_beginning_of_the_training_split(finished: Path)
 def test_the_record_says_where_the_data_come_from(finished: Path, quick: Quick) -> None:
     (attempt,) = json.loads((finished / "provenance.json").read_text())["attempts"]
     assert attempt["data"] == "sklearn.datasets.load_digits"
-    assert origin_of(build_data(quick("dataset=synthetic_images", "dataset.count=800"))) is None
+    setup = Setup.of(quick("dataset=synthetic_images", "dataset.count=800"))
+    assert provenance.collect(setup, build_data(setup.config))["data"] is None
 
 
 def test_restoring_falls_back_to_the_checkpoint_before(finished: Path, tmp_path: Path) -> None:
@@ -288,4 +289,4 @@ def test_a_stored_config_is_the_config(finished: Path) -> None:
     stored: dict[str, Any] = json.loads((finished / "config.json").read_text())
     again = RunConfig.model_validate({key: stored[key] for key in RunConfig.model_fields})
     assert set(stored) - set(RunConfig.model_fields) == {"id", "variant"}
-    assert train.stored_config(again, identify(again)) == stored
+    assert Setup.of(again).stored == stored

@@ -13,9 +13,11 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from bench import provenance
+from bench import config, provenance
 from bench.digest import component_digests
+from bench.parts import build_data
 from bench.provenance import collect, device_name, git_state, optimizer_packages
+from bench.setup import Setup
 
 NOTHING = {"commit": None, "dirty": None, "diff": None}
 
@@ -112,7 +114,8 @@ def test_the_gpus_name() -> None:
 
 def test_everything_of_an_attempt_is_there_and_json() -> None:
     torch.set_num_threads(1)
-    found = collect({"_target_": "torch.optim.AdamW"}, torch.device("cpu"), "float32")
+    setup = Setup.of(config.load(["trainer.device=cpu", "tracker=none"]))
+    found = collect(setup, build_data(setup.config))
     assert json.loads(json.dumps(found)) == found
     assert found["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
     assert {"python", "numpy", "hydra-core", "wandb"} <= set(found["versions"])

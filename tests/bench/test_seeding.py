@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.seeding import derive, generator, random_state, set_random_state
+from bench.seeding import derive, generator, noise_seed, random_state, set_random_state
 
 PURPOSES = st.lists(st.one_of(st.integers(0, 999), st.sampled_from(["order", "augment"])))
 
@@ -78,3 +78,9 @@ def test_the_random_state_is_continued() -> None:
     set_random_state({**state, "random_cuda": torch.zeros(1)}, device)
     assert torch.equal(torch.rand(3), drawn)
     assert set(state) == {"random"}
+
+
+def test_noise_is_each_ranks_own_and_a_followers_each_starts() -> None:
+    assert noise_seed(3) == noise_seed(3, 0, step=4) == derive(3, "noise")
+    assert noise_seed(3, 1, step=4) == derive(3, "noise", 1, 4)
+    assert len({noise_seed(3), noise_seed(3, 1), noise_seed(3, 1, step=4), noise_seed(3, 2)}) == 4

@@ -1,4 +1,4 @@
-"""Where a run computes, and what is set for the whole process."""
+"""What a config leaves to the machine, and what is set for the whole process."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ import torch
 from torch._dynamo.utils import counters
 
 from bench import config, setup, train
-from bench.config import TrainerConfig
-from bench.setup import choose_device, choose_memory_format, choose_precision, prepare
+from bench.errors import UserError
+from bench.setup import Setup, choose_device
+from bench.training.parallel import Team
 
 CPU = torch.device("cpu")
 
 
-def trainer(*overrides: str) -> TrainerConfig:
-    return config.load([f"trainer.{override}" for override in overrides]).trainer
+def settled(*overrides: str) -> Setup:
+    """The setup of a run with these options of the trainer's."""
+    return Setup.of(config.load([f"trainer.{override}" for override in overrides]))
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs, as far as a config goes."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "kind", "found"),
-    [
-        ("auto", "cpu", "float32"),
-        ("auto", "cuda", "bf16"),
-        ("bf16", "cpu", "bf16"),
-        ("float32", "cuda", "float32"),
-    ],
+    ("wanted", "cpu", "cuda"),
+    [("auto", "float32", "bf16"), ("bf16", "bf16", "bf16"), ("float32", "float32", "float32")],
 )
-def test_precision(wanted: str, kind: str, found: str) -> None:
-    assert choose_precision(wanted, torch.device(kind)) == found
+def test_precision(gpus: None, wanted: str, cpu: str, cuda: str) -> None:
+    assert settled(f"precision={wanted}", "device=cpu").precision == cpu
+    assert settled(f"precision={wanted}", "device=cuda").precision == cuda
 
 
 @pytest.mark.parametrize(
@@ -40,41 +45,98 @@ def test_precision(wanted: str, kind: str, found: str) -> None:
     [
         ("auto", "cpu", False),
         ("auto", "cuda", True),
-        (True, "cpu", True),
-        (False, "cuda", False),
+        ("true", "cpu", True),
+        ("false", "cuda", False),
     ],
 )
-def test_memory_format(wanted: bool | str, kind: str, last: bool) -> None:
+def test_memory_format(gpus: None, wanted: str, kind: str, last: bool) -> None:
     expected = torch.channels_last if last else torch.contiguous_format
-    assert choose_memory_format(wanted, torch.device(kind)) is expected
+    assert settled(f"channels_last={wanted}", f"device={kind}").memory_format is expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "devices", "graph"),
+    [
+        ("auto", "cpu", 1, False),
+        ("auto", "cuda", 1, True),
+        ("auto", "cuda", 2, False),
+        ("true", "cuda", 1, True),
+        ("false", "cuda", 1, False),
+    ],
+)
+def test_a_graph_is_of_one_gpu(
+    gpus: None, wanted: str, kind: str, devices: int, graph: bool
+) -> None:
+    given = (f"cuda_graph={wanted}", f"device={kind}", f"devices={devices}")
+    assert settled(*given).cuda_graph is graph
 
 
 def test_device() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("cpu") == CPU
     assert choose_device("cuda:1") == torch.device("cuda:1")
+    assert choose_device("cuda") == torch.device("cuda:0")
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_threads(tmp_path: Path) -> None:
-    prepare(trainer("threads=2"), CPU, tmp_path)
+def test_devices_of_ranks(gpus: None) -> None:
+    assert settled("device=cpu").joined(Team(1, 2)).device == CPU
+    assert settled("device=cuda").joined(Team(1, 2)).device == torch.device("cuda:1")
+    assert settled("device=cuda:1").joined(Team()).device == torch.device("cuda:1")
+
+
+def test_only_the_leader_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    leader = settled()
+    for rank in (0, 1):
+        leader.joined(Team(rank, 2)).note("goes on")
+    assert capsys.readouterr().out == f"{leader.identity.id}: goes on\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "devices=3",
+            "trainer.devices=3 does not divide trainer.batch_size=",
+        ),
+        ("devices=2 device=cuda:0", "trainer.device=cuda:0 is one device"),
+        ("devices=4 device=cuda", "trainer.devices=4: there are 2 CUDA devices here"),
+        ("cuda_graph=true device=cpu", "trainer.cuda_graph=true needs a CUDA device; use auto, or"),
+        ("cuda_graph=true device=cuda devices=2", "does not go with trainer.devices=2; use auto"),
+    ],
+)
+def test_what_this_machine_cannot_do(gpus: None, given: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settled(*given.split()).check()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given", ["device=cpu", "device=cpu devices=4", "device=cuda devices=2", "cuda_graph=true"]
+)
+def test_what_it_can_do(gpus: None, given: str) -> None:
+    settled(*given.split()).check()
+
+
+def test_threads() -> None:
+    settled("threads=2").prepare()
     assert torch.get_num_threads() == 2
-    prepare(trainer("threads=1"), CPU, tmp_path)
+    settled("threads=1").prepare()
     assert torch.get_num_threads() == 1
 
 
 def test_the_compilers_advice_on_tf32_is_not_passed_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    gpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # undone afterwards
     advice = "TensorFloat32 tensor cores for float32 matrix multiplication available"
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        prepare(trainer(), CPU, tmp_path)
+        settled("device=cpu").prepare()
         warnings.warn(advice, stacklevel=1)
-        prepare(trainer(), torch.device("cuda"), tmp_path)
+        settled("device=cuda").prepare()
         warnings.warn(advice, stacklevel=1)
         warnings.warn("another", stacklevel=1)
-    assert [str(one.message) for one in told] == [advice, "another"]
+    assert [str(one.message) for one in shown] == [advice, "another"]
 
 
 def test_compiled_code_is_kept_with_the_data(
@@ -84,17 +146,17 @@ def test_compiled_code_is_kept_with_the_data(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/tmp/torchinductor_somebody")
     monkeypatch.setattr(setup, "_CHOSEN_CACHE", None)
     monkeypatch.chdir(tmp_path)
-    prepare(trainer(), CPU, Path("data"))
+    settled().prepare()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/tmp/torchinductor_somebody"
-    prepare(trainer("compile=true"), CPU, Path("data"))
+    settled("compile=true").prepare()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "data" / "compile_cache")
     monkeypatch.setattr(setup, "_CHOSEN_CACHE", "/chosen")
-    prepare(trainer("compile=true"), CPU, Path("data"))
+    settled("compile=true").prepare()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/chosen"
 
 
 def test_runs_that_differ_in_seed_and_learning_rate_share_compiled_code(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     forgotten: list[int] = []
     monkeypatch.setattr("torch.compiler.reset", lambda: forgotten.append(1))
@@ -102,8 +164,7 @@ def test_runs_that_differ_in_seed_and_learning_rate_share_compiled_code(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # undone afterwards
 
     def after(*words: str) -> int:
-        run = config.load(["model=mlp", "trainer.compile=true", *words])
-        prepare(run.trainer, CPU, tmp_path, setup.compile_key(run))
+        Setup.of(config.load(["model=mlp", "trainer.compile=true", *words])).prepare()
         return len(forgotten)
 
     assert after("optimizer=muon") == 1
@@ -114,8 +175,6 @@ def test_runs_that_differ_in_seed_and_learning_rate_share_compiled_code(
     assert after("optimizer=sgd", "model.hidden=[9]", "trainer.precision=bf16") == 5
     # Torch refuses to compile one function again and again: at times all is forgotten.
     assert [after("optimizer=adam", f"seed={seed}") for seed in range(8)] == [6] * 6 + [7] * 2
-    prepare(config.load(["trainer.compile=true"]).trainer, CPU, tmp_path)
-    assert len(forgotten) == 8
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from analysis.run.wandb_files import find_files, read_file
 from bench import parts as experiment
 from bench import train
 from bench.config import RunConfig
-from bench.identity import identify
+from bench.identity import identify, tracker_label
 from bench.run_folder import RunFolder
 from bench.seeding import derive
 from bench.train import kind_of, reason_of
@@ -60,7 +60,7 @@ def test_a_run_is_a_folder(quick: Make, capsys: pytest.CaptureFixture[str]) -> N
     assert sorted(path.name for path in folder.path.iterdir()) == FILES
     assert folder.status["state"] == "done"
     assert folder.status["cause"] is None
-    assert folder.tracked == [train.tracker_label(run)]
+    assert folder.tracked == [tracker_label(run)]
     config = folder.config
     identity = identify(run)
     assert (config["id"], config["variant"]) == (folder.path.name, identity.variant)
@@ -231,7 +231,7 @@ def test_a_tracker_that_fails_never_stops_the_run_and_is_served_later(
     parts.Watcher.fail, parts.Watcher.calls[:] = {}, []
     assert train.train(run) == summary
     assert folder.status["state"] == "done"
-    assert folder.tracked == [train.tracker_label(run)]
+    assert folder.tracked == [tracker_label(run)]
     assert [call[0] for call in parts.Watcher.calls] == ["start", "log", "finish"]
     assert parts.Watcher.calls[1][1] == folder.history()
     assert parts.Watcher.calls[2][1] == summary
@@ -248,13 +248,13 @@ def test_another_tracker_gets_a_finished_run_too(quick: Make, parts: Any) -> Non
     alone = quick("tracker=none")
     train.train(alone)
     folder = folder_of(alone)
-    assert folder.tracked == [train.tracker_label(alone)]
+    assert folder.tracked == [tracker_label(alone)]
     weights = (folder.path / "checkpoint.pt").read_bytes()
     other = quick("tracker._target_=bench_test_parts.Watcher")
     assert folder_of(other).path == folder.path
     train.train(other)
     assert [call[0] for call in parts.Watcher.calls] == ["start", "log", "finish"]
-    assert folder.tracked == [train.tracker_label(alone), train.tracker_label(other)]
+    assert folder.tracked == [tracker_label(alone), tracker_label(other)]
     assert (folder.path / "checkpoint.pt").read_bytes() == weights
     parts.Watcher.calls[:] = []
     train.train(alone)
@@ -267,7 +267,7 @@ def test_a_diverged_run_is_tracked_as_such(watched: Make, parts: Any) -> None:
     train.train(run)
     folder = folder_of(run)
     assert folder.status["state"] == "diverged"
-    assert folder.tracked == [train.tracker_label(run)]
+    assert folder.tracked == [tracker_label(run)]
     assert folder.status["cause"]
     last_log = [call for call in parts.Watcher.calls if call[0] == "log"][-1]
     assert last_log[1] == folder.history()
@@ -289,7 +289,7 @@ def test_wandb_has_what_the_folder_has(quick: Make, monkeypatch: pytest.MonkeyPa
     run = quick("tracker=wandb", "tracker.tags=[one]", "sweep=grid")
     summary = train.train(run)
     folder = folder_of(run)
-    assert folder.tracked == [train.tracker_label(run)]
+    assert folder.tracked == [tracker_label(run)]
     (file,) = find_files(Path(run.runs_dir))
     sent = read_file(file)
     assert (sent.id, sent.project, sent.group) == (folder.path.name, "spectral-bench", "grid")

@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from bench import config, tune
+from bench.data.base import Data
 from bench.errors import RunsFailedError, UserError
 from bench.files import read_json, write_json
 from bench.run_folder import RunFolder
+from bench.setup import Setup
 
 SPACE = (
     "{sgd: {optimizer.lr: {low: 0.001, high: 0.1}}, adamw: {optimizer.lr: {low: 0.01, high: 1}}}"
@@ -147,16 +149,17 @@ def test_a_failed_trial_stops_its_optimizer_alone(
 ) -> None:
     from bench import train
 
-    real = train.make_loop
+    real = train.build_parts
 
-    def failing(run_config: Any, *rest: Any) -> Any:
-        if run_config.names["optimizer"] == "sgd" and run_config.optimizer["lr"] == 0.01:
+    def failing(setup: Setup, data: Data) -> Any:
+        run = setup.config
+        if run.names["optimizer"] == "sgd" and run.optimizer["lr"] == 0.01:
             raise RuntimeError("boom")
-        return real(run_config, *rest)
+        return real(setup, data)
 
     words = [*study(), "study.tuning.seeds=[1000]"]
     with monkeypatch.context() as patch:
-        patch.setattr(train, "make_loop", failing)
+        patch.setattr(train, "build_parts", failing)
         with pytest.raises(RunsFailedError, match=r"1 of 3 runs failed:\n.*RuntimeError: boom"):
             tune.tune(words)
     assert set(written(tmp_path)) == {"adamw"}

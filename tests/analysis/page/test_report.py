@@ -11,13 +11,13 @@ import pytest
 from analysis.page.report import command
 from bench.config import load
 from bench.identity import identify
-from bench.train import stored_config
+from bench.setup import Setup
 
 
 def stored(*overrides: str) -> dict[str, Any]:
     """What config.json of the run that ``overrides`` ask for holds."""
     config = load(overrides)
-    whole: dict[str, Any] = json.loads(json.dumps(stored_config(config, identify(config))))
+    whole: dict[str, Any] = json.loads(json.dumps(Setup.of(config).stored))
     return whole
 
 

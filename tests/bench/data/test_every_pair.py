@@ -100,7 +100,7 @@ def train_three_steps_each(run: RunConfig) -> None:
     In each all matrices must move, and stay finite.
     """
     data = parts.build_data(run)
-    model = parts.seeded_model(run, parts.shape_of(data)).train()
+    model = parts.seeded_model(run, data.shape).train()
     batches = data.train_batches(run.seed, 0, run.trainer.batch_size)
     for name in OPTIMIZERS:
         optimizer = build_optimizer(optimizer_of(name), model)

@@ -18,11 +18,11 @@ from torch import nn
 from bench import files, parts
 from bench.config import RunConfig
 from bench.launch.grid import Composer, Job, combinations, master_config
-from bench.parts import make_loop
+from bench.loop import Loop
 from bench.run_folder import RunFolder
+from bench.setup import Setup
 from bench.tracking import NullTracker, RunInfo
 from bench.training.evaluation import laid_out
-from bench.training.parallel import ALONE
 from optimizers.partition import by_layer
 
 FILES = sorted((files.home() / "sweeps").glob("*.yaml"))
@@ -89,12 +89,13 @@ def test_its_smallest_run_trains(
     data = parts.build_data(run)
     folder = RunFolder(tmp_path / "run")
     tracker = NullTracker(RunInfo("run", None, {}, tmp_path))
-    loop = make_loop(run, folder, data, tracker, ALONE)
+    setup = Setup.of(run)
+    loop = Loop(setup, parts.build_parts(setup, data), folder, tracker)
     before = {name: value.detach().clone() for name, value in loop.model.named_parameters()}
     batches = data.train_batches(run.seed, 0, run.trainer.batch_size)
     for _ in range(STEPS):
         inputs, targets = next(batches)
-        assert loop.training_step(laid_out(inputs, loop.memory_format), targets).isfinite()
+        assert loop.training_step(laid_out(inputs, setup.memory_format), targets).isfinite()
     for name, value in loop.model.named_parameters():
         assert value.isfinite().all(), name
         assert value.ndim < 2 or not torch.equal(value, before[name]), name

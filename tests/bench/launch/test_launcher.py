@@ -16,11 +16,10 @@ import torch
 
 from bench import sweep
 from bench.errors import UserError
-from bench.identity import identify
+from bench.identity import identify, tracker_label
 from bench.launch import manifest
 from bench.launch.launcher import LocalLauncher
 from bench.run_folder import RunFolder
-from bench.train import tracker_label
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -185,7 +185,7 @@ def test_a_failure_before_the_run_begins_is_written_down(
 ) -> None:
     one = quick()
     folder = RunFolder(Path(one.runs_dir) / identify(one).id)
-    monkeypatch.setattr("bench.train.make_loop", lambda *_, **__: torch.empty(2**60))
+    monkeypatch.setattr("bench.train.build_parts", lambda *_, **__: torch.empty(2**60))
     assert execute(one) == "failed"
     assert (folder.status["state"], folder.status["kind"]) == ("failed", "out of memory")
     assert folder.config["id"] == folder.path.name

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench import parts
 from bench.errors import UserError
+from bench.parts import build_data
+from bench.setup import Setup
 from bench.speed import epoch
 from bench.speed.epoch import EpochOptions, run_config_of
 from bench.speed.loops import OurLoop
@@ -85,7 +86,7 @@ def test_our_loop_trains_with_other_batches_every_epoch() -> None:
         {"model": "convnet", "batch_size": 32, "overrides": ["dataset.count=200"], "plain": False}
     )
     run_config = run_config_of(asked, "adamw", CPU)
-    loop = OurLoop(run_config, parts.build_data(run_config), CPU, "x")
+    loop = OurLoop(Setup.of(run_config), build_data(run_config), "x")
     start = loop.step.model.conv1.weight.detach().clone()  # type: ignore[union-attr,operator]
     whole = loop.epoch()
     assert (whole.steps, loop.number) == (5, 1)

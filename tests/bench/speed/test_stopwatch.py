@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from bench.speed.stopwatch import Timing, say, side_by_side
+from bench.speed.stopwatch import Timing, progress, side_by_side
 
 CPU = torch.device("cpu")
 
@@ -47,7 +47,7 @@ def test_the_ratio_is_paired_by_round() -> None:
 def test_a_line_goes_to_standard_error_with_the_seconds_so_far(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    say("muon: ready")
+    progress("muon: ready")
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"\[ *\d+ s\] muon: ready\n", err)

@@ -1,7 +1,4 @@
-"""What a step costs, against FLOPs counted by hand.
-
-What a run used, from its cost and its clock.
-"""
+"""What a step costs, against FLOPs counted by hand; what a run used, from cost and clock."""
 
 from __future__ import annotations
 
@@ -11,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from loops import setup_of
 from torch import Tensor, nn
 
 from bench import config, train
-from bench import parts as assembly
 from bench.build import ImageShape, build_model, build_optimizer
 from bench.identity import identify
 from bench.run_folder import RunFolder
+from bench.training import accounting
 from bench.training.accounting import (
     Cost,
     bare_copy,
@@ -29,6 +27,7 @@ from bench.training.accounting import (
     time_optimizer,
     usage_summary,
 )
+from bench.training.parallel import Team
 from bench.training.summary import Clock
 
 CPU = torch.device("cpu")
@@ -160,12 +159,14 @@ def clock(data: float, step: float, **others: float) -> Clock:
     return made
 
 
-def used(**changes: Any) -> dict[str, Any]:
-    given = {"steps": 50, "batch_size": 8, "device": CPU, "precision": "float32", **changes}
-    return usage_summary(COST, clock(1.0, 4.0, evaluation=7.0, compile=9.0), **given)
+@pytest.fixture
+def used(build: Any) -> Callable[..., dict[str, Any]]:
+    """What 50 steps used; ``changes`` are of the setup."""
+    times = clock(1.0, 4.0, evaluation=7.0, compile=9.0)
+    return lambda **changes: usage_summary(setup_of(build.TRAINER, **changes), COST, times, 50)
 
 
-def test_the_numbers() -> None:
+def test_the_numbers(used: Callable[..., dict[str, Any]]) -> None:
     found = used()
     assert found["flops/total"] == 50 * (8 * 1e6 + 5e6) == flops_until(50, COST, 8)
     assert found["flops/per_second"] == pytest.approx(50 * 8 * 1e6 / 5.0)
@@ -173,19 +174,18 @@ def test_the_numbers() -> None:
     assert found["flops/ceiling_per_second"] == ceiling(CPU, torch.float32)
     expected = found["flops/per_second"] / found["flops/ceiling_per_second"]
     assert found["utilisation"] == pytest.approx(expected)
-    assert used(devices=2)["utilisation"] == pytest.approx(expected / 2)
+    assert used(team=Team(0, 2))["utilisation"] == pytest.approx(expected / 2)
     assert used(precision="bf16")["flops/ceiling_per_second"] == ceiling(CPU, torch.bfloat16)
 
 
-def test_before_the_first_step_there_is_no_rate() -> None:
-    found = usage_summary(COST, Clock(), steps=0, batch_size=8, device=CPU, precision="float32")
+def test_before_the_first_step_there_is_no_rate(build: Any) -> None:
+    found = usage_summary(setup_of(build.TRAINER), COST, Clock(), 0)
     assert found["flops/total"] == 0
     assert "utilisation" not in found
 
 
-def test_without_a_cost_there_is_the_memory_alone() -> None:
-    given = {"steps": 1, "batch_size": 1, "device": CPU, "precision": "float32"}
-    assert set(usage_summary(None, Clock(), **given)) == {"memory/peak_mib"}  # type: ignore[arg-type]
+def test_without_a_cost_there_is_the_memory_alone(build: Any) -> None:
+    assert set(usage_summary(setup_of(build.TRAINER), None, Clock(), 1)) == {"memory/peak_mib"}
 
 
 def test_the_peak_is_that_of_the_process() -> None:
@@ -234,8 +234,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Cost]:
         found.append(measure_cost(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(assembly, "measure_cost", measure)
-    monkeypatch.setattr(assembly, "_costs", {})
+    monkeypatch.setattr(accounting, "measure_cost", measure)
+    monkeypatch.setattr(accounting, "_costs", {})
     return found
 
 
@@ -253,7 +253,7 @@ def test_runs_alike_are_measured_once_and_keep_their_bits(
     assert len(measured) == 1
     for key in ("flops/sample", "flops/optimizer_step"):
         assert first[key] == second[key] > 0
-    assembly._costs.clear()
+    accounting._costs.clear()
     train.train(alone := run.model_copy(update={"runs_dir": str(tmp_path / "alone")}))
     assert len(measured) == 2
     one, two = (RunFolder(Path(each.runs_dir) / identify(each).id) for each in (run, alone))
@@ -270,8 +270,8 @@ def test_a_network_that_cannot_be_counted_is_trained_all_the_same(
     def broken(*_: Any) -> Cost:
         raise RuntimeError("no meta kernel")
 
-    monkeypatch.setattr(assembly, "measure_cost", broken)
-    monkeypatch.setattr(assembly, "_costs", {})
+    monkeypatch.setattr(accounting, "measure_cost", broken)
+    monkeypatch.setattr(accounting, "_costs", {})
     with pytest.warns(UserWarning, match="not measured: no meta kernel"):
         summary = train.train(quick("trainer.accounting=true"))
     assert summary["state"] == "done"

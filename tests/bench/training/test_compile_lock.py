@@ -17,8 +17,8 @@ import torch
 
 from bench import config, parts, preemption
 from bench.preemption import StopRequested
-from bench.run_folder import RunFolder
-from bench.training import compile_lock
+from bench.setup import Setup
+from bench.training import accounting, compile_lock
 from bench.training.compile_lock import CompileLock
 from bench.training.parallel import ALONE
 
@@ -256,46 +256,54 @@ def test_a_loop_that_is_asked_to_stop_while_it_waits_leaves_its_checkpoint_as_it
     assert again.folder.history() == whole.folder.history()
 
 
-@pytest.mark.parametrize(
-    ("compiled", "size", "expected"),
-    [(True, 1, "cache/turns"), (False, 1, None), (True, 2, None)],
-)
-def test_runs_have_a_compile_lock_where_they_compile_and_nobody_needs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool, size: int, expected: str | None
-) -> None:
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of compiled code."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    run = config.load([f"trainer.compile={str(compiled).lower()}", "model=mlp"])
-    other = config.load([f"trainer.compile={str(compiled).lower()}", "model=mlp", "seed=3"])
-    folder, team = RunFolder(tmp_path / "run"), replace(ALONE, size=size)
-    cpu = torch.device("cpu")
-    locks = [parts._compile_lock("step", one, folder, team, cpu) for one in (run, other)]
-    assert [one._folder for one in locks] == [expected and tmp_path / expected] * 2
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"GPU {device.index}")
-    others = [parts._compile_lock("cost", run, folder, team, cpu)]
-    others += [
-        parts._compile_lock("step", run, folder, team, torch.device("cuda", n)) for n in (0, 1)
-    ]
+    return tmp_path / "cache"
+
+
+def compiled(*words: str) -> Setup:
+    return Setup.of(config.load(["model=mlp", "model.hidden=[8]", "trainer.device=cpu", *words]))
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(("compile", "size"), [("false", 1), ("true", 2)])
+def test_runs_have_no_lock_where_nothing_is_compiled_or_ranks_need_them(
+    compile: str, size: int
+) -> None:
+    setup = compiled(f"trainer.compile={compile}").joined(replace(ALONE, size=size))
+    assert CompileLock.of("step", setup)._folder is None
+
+
+def test_a_lock_is_of_the_code_and_the_device(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, other = (compiled("trainer.compile=true", f"seed={seed}") for seed in (0, 3))
+    locks = [CompileLock.of("step", setup) for setup in (run, other)]
+    assert [lock._folder for lock in locks] == [cache / "locks"] * 2
     assert locks[0]._name == locks[1]._name
-    assert len({locks[0]._name, *(one._name for one in others)}) == 4
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"GPU {device.index}")
+    gpus = [replace(run, device=torch.device("cuda", n)) for n in (0, 1)]
+    others = [CompileLock.of("cost", run), *(CompileLock.of("step", gpu) for gpu in gpus)]
+    assert len({locks[0]._name, *(lock._name for lock in others)}) == 4
 
 
 def test_a_cost_that_cannot_be_measured_leaves_no_marker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = config.load(["model=mlp", "model.hidden=[8]", "trainer.device=cpu"])
-    data = parts.build_data(run)
-    model = parts.seeded_model(run, parts.shape_of(data))
-    monkeypatch.setattr(parts, "_costs", {})
+    setup = compiled("trainer.compile=true")
+    data = parts.build_data(setup.config)
+    model = parts.seeded_model(setup.config, data.shape)
+    monkeypatch.setattr(accounting, "_costs", {})
 
     def cost() -> Any:
-        return parts._cost(run, model, data, torch.device("cpu"), CompileLock("cost", tmp_path))
+        return accounting.cost_of_run(setup, model, data)
 
     def refuse(*_: object) -> None:
         raise TypeError("no copies")
 
     with monkeypatch.context() as patched, pytest.warns(UserWarning, match="no copies"):
-        patched.setattr(parts, "measure_cost", refuse)
+        patched.setattr(accounting, "measure_cost", refuse)
         assert cost() is None
-    assert not markers(tmp_path)
+    assert not markers(cache / "locks")
     assert cost() is not None
-    assert len(markers(tmp_path)) == 1
+    assert len(markers(cache / "locks")) == 1

@@ -193,7 +193,7 @@ def test_other_optimizers_have_none() -> None:
 def test_accuracies_and_the_restored_network_are_theirs(make: Make, tmp_path: Path) -> None:
     summary = train.train(make())
     folder = only(tmp_path / "runs")
-    restored = restore(folder)
+    restored = restore(folder, trusted=("bench_test_parts", __name__))
     checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
     assert not torch.equal(
         checkpoint["model"]["head.weight"], checkpoint["training_model"]["head.weight"]

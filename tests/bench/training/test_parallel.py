@@ -27,17 +27,10 @@ from bench.errors import UserError
 from bench.identity import identify
 from bench.run_folder import RunFolder
 from bench.training import parallel
-from bench.training.parallel import (
-    ALONE,
-    SyncedBatchNorm,
-    Team,
-    check,
-    rank_device,
-    synchronised_on_cpu,
-)
+from bench.training.parallel import ALONE, SyncedBatchNorm, Team, synchronised_on_cpu
 
 Make = Callable[..., config.RunConfig]
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 
 
 def folder_of(run: config.RunConfig) -> RunFolder:
@@ -92,30 +85,6 @@ def test_shares_are_the_batch_in_order() -> None:
     assert [len(share) for share in shares] == [2, 2, 2]
     assert torch.equal(torch.cat(shares), batch)
     assert [Team(rank, 3).leads for rank in range(3)] == [True, False, False]
-
-
-def test_devices_of_ranks() -> None:
-    assert rank_device(CPU, 1) == CPU
-    assert rank_device(CUDA, 1) == torch.device("cuda:1")
-
-
-@pytest.mark.parametrize(
-    ("devices", "device", "said"),
-    [
-        (3, CPU, "trainer.devices=3 does not divide trainer.batch_size=400"),
-        (2, torch.device("cuda:0"), "trainer.device=cuda:0 is one device"),
-        (400, CUDA, "CUDA devices here"),
-    ],
-)
-def test_what_cannot_be(quick: Make, devices: int, device: torch.device, said: str) -> None:
-    trainer = quick(f"trainer.devices={devices}").trainer
-    with pytest.raises(UserError, match=said):
-        check(trainer, device)
-
-
-def test_what_can_be(quick: Make) -> None:
-    check(quick("trainer.devices=4").trainer, CPU)
-    check(quick().trainer, CPU)
 
 
 def test_a_refusal_leaves_no_run_behind(quick: Make) -> None:

@@ -8,11 +8,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import rich
 
+from bench import config
+from bench.identity import Identity
+from bench.setup import Setup
 from bench.training import progress
 from bench.training.progress import Lines, TerminalBar, make_progress
 
@@ -58,7 +62,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
 
 
 def make(style: str) -> Any:
-    return make_progress(style, "digits-mlp", epochs=4, total_steps=40)  # type: ignore[arg-type]
+    run = config.load(["trainer.epochs=4", f"trainer.progress={style}"])
+    setup = Setup.of(run)
+    return make_progress(replace(setup, identity=Identity("digits-mlp", "")), total_steps=40)
 
 
 def drive(shown: Any, epochs: int = 4) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from loops import setup_of
 from torch import Tensor, nn
 
 from bench import config
 from bench.build import build_optimizer, build_schedule
-from bench.config import TrainerConfig
 from bench.errors import UserError
 from bench.training.losses import cross_entropy
 from bench.training.step import TrainingStep
@@ -95,7 +95,7 @@ class Rig:
     """One training, made of a name in conf/optimizer/."""
 
     def __init__(self, build: Any, name: str = "adamw", spoil: str | None = None, **own: Any):
-        self.said: list[str] = []
+        self.notes: list[str] = []
         torch.manual_seed(1)
         self.model = Net()
         component = config.load([f"optimizer={name}"]).optimizer
@@ -105,13 +105,11 @@ class Rig:
         self.recorder = None if spoil is None else InPython(self.optimizer, spoil)
         settings = {**build.TRAINER, "grad_clip": 1.0, **own}
         self.step = TrainingStep(
-            model=self.model,
-            optimizer=self.optimizer,
-            schedule=self.schedule,
-            device=CPU,
-            precision="float32",
-            config=TrainerConfig(**settings),
-            say=self.said.append,
+            setup_of(settings),
+            self.model,
+            self.optimizer,
+            self.schedule,
+            note=self.notes.append,
             recorder=self.recorder,
         )
         torch.manual_seed(2)
@@ -171,7 +169,7 @@ def test_replayed_steps_are_the_launched_ones(
     expected = copy.deepcopy(plain.state())
     recorded = Rig(build, name, spoil="")
     found = recorded.train()
-    assert recorded.said == []
+    assert recorded.notes == []
     assert recorded.recorder is not None
     assert recorded.recorder.replayed == STEPS - 2 + 2  # and two to check the recording
     assert found == pytest.approx(losses, rel=1e-4)  # a rate in a tensor is rounded to float32
@@ -235,9 +233,9 @@ def test_a_recording_that_is_not_the_step_is_refused_without_a_trace(
     assert rig.train() == losses
     assert_same(rig.state(), expected)
     assert rig.step.graph is None
-    assert len(rig.said) == 1
-    assert said in rig.said[0]
-    assert "\n" not in rig.said[0]
+    assert len(rig.notes) == 1
+    assert said in rig.notes[0]
+    assert "\n" not in rig.notes[0]
     assert rig.recorder is not None
     assert rig.recorder.recovered == (spoil == "breaks")
 
@@ -257,14 +255,12 @@ def test_an_optimizer_that_needs_the_host_is_never_recorded(
     assert_same(rig.state(), expected)
     assert rig.recorder is not None
     assert (rig.recorder.rehearsed, rig.recorder.replayed) == (2, 0)  # its first two steps
-    assert rig.said[0].startswith("no CUDA graph, steps are launched from Python: the optimizer's")
+    assert rig.notes[0].startswith("no CUDA graph, steps are launched from Python: the optimizer's")
 
 
 def test_insisting_fails_clearly(build: Any) -> None:
     with pytest.raises(UserError, match=r"cuda_graph=true: .*cannot be captured \(.*steps"):
         Rig(build, "kfac", spoil="", cuda_graph=True).train()
-    with pytest.raises(UserError, match=r"cuda_graph=true needs a CUDA device"):
-        Rig(build, cuda_graph=True)
 
 
 # -- checkpoints ----------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from contract import missing_extra
+from loops import setup_of
 from torch import Tensor, nn
 
 from analysis.callback import CurvatureCallback
 from bench import config, files
 from bench.build import build_optimizer, build_schedule
-from bench.config import TrainerConfig
 from bench.training.accounting import ceiling, measure_cost
 from bench.training.losses import LossWindow
 from bench.training.step import TrainingStep
@@ -85,7 +85,7 @@ class Rig:
     def __init__(
         self, build: Any, optimizer: str | Callable[..., Any], dropout: float = 0.0, **own: Any
     ) -> None:
-        self.said: list[str] = []
+        self.notes: list[str] = []
         torch.manual_seed(1)
         self.model = Net(dropout).to("cuda", memory_format=torch.channels_last)
         if isinstance(optimizer, str):
@@ -96,16 +96,10 @@ class Rig:
             self.optimizer = optimizer(self.model.parameters())
         cosine = {"_target_": "bench.schedules.cosine", "_partial_": True, "warmup": 0.2}
         self.schedule = build_schedule(cosine, self.optimizer, STEPS)
-        settings = {**build.TRAINER, "grad_clip": 1.0, "precision": "bf16", **own}
+        settings = {**build.TRAINER, "grad_clip": 1.0, "precision": "bf16", "device": "cuda", **own}
         getattr(self.optimizer, "train", lambda: None)()
         self.step = TrainingStep(
-            model=self.model,
-            optimizer=self.optimizer,
-            schedule=self.schedule,
-            device=torch.device("cuda"),
-            precision="bf16",
-            config=TrainerConfig(**settings),
-            say=self.said.append,
+            setup_of(settings), self.model, self.optimizer, self.schedule, note=self.notes.append
         )
         torch.manual_seed(2)
 
@@ -136,10 +130,10 @@ def test_a_graph_trains_as_launched_steps_do(build: Any, batches: Any, yaml: Pat
     expected = launched.train(batches)
     torch.manual_seed(2)
     found = graph.train(batches)
-    print(name, "graph" if graph.step.graph else graph.said)
+    print(name, "graph" if graph.step.graph else graph.notes)
     assert found == pytest.approx(expected, rel=0.03, abs=0.03)
-    assert bool(graph.step.graph) == (not graph.said)
-    assert graph.step.graph is not None or name not in CAPTURED, graph.said
+    assert bool(graph.step.graph) == (not graph.notes)
+    assert graph.step.graph is not None or name not in CAPTURED, graph.notes
     assert launched.step.graph is None
     for key, value in graph.model.named_buffers():  # BatchNorm's
         other = launched.model.get_buffer(key)
@@ -164,7 +158,7 @@ def test_a_measurement_between_replays_changes_nothing(
                 random = torch.cuda.get_rng_state()
                 values = measure(rig.model, batches[start], tmp_path, start, 0.0)
                 assert "alpha/hidden" in values
-                assert rig.step.graph is not None, rig.said
+                assert rig.step.graph is not None, rig.notes
                 after = rig.model.state_dict()
                 assert [tensor.data_ptr() for tensor in after.values()] == where
                 assert all(torch.equal(state[name], value) for name, value in after.items())
@@ -180,7 +174,7 @@ def test_a_compiled_graph_trains_as_launched_steps_do(build: Any, batches: Any, 
     launched = Rig(build, name, cuda_graph=False).train(batches)
     graph = Rig(build, name, compile=True)
     assert graph.train(batches) == pytest.approx(launched, rel=0.05, abs=0.05)
-    assert graph.step.graph is not None, graph.said
+    assert graph.step.graph is not None, graph.notes
 
 
 def test_replayed_steps_do_not_wait_for_the_device(build: Any, batches: Any) -> None:
@@ -212,7 +206,7 @@ def test_a_capture_that_breaks_leaves_everything_as_it_was(build: Any, batches: 
     assert rig.step._recorder is not None
     rig.step._try_graph(rig.step._recorder, batches[2])
     assert rig.step.graph is None
-    assert len(rig.said) == 1
+    assert len(rig.notes) == 1
     assert torch.equal(torch.cuda.get_rng_state(), random)
     after = [rig.model.state_dict(), rig.step.optimizer_state()]
     for key, value in before[0].items():

@@ -309,12 +309,10 @@ def test_a_run_that_misses_says_so(quick: Callable[..., config.RunConfig]) -> No
 
 def test_an_arrival_survives_an_interruption(build: Any) -> None:
     target = Target(metric="val/loss", value=1e9)
-    stopped = build("stopped", stop=build.Stop(6), checkpoint_every=1)
-    stopped.target = target
+    stopped = build("stopped", stop=build.Stop(6), target=target, checkpoint_every=1)
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
-    rest = build("stopped", checkpoint_every=1)
-    rest.target = target
+    rest = build("stopped", target=target, checkpoint_every=1)
     rest.run()
     assert rest.arrival["step"] == 4
     assert rest.summary("done")["target/epoch"] == 1.0
