@@ -28,7 +28,7 @@ from bench.build import Shape, attempt, build_model, build_optimizer, build_sche
 from bench.config import RunConfig, first_problem
 from bench.data.base import Data, MissingDataError
 from bench.digest import component_digests
-from bench.errors import UserError
+from bench.errors import MissingHereError, UserError
 from bench.loop import Loop
 from bench.preemption import StopRequested
 from bench.run_folder import Row, RunFolder
@@ -103,7 +103,7 @@ def build_data(config: RunConfig) -> Data:
     except Exception as error:
         cause = error.__cause__ or error
         if isinstance(cause, MissingDataError):
-            raise UserError(str(cause)) from error
+            raise MissingHereError(str(cause)) from error
         if isinstance(cause, ValueError):
             raise UserError(f"dataset={choice}: {cause}") from error
         raise

@@ -24,54 +24,82 @@ from bench import config
 from bench.cli import guarded
 from bench.errors import RunsFailedError, UserError, suggestion
 from bench.launch import live, manifest, slurm
-from bench.launch import plan as cost
 from bench.launch import plan as report
 from bench.launch.grid import Composer, combinations, master_config
 from bench.launch.plan import Plan, Retry, make_plan, objections
 from bench.launch.words import spelled_out
 from bench.options import Options, OptionsT, parse, show
+from bench.tuning.spec import Study, study_of
 
 _SHOWN = 40  # problems listed before the rest is only counted
 
 
 def plan(words: Sequence[str]) -> None:
-    """Print what ``python -m bench.train -m WORDS`` would do; start nothing.
+    """Print what ``python -m bench.train -m WORDS`` would do, and what refuses it; start nothing.
 
     Raises:
-        UserError: combinations are invalid, or their data are missing.
+        UserError: no combination is a run on any machine.
     """
     with config.composing() as loader:
         master = master_config(loader, spelled_out(words))
-        launcher = master.hydra.launcher
-        elsewhere = "slurm" in str(master.hydra.runtime.choices.get("hydra/launcher"))
+        launcher, choices = master.hydra.launcher, master.hydra.runtime.choices
+        on_slurm = "slurm" in str(choices.get("hydra/launcher"))
         scheduler = (
-            partial(slurm.scheduler_status, Path(str(master.runs_dir))) if elsewhere else None
+            partial(slurm.scheduler_status, Path(str(master.runs_dir))) if on_slurm else None
         )
-        made = make_plan(
-            Composer(loader, master, elsewhere=elsewhere), combinations(master), scheduler
-        )
-    show_plan(made, launcher.get("retry", "all"), list(master.hydra.overrides.hydra))
+        grid = combinations(master)
+        # Devices are looked for apart: without one a run has its id and its folder all the same.
+        made = make_plan(Composer(loader, master, elsewhere=True), grid, scheduler)
+    study, sweep = study_of(master), choices.get("sweeps")
+    if study.question is not None:
+        print(study.question)
+    print(report.axes(grid))
+    show_plan(
+        made, launcher.get("retry", "all"), list(master.hydra.overrides.hydra), elsewhere=on_slurm
+    )
+    if sweep is not None:
+        measured = master.exponents is not None and Path(master.exponents).is_file()
+        _show_study(study, str(sweep), tuned=bool(master.tuned), measured=measured)
 
 
-def show_plan(made: Plan, retry: Retry = "all", launch: Sequence[str] = ()) -> None:
-    """Print a plan with everything that is wrong with it, and its cost.
+def show_plan(
+    made: Plan, retry: Retry = "all", launch: Sequence[str] = (), *, elsewhere: bool = False
+) -> None:
+    """Print a plan with everything that refuses a part of it, and its cost.
 
-    ``launch`` holds the Hydra overrides of the launch, for the commands that run a failure again.
+    ``launch`` holds the Hydra overrides of the launch, for the commands that run a failure again;
+    ``elsewhere``: it is for another machine, which has the devices.
+
+    Raises:
+        UserError: no combination is a run on any machine.
     """
     print(made.line())
     to_do = made.to_do(retry)
-    refused = objections(to_do)
-    lines = [*report.problems(made), *(report.invalid(one) for one in refused)]
+    refused = [*made.invalid, *objections(to_do, elsewhere=elsewhere)]
+    lines = [*report.causes(refused), *report.duplicates(made)]
     for line in lines[:_SHOWN]:
         print(line)
     if len(lines) > _SHOWN:
         print(f"... and {len(lines) - _SHOWN} more")
     _show_failures(made, launch)
     if to_do:
-        print(f"to do: {len(to_do)}, {cost.estimate(to_do)}")
-    wrong = len(made.invalid) + len(refused)
-    if wrong:
-        raise UserError(f"{wrong} combinations cannot run; nothing would be started")
+        print(f"to do: {len(to_do)}, {report.estimate(to_do)}")
+    if made.invalid and not made.runs and not any(one.here for one in made.invalid):
+        raise UserError(f"{len(made.invalid)} combinations cannot run; nothing would be started")
+
+
+def _show_study(study: Study, sweep: str, *, tuned: bool, measured: bool) -> None:
+    """Print what comes before a study's grid, and what the whole of its file costs."""
+    before = []
+    if study.exponents is not None and not measured:
+        before.append(f"exponents are measured on {' '.join(study.exponents)}")
+    if study.tuning is not None and not tuned:
+        before.append(f"{study.tuning.trials} trials tune each optimizer")
+    if before:
+        command = f"python -m bench.study +sweeps={sweep}"
+        print(f"before it: {' and '.join(before)}; `{command}` does all of it")
+    if study.cost is not None:
+        print(f"the whole of sweeps/{sweep}.yaml: {study.cost}")
 
 
 class LaunchOptions(Options):

@@ -25,7 +25,7 @@ from bench import config
 from bench.cli import COMPOSITION_ERRORS, explain
 from bench.components import Known
 from bench.config import RunConfig
-from bench.errors import UserError
+from bench.errors import MissingHereError, UserError
 from bench.identity import Identity, identify
 from bench.tuning import settings
 from bench.tuning.settings import replaced
@@ -47,10 +47,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Invalid:
-    """One combination that is no run, and why."""
+    """One combination that is no run, and why; ``here``: it would be one on another machine."""
 
     overrides: tuple[str, ...]
     reason: str
+    here: bool = False
 
 
 class _Word(NamedTuple):
@@ -106,7 +107,7 @@ class Composer:
             run = config.with_curvature(run)
             return Job(tuple(overrides), run, identify(run))
         except UserError as error:
-            return Invalid(tuple(overrides), str(error))
+            return Invalid(tuple(overrides), str(error), isinstance(error, MissingHereError))
         except COMPOSITION_ERRORS as error:
             return Invalid(tuple(overrides), explain(error))
 

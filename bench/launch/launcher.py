@@ -87,10 +87,11 @@ class GridLauncher(Launcher):
         runs_dir = Path(str(self.config.runs_dir))
         plan = make_plan(composer, job_overrides, self._scheduler_status(runs_dir))
         to_do = plan.to_do(self.retry)
-        wrong = [*plan.invalid, *objections(to_do)]
+        wrong = [*plan.invalid, *objections(to_do, elsewhere=self.elsewhere)]
         if wrong:
-            more = f"; {len(wrong) - 1} more: see python -m bench.sweep plan" if wrong[1:] else ""
-            raise UserError(f"{wrong[0].reason} (in: {' '.join(wrong[0].overrides)}){more}")
+            more = len({one.overrides for one in wrong}) - 1
+            rest = f"; {more} more: see python -m bench.sweep plan" if more else ""
+            raise UserError(f"{wrong[0].reason} (in: {' '.join(wrong[0].overrides)}){rest}")
         print(plan.line(), flush=True)
         if plan.of("failed"):
             print(f"failed before:\n{self._failures(plan)}", flush=True)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from bench import files
-from bench.errors import UserError
+from bench.errors import MissingHereError, UserError
 from bench.files import write_atomically
 
 
@@ -95,7 +95,7 @@ def read(path: Path, choices: Mapping[str, str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UserError(
+        raise MissingHereError(
             f"tuned: no settings of {what} ({_shown(path)}); make them with "
             "`python -m bench.tune +sweeps=<study>`, or leave tuned=true out"
         ) from error

@@ -1,6 +1,10 @@
-"""What a file of sweeps/ says of a study beyond its grid: its exponents and how it is tuned.
+"""What a file of sweeps/ says beyond its grid: its question, its cost, and how it is tuned.
 
 study:
+  question: Which optimizer is best?
+  part_of: study (a)
+  notes: [Seeds 5 to 9 were added later.]
+  cost: {seconds: 652, device: NVIDIA H200, measured: true}
   exponents: [optimizer=adamw, seed=1000]    the run on which measured exponents are measured
   looks: 2                                   seeds were added once, to results that had been seen
   contrasts: [[muon, muon_scrambled]]        to be compared, beside AdamW and Muon with all
@@ -8,12 +12,11 @@ study:
     trials: 6                                of each optimizer
     ...
 
-Which trials a search makes: a pure function of the scores so far.
-
-The first trials cover the declared ranges. Each later one is decided by the scores of those before
-it: where the best lies at an edge of what was tried, the range is extended by one step beyond it;
-otherwise the gap beside the best is halved, on the side of the better neighbour. Every search makes
-the same number of trials, whichever of the two its later ones were.
+Nothing of it enters a run's config, hence its id. Which trials a search makes is a pure function of
+the scores so far. The first ones cover the declared ranges. Each later one is decided by the scores
+of those before it: where the best lies at an edge of what was tried, the range is extended by one
+step beyond it; otherwise the gap beside the best is halved, on the side of the better neighbour.
+Every search makes the same number of trials, whichever of the two its later ones were.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -272,16 +276,38 @@ class Tuning(_Strict):
         return -value if self.metric == "val/loss" else value
 
 
+class SweepCost(_Strict):
+    """Seconds of ``device`` that a whole sweep takes, its tuning included; else an estimate."""
+
+    seconds: float = Field(gt=0)
+    device: str
+    measured: bool
+
+    def __str__(self) -> str:
+        seconds = self.seconds
+        minutes = f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f"{minutes} on {self.device}, {'measured' if self.measured else 'estimated'}"
+
+
 class Study(_Strict):
-    """A study: see the module.
+    """What a sweep file says of itself: see the module.
 
     Attributes:
+        question: what it is to answer, in one sentence.
+        part_of: the study, or the experiment of the preprint, to which it belongs.
+        notes: what a reader of its results must know, a sentence each.
+        cost: None where nobody knows.
         exponents: overrides.
         tuning: None for none.
-        looks: how often its results were looked at while seeds were added, the last time counted.
+        looks: how many interim analyses: how often its results were looked at while seeds were
+            added, the last time counted.
         contrasts: pairs of optimizers.
     """
 
+    question: str | None = None
+    part_of: str | None = None
+    notes: list[str] = []
+    cost: SweepCost | None = None
     exponents: list[str] | None = None
     tuning: Tuning | None = None
     looks: int = Field(1, ge=1)
@@ -290,8 +316,8 @@ class Study(_Strict):
     @field_validator("contrasts")
     @classmethod
     def _of_two(cls, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        if alike := [one for one, other in pairs if one == other]:
-            raise ValueError(f"{alike[0]} cannot be compared with itself")
+        if same := [one for one, other in pairs if one == other]:
+            raise ValueError(f"{same[0]} cannot be compared with itself")
         if len({frozenset(pair) for pair in pairs}) < len(pairs):
             raise ValueError("a pair stands there twice")
         return pairs
@@ -304,9 +330,18 @@ def looks_of(sweep: str) -> int:
         UserError: as `study_of`.
     """
     path = home() / "sweeps" / f"{sweep}.yaml"
-    config = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    return study_in(path).looks if path.is_file() else 1
+
+
+def study_in(file: Path) -> Study:
+    """Return what a sweep file says of itself, the file taken alone.
+
+    Raises:
+        UserError: as `study_of`.
+    """
+    config = OmegaConf.load(file)
     assert isinstance(config, DictConfig)
-    return study_of(config).looks
+    return study_of(config)
 
 
 def study_of(master: DictConfig | Mapping[str, Any]) -> Study:
