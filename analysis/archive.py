@@ -1,7 +1,7 @@
 """Keep what a study measured in one small file, and get its run folders back.
 
-python -m analysis.archive source=runs sweeps=study,study_tune out=results/study.parquet
-python -m analysis.archive unpack results/study.parquet into=runs
+spectral-bench archive source=runs sweeps=study,study_tune out=results/study.parquet
+spectral-bench archive unpack results/study.parquet into=runs
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from analysis.run.archive import Files
 from bench import options as cli
 from bench.errors import UserError, suggestion
 
-_PROG = "python -m analysis.archive"
+_PROG = "spectral-bench archive"
 _MEBIBYTE = 2**20
 
 
 class PackOptions(cli.Options):
-    """Options of ``python -m analysis.archive``."""
+    """Options of ``spectral-bench archive``."""
 
     source: str = Field("runs", description="a folder of run folders, or archives")
     sweeps: list[str] = Field([], description="only the runs of these sweeps; empty: all")
@@ -35,7 +35,7 @@ class PackOptions(cli.Options):
 
 
 class UnpackOptions(cli.Options):
-    """Options of ``python -m analysis.archive unpack``."""
+    """Options of ``spectral-bench archive unpack``."""
 
     source: str = Field(description="an archive, several (a,b), or a folder of archives")
     into: Path = Field(Path("runs"), description="where the run folders go; those there stay")

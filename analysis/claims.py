@@ -1,7 +1,7 @@
 """The paper's claims, one by one, against what was measured here.
 
-python -m analysis.claims source=runs
-python -m analysis.claims source=runs other_data=true format=markdown out=claims.md
+spectral-bench claims source=runs
+spectral-bench claims source=runs other_data=true format=markdown out=claims.md
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.errors import UserError
 
 
 class ClaimOptions(cli.Options):
-    """Options of ``python -m analysis.claims``."""
+    """Options of ``spectral-bench claims``."""
 
     source: list[str] = Field(
         ["runs"], min_length=1, description="runs folders, run folders, archives or tables"
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     options = cli.parse(
         ClaimOptions,
         argv,
-        prog="python -m analysis.claims",
+        prog="spectral-bench claims",
         description="Judge each claim of the preprint: stated, ours, holds / fails / not measured.",
         examples=[
             "source=runs",

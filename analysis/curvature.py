@@ -1,6 +1,6 @@
 """Measure a trained network's gradient spectrum and exact curvature, layer by layer.
 
-    python -m analysis.curvature run=<run folder> [directions=20] [batch=2048] ...
+    spectral-bench curvature run=<run folder> [directions=20] [batch=2048] ...
 
 writes ``curvature.parquet`` (one row a direction) and ``exponents.parquet`` (one row a layer) in
 the run folder. `analysis.measure.network.measure` does the same for any network and batch.
@@ -35,7 +35,7 @@ from bench.parts import Restored, restore
 
 __all__ = ["Measurement", "main", "measure"]
 
-PROG = "python -m analysis.curvature"
+PROG = "spectral-bench curvature"
 # What decides the numbers: a step measured with the same options needs no new measurement.
 DECISIVE = ("directions", "batch", "engine", "microbatch", "dtype", "mode", "device")
 DESCRIPTION = """

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     options = cli.parse(
         PageOptions,
         argv,
-        prog=PROG,
+        prog="spectral-bench exponents-page",
         description="Write a page of exponents over training from an archive of measured runs.",
         examples=["name=exponents_resnet18 source=runs_exponents", "name=exponents_resnet18"],
     )

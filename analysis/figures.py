@@ -1,8 +1,8 @@
 """Figures over seeds: training curves, learning-rate sensitivity, profiles, cost; and curvature.
 
-python -m analysis.figures kind=curves source=runs sweep=digits x=seconds
-python -m analysis.figures kind=sensitivity source=runs sweep=tune out=lr.pdf
-python -m analysis.figures kind=curvature source=runs out=figures
+spectral-bench figures kind=curves source=runs sweep=digits x=seconds
+spectral-bench figures kind=sensitivity source=runs sweep=tune out=lr.pdf
+spectral-bench figures kind=curvature source=runs out=figures
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.errors import UserError
 
 
 class FigureOptions(cli.Options):
-    """Options of ``python -m analysis.figures``."""
+    """Options of ``spectral-bench figures``."""
 
     kind: Literal["curves", "sensitivity", "profile", "cost", "curvature"] = Field(
         "curves",
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     options = cli.parse(
         FigureOptions,
         argv,
-        prog="python -m analysis.figures",
+        prog="spectral-bench figures",
         description="Draw one figure over seeds.",
         examples=["kind=curves source=runs sweep=digits x=seconds", "kind=cost out=cost.pdf",
                   "kind=curvature source=runs out=figures"],
@@ -122,7 +122,7 @@ def _chosen(options: FigureOptions) -> pd.DataFrame:
                     f"no runs with {name}={wanted}; here: {', '.join(known) or 'none'}"
                 )
     if runs.empty:
-        raise ValueError("no runs there; make some with `python -m bench.train ...`")
+        raise ValueError("no runs there; make some with `spectral-bench train ...`")
     if options.kind != "profile":
         for name in ("dataset", "model"):
             several = sorted(set(runs[name].dropna()))

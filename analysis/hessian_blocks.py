@@ -1,6 +1,6 @@
 """Measure the Hessian of a run's network block by block: which parameters hold the curvature.
 
-    python -m analysis.hessian_blocks run=<run folder> [at=start] [method=exact] ...
+    spectral-bench hessian-blocks run=<run folder> [at=start] [method=exact] ...
 
 writes ``hessian_blocks.parquet`` (one row a block) in the run folder.
 """
@@ -38,7 +38,7 @@ from bench import options as cli
 from bench.errors import UserError
 from bench.parts import Restored, restore
 
-PROG = "python -m analysis.hessian_blocks"
+PROG = "spectral-bench hessian-blocks"
 NAME = "hessian_blocks"
 SMALL = 8192  # parameters: up to here auto forms the Hessian (0.5 GiB in float64)
 LARGEST = 32_768  # 8 GiB in float64
@@ -48,7 +48,7 @@ value, output, mlp_up, mlp_down, norm, bias, embeddings, head).
 
 A small network's Hessian is formed whole and its norms are exact; for a larger one Frobenius norms
 are estimated by Hutchinson's probes and spectral norms by Lanczos, with error bars. Writes
-hessian_blocks.parquet in the run folder; python -m analysis.figures kind=curvature draws it.
+hessian_blocks.parquet in the run folder; spectral-bench figures kind=curvature draws it.
 """
 EXAMPLES = (
     "run=runs/digits-vit_micro-adamw-s0-1a2b3c4d dtype=float64",

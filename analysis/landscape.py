@@ -1,6 +1,6 @@
 """How much a run's loss landscape moves with one more sample, beside the null that forces 1/k.
 
-    python -m analysis.landscape run=<run folder> [batch=100000] ...
+    spectral-bench landscape run=<run folder> [batch=100000] ...
 
 writes ``landscape.parquet`` (a row a window of k) and ``landscape_fits.parquet`` (a row a point of
 weights) in the run folder.
@@ -31,7 +31,7 @@ from analysis.measure.landscape import Line, Point, measure_line
 from bench import options as cli
 from bench.parts import Restored, restore
 
-PROG = "python -m analysis.landscape"
+PROG = "spectral-bench landscape"
 NAMES = ("landscape", "landscape_fits")
 PLACES = tuple(float(t) for t in np.linspace(0, 1, 9))
 DESCRIPTION = """

@@ -1,6 +1,6 @@
 """One self-contained HTML page of everything that was measured: no server, no network.
 
-python -m analysis.report source=runs sweep=digits baseline=adamw out=report.html
+spectral-bench report source=runs sweep=digits baseline=adamw out=report.html
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.tuning.spec import looks_of
 
 
 class ReportOptions(cli.Options):
-    """Options of ``python -m analysis.report``."""
+    """Options of ``spectral-bench report``."""
 
     source: str = Field("runs", description="folder, archives, offline:<folder> or wandb:<e>/<p>")
     sweep: str | None = Field(None, description="only the runs of this sweep")
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     options = cli.parse(
         ReportOptions,
         argv,
-        prog="python -m analysis.report",
+        prog="spectral-bench report",
         description="Write one self-contained HTML page: leaderboard, curves, exponents, failures.",
         examples=["source=runs sweep=digits baseline=adamw", "source=wandb:me/spectral-bench"],
     )

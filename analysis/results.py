@@ -2,8 +2,8 @@
 
 Besides the front of README.md and the table of all sweeps in docs/sweeps.md.
 
-python -m analysis.results
-python -m analysis.results --check
+spectral-bench results
+spectral-bench results --check
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BEGIN, _END = "<!-- {}: made by python -m analysis.results -->", "<!-- /{} -->"
 
 
 class ResultsOptions(cli.Options):
-    """Options of ``python -m analysis.results``."""
+    """Options of ``spectral-bench results``."""
 
     results: Path = Field(Path("results"), description="the folder of archives, one a study")
     sweeps: Path = Field(paths.home() / "sweeps", description="the studies' files")
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     options = cli.parse(
         ResultsOptions,
         words,
-        prog="python -m analysis.results",
+        prog="spectral-bench results",
         description="Write docs/RESULTS.md and its figures from the archives in results/.",
         examples=["", "--check"],
     )
@@ -134,7 +134,7 @@ def _check(made: dict[Path, str]) -> int:
         if there == text:
             continue
         wrong = 1
-        print(f"{path}: does not match the archives; python -m analysis.results", file=sys.stderr)
+        print(f"{path}: does not match the archives; spectral-bench results", file=sys.stderr)
         found = difflib.unified_diff(
             there.splitlines(), text.splitlines(), "committed", "archives", lineterm="", n=0
         )

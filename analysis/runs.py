@@ -106,10 +106,10 @@ def load_history(source: str | Path, run_id: str) -> pd.DataFrame:
 def _folder(text: str) -> Path:
     folder = Path(archive.local(text))
     if folder.is_file():
-        raise ValueError(f"{text}: no archive of runs; python -m analysis.archive makes one")
+        raise ValueError(f"{text}: no archive of runs; spectral-bench archive makes one")
     if not folder.is_dir():
         raise ValueError(
-            f"{text}: no such folder of runs; make runs with `python -m bench.train ...`"
+            f"{text}: no such folder of runs; make runs with `spectral-bench train ...`"
         )
     return folder
 

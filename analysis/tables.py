@@ -1,8 +1,8 @@
 """Tables over seeds: rows optimizers, columns dataset/model, each cell mean ± std with its n.
 
-    python -m analysis.tables source=runs
-    python -m analysis.tables source=runs baseline=adamw spread=interval
-    python -m analysis.tables source=offline:runs sweep=digits format=markdown out=table.md
+    spectral-bench tables source=runs
+    spectral-bench tables source=runs baseline=adamw spread=interval
+    spectral-bench tables source=offline:runs sweep=digits format=markdown out=table.md
 
 The table itself is made by `build_table`, its form by `analysis.table.render.render`.
 
@@ -101,7 +101,7 @@ __all__ = ["Cell", "Table", "build_table", "main", "render"]
 
 
 class TableOptions(cli.Options):
-    """Options of ``python -m analysis.tables``."""
+    """Options of ``spectral-bench tables``."""
 
     source: str = Field("runs", description="folder, archives, offline:<folder> or wandb:<e>/<p>")
     sweep: str | None = Field(None, description="only the runs of this sweep")
@@ -160,7 +160,7 @@ def main(argv: list[str]) -> int:
     options = cli.parse(
         TableOptions,
         argv,
-        prog="python -m analysis.tables",
+        prog="spectral-bench tables",
         description="Compare optimizers over seeds: mean ± std, n, seconds per epoch, verdicts.",
         examples=[
             "source=runs baseline=adamw spread=interval",

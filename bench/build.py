@@ -7,14 +7,14 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
-import hydra.utils
 import torch
 from hydra.errors import InstantiationException
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench.errors import MissingHereError, UserError
-from bench.public_names import current, with_current
+from bench.hydra_private import instantiate
+from bench.public_names import current
 
 _T = TypeVar("_T")
 _PLAIN = {"_convert_": "all"}
@@ -70,11 +70,6 @@ def declared_shape(component: dict[str, Any]) -> Shape | None:
     shape = companion(str(component["_target_"]), "shape")
     options = {key: value for key, value in component.items() if key != "_target_"}
     return None if shape is None else cast("Shape", shape(**options))
-
-
-def instantiate(component: Any, **options: Any) -> Any:
-    """Build what a config names, by its public names of any time; as Hydra's own in all else."""
-    return hydra.utils.instantiate(with_current(component), **options)
 
 
 def build_model(component: dict[str, Any], shape: Shape) -> nn.Module:

@@ -22,7 +22,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import config, files
+from bench.compose import register_resolvers
 from bench.errors import RunsFailedError, UserError, suggestion
+from bench.hydra_private import VERSION_BASE
 from bench.launch.words import spelled_out
 
 USAGE_ERROR, RUNS_FAILED, INTERRUPTED = 2, 1, 130
@@ -37,11 +39,9 @@ def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
     are ours keep their traceback.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of being printed
-    config.register_resolvers()
+    register_resolvers()
     sys.argv[1:] = spelled_out(sys.argv[1:])
-    entry = hydra.main(
-        version_base="1.3", config_path=str(files.conf_dir()), config_name=config_name
-    )
+    entry = hydra.main(config_path=str(files.conf_dir()), config_name=config_name, **VERSION_BASE)
     guarded(entry(_quietly(task)))
 
 

@@ -11,8 +11,8 @@ import inspect
 import json
 import typing
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from bench import build, errors, files
 from bench.errors import MissingHereError, UserError, suggestion
 from bench.public_names import canonical, current, locate
+from bench.torch_private import without_compiler
 
 _T = TypeVar("_T")
 
@@ -229,24 +230,10 @@ def models_for(kind: type[build.Shape]) -> list[str]:
 def try_out(checked: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> None:
     """Build model, optimizer and schedule once without memory, so that they can refuse values."""
     shape = _fitting_shape(checked, names)
-    with warnings.catch_warnings(), torch.device("meta"), _without_compiler():
+    with warnings.catch_warnings(), torch.device("meta"), without_compiler():
         warnings.simplefilter("ignore")
         model = build.attempt("model", lambda: build.build_model(checked["model"], shape))
         optimizer = build.attempt(
             "optimizer", lambda: build.build_optimizer(checked["optimizer"], model)
         )
     build.attempt("schedule", lambda: build.build_schedule(checked["schedule"], optimizer, 100))
-
-
-@contextmanager
-def _without_compiler() -> Iterator[None]:
-    """Let optimizers be built without torch importing its compiler, which takes two seconds.
-
-    It does so only to keep this method, which a trial calls once, from being compiled.
-    """
-    wrapped = torch.optim.Optimizer.add_param_group
-    torch.optim.Optimizer.add_param_group = inspect.unwrap(wrapped)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.optim.Optimizer.add_param_group = wrapped  # type: ignore[method-assign]

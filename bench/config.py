@@ -6,24 +6,21 @@ Hydra composes; pydantic checks types and ranges; ``bench.components`` checks wh
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from bench import build, components, files, groups
+from bench import build, components
+from bench.compose import composing
 from bench.errors import UserError, suggestion
+from bench.hydra_private import instantiate
 from bench.training.summary import Target
 from bench.tuning import settings
 
@@ -147,7 +144,7 @@ def with_curvature(config: RunConfig) -> RunConfig:
     if component is None:
         raise UserError(f"{where}: missing, but trainer.curvature_every asks for it")
     checked = components.complete({where: component})[where]
-    build.attempt(where, lambda: build.instantiate(checked))
+    build.attempt(where, lambda: instantiate(checked))
     trainer = config.trainer.model_copy(update={"curvature": checked})
     return config.model_copy(update={"trainer": trainer})
 
@@ -250,15 +247,6 @@ def load(overrides: Sequence[str] = ()) -> RunConfig:
     return from_hydra(composed)
 
 
-@contextmanager
-def composing() -> Iterator[ConfigLoader]:
-    """Have Hydra read our configs outside of an application of its own; give its loader."""
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(files.conf_dir()), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
-
-
 def from_hydra(composed: DictConfig) -> RunConfig:
     """Split Hydra's own node off a composed config and resolve the rest."""
     hydra = composed.hydra
@@ -267,28 +255,19 @@ def from_hydra(composed: DictConfig) -> RunConfig:
 
 def keys_of(overrides: Sequence[str] | ListConfig) -> set[str]:
     """Return the keys to which overrides give values."""
-    if isinstance(overrides, ListConfig):  # its words may look like interpolations
-        overrides = [str(word) for word in overrides._iter_ex(resolve=False)]
+    if isinstance(overrides, ListConfig):
+        overrides = texts_of(overrides)
     return {word.partition("=")[0].lstrip("+~") for word in overrides}
+
+
+def texts_of(overrides: ListConfig) -> list[str]:
+    """Return overrides as they were written: what looks like an interpolation is not resolved."""
+    plain = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(plain, list)
+    return [str(word) for word in plain]
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:
     """Return a composed config without Hydra's own node, and without what is a study's own."""
     own = [str(key) for key in composed if key not in ("hydra", "study")]
     return OmegaConf.masked_copy(composed, own)
-
-
-def register_resolvers() -> None:
-    """Make our resolvers known to OmegaConf, and conf/tuned no group of Hydra's.
-
-    ``${bench_home:}`` is the parent of conf/ and sweeps/; ``${bench_scratch:}`` a folder of this
-    process for what Hydra insists on writing, so that a refused command leaves nothing behind.
-    """
-    OmegaConf.register_new_resolver("bench_home", lambda: files.home().as_posix(), replace=True)
-    OmegaConf.register_new_resolver("bench_scratch", lambda: _scratch().name, replace=True)
-    groups.hide_tuned_settings()
-
-
-@functools.cache
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="spectral-bench-")

@@ -1,6 +1,6 @@
 """The demo: a sweep, the curvature of a trained network, and the comparison table.
 
-    python -m bench.demo [key=value ...]        any option of bench.train, e.g. trainer.epochs=5
+    spectral-bench demo [key=value ...]        any option of bench.train, e.g. trainer.epochs=5
 
 Each step is an ordinary command, printed before it runs. Every step skips what is done, so the
 demo can be stopped at any moment and started again.
@@ -8,13 +8,14 @@ demo can be stopped at any moment and started again.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from bench import cli
 from bench.config import load
 from bench.identity import identify
-from bench.study import carry_out, python
+from bench.study import carry_out, program
 
 SWEEP = "digits"
 # The run on which the exponents that scalar_spectral_adam needs are measured.
@@ -32,17 +33,17 @@ def main(arguments: list[str]) -> None:
     folder = Path(config.runs_dir) / identify(config).id
     exponents = folder / "exponents.parquet"
     steps = [
-        ["bench.train", "-m", *overrides, *SOURCE],
-        ["analysis.curvature", f"run={folder}"],
-        ["bench.train", "-m", *overrides, f"exponents={exponents}"],
-        ["analysis.tables", f"source={config.runs_dir}", f"sweep={SWEEP}"],
+        ["train", "-m", *overrides, *SOURCE],
+        ["curvature", f"run={folder}"],
+        ["train", "-m", *overrides, f"exponents={exponents}"],
+        ["tables", f"source={config.runs_dir}", f"sweep={SWEEP}"],
     ]
     carry_out(steps, "the demo")
-    _print_next(config.runs_dir, folder, Path(python()))
+    _print_next(config.runs_dir, folder)
 
 
-def _print_next(runs: str, folder: Path, interpreter: Path) -> None:
-    wandb = interpreter.parent / "wandb"
+def _print_next(runs: str, folder: Path) -> None:
+    wandb = Path(os.path.relpath(sys.executable)).with_name("wandb")
     print(
         f"""
 Where to look next
@@ -52,7 +53,7 @@ Where to look next
       its curves in this terminal, from the offline W&B files
   {wandb} sync {runs}/wandb/offline-run-*
       the same on W&B, if you have an account
-  {interpreter} -m bench.train --help
+  {program()} train --help
       every option; README.md says how to add an optimizer in six lines""",
         flush=True,
     )

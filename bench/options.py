@@ -1,8 +1,8 @@
-"""The command line of commands that are not Hydra's: ``python -m analysis.tables key=value ...``.
+"""The command line of commands that are not Hydra's: ``spectral-bench tables key=value ...``.
 
 A command declares its options as a subclass of `Options` (typed, described fields) and calls
 
-    options = parse(CurvatureOptions, argv, prog="python -m analysis.curvature", description=...)
+    options = parse(CurvatureOptions, argv, prog="spectral-bench curvature", description=...)
 
 and its module ends with ``if __name__ == "__main__": run(main)``. A user's mistake is raised as
 `UserError` and shown as one line, never as a traceback.
@@ -32,6 +32,8 @@ from bench.errors import UserError
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _WORDS = {"true": True, "false": False, "null": None, "~": None}
+# Before the last argument: it is unfinished, say what it may become (bench/completion.py).
+COMPLETE = "--complete"
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _NAMES: dict[Any, str] = {
     int: "integer",
@@ -69,7 +71,7 @@ def parse(
     Args:
         options: pydantic model (v2) with one described field an option.
         argv: the arguments, without the program's name.
-        prog: how the command is called, for example ``python -m analysis.curvature``.
+        prog: how the command is called, for example ``spectral-bench curvature``.
         description: what the command does, for the help page.
         examples: arguments of example calls, for the help page.
 
@@ -79,6 +81,9 @@ def parse(
     """
     if any(argument in ("--help", "-h") for argument in argv):
         print(help_page(options, prog=prog, description=description, examples=examples))
+        raise SystemExit(0)
+    if argv[-2:-1] == [COMPLETE]:
+        print("\n".join(_offers(options, argv[:-2], argv[-1])))
         raise SystemExit(0)
     texts: dict[str, str] = {}
     for argument in argv:
@@ -155,6 +160,19 @@ def _show(value: object) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _offers(options: type[BaseModel], before: Sequence[str], word: str) -> list[str]:
+    """Return the options that are not given yet, or the values of the one in ``word``."""
+    name, separator, _ = word.partition("=")
+    if not separator:
+        given = {argument.partition("=")[0] for argument in before}
+        return [f"{field}=" for field in options.model_fields if field not in given]
+    if name not in options.model_fields:
+        return []
+    annotation = options.model_fields[name].annotation
+    values = ["true", "false"] if bool in _members(annotation) else _choices(annotation)
+    return [f"{name}={value}" for value in values]
 
 
 def _split(argument: str, fields: dict[str, FieldInfo]) -> tuple[str, str]:

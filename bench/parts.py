@@ -24,11 +24,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from bench import trust
-from bench.build import Shape, attempt, build_model, build_optimizer, build_schedule, instantiate
+from bench.build import Shape, attempt, build_model, build_optimizer, build_schedule
 from bench.config import RunConfig, first_problem
 from bench.data.base import Data, MissingDataError
 from bench.digest import component_digests
 from bench.errors import MissingHereError, UserError
+from bench.hydra_private import instantiate
 from bench.loop import Loop
 from bench.preemption import StopRequested
 from bench.run_folder import Row, RunFolder

@@ -1,4 +1,4 @@
-"""Get a dataset ready: ``python -m bench.prepare dataset=cifar10 [data_dir=data] [source=...]``.
+"""Get a dataset ready: ``spectral-bench prepare dataset=cifar10 [data_dir=data] [source=...]``.
 
 The only place that downloads data; a run never does. A dataset whose loader's module has a
 function ``prepare(root, **options) -> str`` is prepared by it; one without needs no files.
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     asked = options.parse(
         PrepareOptions,
         argv,
-        prog="python -m bench.prepare",
+        prog="spectral-bench prepare",
         description=DESCRIPTION,
         examples=(
             "dataset=cifar10",

@@ -1,7 +1,7 @@
 """A study from its first run to its table: measured exponents, tuning, report.
 
-    python -m bench.study +sweeps=study_a_small      a tenth of study (a), minutes on a CPU
-    python -m bench.study +sweeps=study_a_8          any option of bench.train as well
+    spectral-bench study +sweeps=study_a_small      a tenth of study (a), minutes on a CPU
+    spectral-bench study +sweeps=study_a_8          any option of bench.train as well
 
 Each step is an ordinary command, printed before it runs. Every step skips what is done, so a study
 can be stopped at any moment and started again.
@@ -12,6 +12,7 @@ A job of several commands: each is printed before it runs, and the first failure
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -22,29 +23,35 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from bench import config
 from bench.cli import guarded
+from bench.compose import composing
 from bench.errors import RunsFailedError, UserError
 from bench.launch.grid import Composer, Invalid, combinations, master_config
 from bench.launch.status import run_folder
 from bench.launch.words import spelled_out
+from bench.main import PROGRAM
 from bench.tuning.spec import study_of
 
 
-def python() -> str:
-    """Return the running interpreter as a person would type it."""
-    return os.path.relpath(sys.executable)
+def program() -> str:
+    """Return the running interpreter's ``spectral-bench`` as a person would type it."""
+    script = Path(sys.executable).with_name(PROGRAM)
+    on_path = shutil.which(PROGRAM)
+    if on_path and Path(on_path).resolve() == script.resolve():
+        return PROGRAM
+    python = os.path.relpath(sys.executable)
+    return os.path.relpath(script) if script.exists() else f"{python} -m bench.main"
 
 
 def carry_out(steps: Iterable[Sequence[str]], what: str) -> None:
-    """Run each step as ``python -m <step>``.
+    """Run each step as ``spectral-bench <step>``.
 
     Raises:
         RunsFailedError: a step failed; its own output says why.
     """
     for step in steps:
-        print(f"\n$ {python()} -m {' '.join(step)}", flush=True)
-        status = subprocess.run([sys.executable, "-m", *step], check=False).returncode
+        print(f"\n$ {program()} {' '.join(step)}", flush=True)
+        status = subprocess.run([sys.executable, "-m", "bench.main", *step], check=False).returncode
         if status != 0:
             raise RunsFailedError(f"{what} stopped: {step[0]} ended with status {status}")
 
@@ -55,12 +62,12 @@ _NAMES_OF_CELLS = {"optimizer", "seed", "model", "dataset"}
 
 
 def commands(words: Sequence[str]) -> list[list[str]]:
-    """Return the commands of the study that ``words`` compose, without ``python -m``.
+    """Return the commands of the study that ``words`` compose, each by its name.
 
     Raises:
         UserError: they name no study, or its run of exponents is not one run.
     """
-    with config.composing() as loader:
+    with composing() as loader:
         master = master_config(loader, spelled_out(words))
         study = study_of(master)
         if master.sweep is None or (study.exponents is None and study.tuning is None):
@@ -70,12 +77,12 @@ def commands(words: Sequence[str]) -> list[list[str]]:
             apart = {_key(word) for word in study.exponents} | {"sweep", "tuned"}
             own = [word for word in words if _key(word) not in apart]
             own += [*study.exponents, f"sweep={master.sweep}_exponents"]
-            made.append(["bench.train", "-m", *own])
+            made.append(["train", "-m", *own])
             more.append(f"exponents={_folder(loader, own) / 'exponents.parquet'}")
         if study.tuning is not None:
-            made.append(["bench.tune", *more])
-    made.append(["bench.train", "-m", *more, *(() if master.tuned else ("tuned=true",))])
-    table = ["analysis.tables", f"source={master.runs_dir}", f"sweep={master.sweep}"]
+            made.append(["tune", *more])
+    made.append(["train", "-m", *more, *(() if master.tuned else ("tuned=true",))])
+    table = ["tables", f"source={master.runs_dir}", f"sweep={master.sweep}"]
     made.append([*table, *_compared(master)])
     return made
 

@@ -1,10 +1,10 @@
 """Look at grids: what is planned, how it stands, what went wrong.
 
-python -m bench.sweep plan +sweeps=digits     what -m with these words would run, and its cost
-python -m bench.sweep status                  the newest launch: counts, and what is not done
-python -m bench.sweep watch                   the same, kept up to date until all is over
-python -m bench.sweep logs run=<run id>       what a run has printed
-python -m bench.sweep cancel                  end a launch; the same command goes on with it later
+spectral-bench plan +sweeps=digits     what -m with these words would run, and its cost
+spectral-bench status                  the newest launch: counts, and what is not done
+spectral-bench watch                   the same, kept up to date until all is over
+spectral-bench logs run=<run id>       what a run has printed
+spectral-bench cancel                  end a launch; the same command goes on with it later
 
 All but plan take runs_dir=runs and launch=<name>; a beginning of a name or an id is enough.
 """
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from bench import config
 from bench.cli import guarded
+from bench.compose import composing
 from bench.errors import RunsFailedError, UserError, suggestion
 from bench.launch import live, manifest, slurm
 from bench.launch import plan as report
@@ -35,12 +35,12 @@ _SHOWN = 40  # problems listed before the rest is only counted
 
 
 def plan(words: Sequence[str]) -> None:
-    """Print what ``python -m bench.train -m WORDS`` would do, and what refuses it; start nothing.
+    """Print what ``spectral-bench train -m WORDS`` would do, and what refuses it; start nothing.
 
     Raises:
         UserError: no combination is a run on any machine.
     """
-    with config.composing() as loader:
+    with composing() as loader:
         master = master_config(loader, spelled_out(words))
         launcher, choices = master.hydra.launcher, master.hydra.runtime.choices
         on_slurm = "slurm" in str(choices.get("hydra/launcher"))
@@ -96,7 +96,7 @@ def _show_study(study: Study, sweep: str, *, tuned: bool, measured: bool) -> Non
     if study.tuning is not None and not tuned:
         before.append(f"{study.tuning.trials} trials tune each optimizer")
     if before:
-        command = f"python -m bench.study +sweeps={sweep}"
+        command = f"spectral-bench study +sweeps={sweep}"
         print(f"before it: {' and '.join(before)}; `{command}` does all of it")
     if study.cost is not None:
         print(f"the whole of sweeps/{sweep}.yaml: {study.cost}")
@@ -117,7 +117,7 @@ class LogOptions(LaunchOptions):
 
 
 def _parsed(kind: type[OptionsT], words: Sequence[str], name: str, what: str) -> OptionsT:
-    return parse(kind, words, prog=f"python -m bench.sweep {name}", description=what)
+    return parse(kind, words, prog=f"spectral-bench {name}", description=what)
 
 
 def status(words: Sequence[str]) -> None:
@@ -180,7 +180,7 @@ def cancel(words: Sequence[str]) -> None:
         os.kill(process, signal.SIGTERM)  # SIGINT is ignored by what a script put in the background
         print(f"{launch.name}: process {process} was told to stop")
     else:
-        raise UserError(f"{launch.name}: nothing of it runs here; see bench.sweep status")
+        raise UserError(f"{launch.name}: nothing of it runs here; see spectral-bench status")
 
 
 def _show_failures(made: Plan, launch: Sequence[str]) -> None:
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str]) -> None:
         UserError: there is no such command.
     """
     name, *words = arguments or ["--help"]
-    if name in ("--help", "-h"):
+    if name in ("--help", "-h") or (name == "plan" and {"--help", "-h"} & set(words)):
         print(__doc__)
         return
     if name not in COMMANDS:

@@ -1,6 +1,6 @@
 """Send runs that were trained offline to a W&B server, from their run folders.
 
-    python -m bench.sync runs=runs project=spectral-bench entity=<user or team>
+    spectral-bench sync runs=runs project=spectral-bench entity=<user or team>
 
 Address and login are wandb's own: WANDB_BASE_URL, WANDB_API_KEY or `wandb login`. A run keeps its
 id, so that an upload that was interrupted goes on where it stopped, and nothing is sent twice.
@@ -23,7 +23,7 @@ from bench.tracking import RunInfo, WandbTracker
 
 
 class SyncOptions(cli.Options):
-    """Options of ``python -m bench.sync``."""
+    """Options of ``spectral-bench sync``."""
 
     runs: Path = Field(Path("runs"), description="the folder of run folders, or one run folder")
     project: str = Field("spectral-bench", description="W&B project")
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     options = cli.parse(
         SyncOptions,
         argv,
-        prog="python -m bench.sync",
+        prog="spectral-bench sync",
         description="Send runs that were trained offline to a W&B server.",
         examples=["runs=runs project=spectral-bench", "runs=runs/<run id>"],
     )
@@ -96,7 +96,7 @@ def send(folder: RunFolder, project: str, entity: str | None) -> None:
 def _run_folders(root: Path, sweep: str | None) -> list[RunFolder]:
     """Return the run folders in ``root``, or ``root`` itself where it is one."""
     if not root.is_dir():
-        raise UserError(f"runs={root}: no such folder; make runs with `python -m bench.train ...`")
+        raise UserError(f"runs={root}: no such folder; make runs with `spectral-bench train ...`")
     paths = [root] if (root / "config.json").is_file() else sorted(root.iterdir())
     folders = [RunFolder(path) for path in paths if (path / "config.json").is_file()]
     kept = [one for one in folders if sweep is None or one.config.get("sweep") == sweep]

@@ -1,8 +1,8 @@
 """Train one run, or a grid of runs.
 
-python -m bench.train optimizer=muon seed=3
-python -m bench.train -m optimizer=adamw,muon seed=0,1,2
-python -m bench.train -m +sweeps=digits
+spectral-bench train optimizer=muon seed=3
+spectral-bench train -m optimizer=adamw,muon seed=0,1,2
+spectral-bench train -m +sweeps=digits
 
 Of what kind a failure is: what a table of failures says beside the error itself.
 """
@@ -18,9 +18,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bench import cli, config, parts, provenance
-from bench.build import instantiate
 from bench.config import RunConfig
 from bench.data.base import Data
+from bench.hydra_private import instantiate
 from bench.identity import Identity, identify, tracker_label
 from bench.loop import Loop
 from bench.parts import follow, make_loop

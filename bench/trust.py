@@ -25,7 +25,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from bench import config, files
+from bench import files
+from bench.compose import register_resolvers
 from bench.errors import UserError
 from bench.public_names import canonical
 
@@ -111,7 +112,7 @@ def _folders() -> Iterator[Path]:
     """Yield conf/, sweeps/, and what conf/train.yaml puts on Hydra's search path."""
     home = files.home()
     yield from (files.conf_dir(), home / "sweeps")
-    config.register_resolvers()
+    register_resolvers()
     listed = OmegaConf.select(OmegaConf.load(files.conf_dir() / "train.yaml"), "hydra.searchpath")
     for entry in map(str, listed or ()):
         folder = Path(entry.removeprefix("file://"))

@@ -1,12 +1,12 @@
 """Tune every optimizer of a study with the same budget, on the validation split.
 
-    python -m bench.tune +sweeps=study_a_small                      (docs/tuning.md)
-    python -m bench.tune +sweeps=study_a_8 optimizer=adamw,muon     only these
-    python -m bench.tune +sweeps=study_a_8 hydra/launcher=slurm     on a cluster; waits for its jobs
+    spectral-bench tune +sweeps=study_a_small                      (docs/tuning.md)
+    spectral-bench tune +sweeps=study_a_8 optimizer=adamw,muon     only these
+    spectral-bench tune +sweeps=study_a_8 hydra/launcher=slurm     on a cluster; waits for its jobs
 
 It takes the words of bench.train. The study's file declares the search (study.tuning). Winners go
 to conf/tuned/<model>_<dataset>/<optimizer>.yaml, or to the folder of tuned=<folder>, and are used
-by `python -m bench.train -m +sweeps=<study> tuned=true`. Trials are ordinary runs of the sweep
+by `spectral-bench train -m +sweeps=<study> tuned=true`. Trials are ordinary runs of the sweep
 <study>_tune: the same command again trains only what is missing.
 """
 
@@ -15,16 +15,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.plugins import Plugins
-from hydra.core.utils import setup_globals
-from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from bench import config, parts
+from bench import parts
 from bench.cli import guarded
+from bench.compose import composing
 from bench.errors import RunsFailedError, UserError
+from bench.hydra_private import make_launcher, register_interpolations
 from bench.launch.grid import Composer, combinations, master_config
 from bench.launch.launcher import GridLauncher
 from bench.launch.words import spelled_out
@@ -42,8 +40,8 @@ def tune(words: Sequence[str]) -> None:
         RunsFailedError: some trials failed, or all of an optimizer's diverged; the others are
             finished and written.
     """
-    setup_globals()
-    with config.composing() as loader, parts.keeping_data():
+    register_interpolations()
+    with composing() as loader, parts.keeping_data():
         master = master_config(loader, spelled_out(words))
         found = candidates_of(loader, master)
         launcher = _launcher(loader, master)
@@ -84,10 +82,7 @@ def _launcher(loader: ConfigLoader, master: DictConfig) -> GridLauncher:
     """Return the launcher that the config chooses, made to wait for its runs."""
     if "wait" in master.hydra.launcher:
         OmegaConf.update(master, "hydra.launcher.wait", True)
-    context = HydraContext(config_loader=loader, callbacks=Callbacks())
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=lambda _: None, config=master
-    )
+    launcher = make_launcher(master, loader)
     assert isinstance(launcher, GridLauncher)
     return launcher
 

@@ -70,8 +70,8 @@ _STATISTICS: dict[str, Callable[[Array], float]] = {
 
 _MISSING = {
     "layers": "no exponents were measured",
-    "blocks": "no blocks of the Hessian were measured (python -m analysis.hessian_blocks)",
-    "points": "no landscape was measured (python -m analysis.landscape)",
+    "blocks": "no blocks of the Hessian were measured (spectral-bench hessian-blocks)",
+    "points": "no landscape was measured (spectral-bench landscape)",
 }
 
 # The same along rows, without NaN.

@@ -109,7 +109,7 @@ def _roles(blocks: pd.DataFrame) -> pd.DataFrame:
         ValueError: there are none.
     """
     if blocks.empty or not (blocks["level"] == "role").any():
-        raise ValueError("no blocks of a Hessian; python -m analysis.hessian_blocks measures them")
+        raise ValueError("no blocks of a Hessian; spectral-bench hessian-blocks measures them")
     rows = blocks[blocks["level"] == "role"]
     last = rows.groupby("run")["step"].transform("max")
     rows = rows[(rows["epoch"] == 0) | (rows["step"] == last)]

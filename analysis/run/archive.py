@@ -161,7 +161,7 @@ def read(path: Path) -> dict[str, Files]:
 
     if not is_archive(path):
         raise ValueError(
-            f"{path}: no archive of runs; python -m analysis.archive source=runs out=... makes one"
+            f"{path}: no archive of runs; spectral-bench archive source=runs out=... makes one"
         )
     try:
         table = pq.read_table(path)

@@ -141,7 +141,7 @@ def load(sources: Sequence[str]) -> Measured:
                 _with_kronecker(table, folder) if kind == "exponents" else table
             )
     if not records:
-        raise ValueError("nothing is measured there; python -m analysis.curvature run=... measures")
+        raise ValueError("nothing is measured there; spectral-bench curvature run=... measures")
     runs = frame(records.values())
     for run, table in tables["curvature"].items():
         if run not in tables["exponents"]:

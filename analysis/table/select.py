@@ -157,7 +157,7 @@ _CONFIG_OR_PROVENANCE = ("config.", "provenance.")
 def of_sweep(runs: pd.DataFrame, sweep: str | None) -> pd.DataFrame:
     """Return the runs of a sweep, all where it is None; ValueError where there are none."""
     if runs.empty:
-        raise ValueError("no runs there; make some with `python -m bench.train ...`")
+        raise ValueError("no runs there; make some with `spectral-bench train ...`")
     if sweep is None:
         return runs
     kept = runs[runs["sweep"] == sweep]

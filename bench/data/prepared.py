@@ -53,7 +53,7 @@ def path_of(root: Path, name: str) -> Path:
 
 def command(root: Path, name: str) -> str:
     """Return the command that prepares the dataset."""
-    return f"python -m bench.prepare dataset={name} data_dir={shlex.quote(str(root))}"
+    return f"spectral-bench prepare dataset={name} data_dir={shlex.quote(str(root))}"
 
 
 def make(root: Path, name: str, build: Callable[[], Prepared]) -> str:

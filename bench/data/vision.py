@@ -1,6 +1,6 @@
 """FashionMNIST, CIFAR-10 and CIFAR-100, read by torchvision's classes.
 
-A run only reads what ``prepare`` made of them (``python -m bench.prepare``). That finds files
+A run only reads what ``prepare`` made of them (``spectral-bench prepare``). That finds files
 which are already on the machine, and downloads where there are none.
 """
 

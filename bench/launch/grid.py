@@ -14,11 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bench import config
@@ -26,6 +24,7 @@ from bench.cli import COMPOSITION_ERRORS, explain
 from bench.components import Known
 from bench.config import RunConfig
 from bench.errors import MissingHereError, UserError
+from bench.hydra_private import load_combination, load_multirun, split_combinations
 from bench.identity import Identity, identify
 from bench.tuning import settings
 from bench.tuning.settings import replaced
@@ -138,7 +137,7 @@ class Composer:
 
     def _base(self, overrides: tuple[str, ...]) -> _Base:
         if overrides not in self._bases:
-            composed = self._loader.load_sweep_config(self._master, list(overrides))
+            composed = load_combination(self._loader, self._master, overrides)
             own = config.without_hydra(composed)
             choices = {
                 str(key): str(value) for key, value in composed.hydra.runtime.choices.items()
@@ -153,10 +152,8 @@ class Composer:
 
 
 def master_config(loader: ConfigLoader, words: Sequence[str]) -> DictConfig:
-    """Compose the config of a multirun itself, as ``python -m bench.train -m`` does."""
-    return loader.load_configuration(
-        config_name="train", overrides=list(words), run_mode=RunMode.MULTIRUN
-    )
+    """Compose the config of a multirun itself, as ``spectral-bench train -m`` does."""
+    return load_multirun(loader, "train", words)
 
 
 def combinations(master: DictConfig) -> list[list[str]]:
@@ -164,10 +161,7 @@ def combinations(master: DictConfig) -> list[list[str]]:
     params = master.hydra.sweeper.params or {}
     words = [f"{key}={value}" for key, value in params.items()]
     # Interpolations are for each combination to resolve, as where Hydra itself launches them.
-    words += [str(word) for word in master.hydra.overrides.task._iter_ex(resolve=False)]
-    parsed = OverridesParser.create().parse_overrides(words)
-    (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return batch
+    return split_combinations([*words, *config.texts_of(master.hydra.overrides.task)])
 
 
 def _read(override: Override) -> _Word:

@@ -3,10 +3,7 @@
 The launchers are Hydra plugins (``hydra_plugins/`` hands them over); what they do is in
 ``bench/launch/``.
 
-Hydra's own sweeper, without its check.
-
-For ``hydra_plugins/`` alone to import: Hydra executes its modules once more when it looks for
-plugins, and a class made from the earlier ``BasicSweeper`` could not be instantiated any more.
+From a multirun to its launcher: every combination at once.
 """
 
 from __future__ import annotations
@@ -22,29 +19,46 @@ from types import FrameType
 from typing import Any
 
 import torch
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bench import parts, preemption
 from bench.config import TrainerConfig
 from bench.errors import RunsFailedError, UserError
+from bench.hydra_private import make_launcher
 from bench.launch import live, manifest, slurm, snapshot
 from bench.launch import plan as report
-from bench.launch.grid import Composer, Job
+from bench.launch.grid import Composer, Job, combinations
 from bench.launch.plan import Plan, Retry, SchedulerStatus, look, make_plan, objections
 from bench.launch.pool import Pool, slots, visible_devices
 from bench.launch.worker import execute
 from bench.public_names import targets_of
 
 
-class GridSweeper(BasicSweeper):
-    """Every combination of the values given, as Hydra's own; the launcher checks them all."""
+class GridSweeper(Sweeper):
+    """Hands every combination of the values given to the launcher, which checks them all.
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Do nothing: Hydra would compose each combination once more."""
+    Args:
+        params: values by key, as a sweep's file gives them; the command line's are added.
+    """
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        self.params = params
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep the config, and make its launcher (Hydra's interface)."""
+        self._multirun = config
+        self._launcher = make_launcher(config, hydra_context, task_function)
+
+    def sweep(self, arguments: list[str]) -> Sequence[Any]:
+        """Launch all combinations (Hydra's interface); ``arguments`` are in the config too."""
+        del arguments
+        return self._launcher.launch(combinations(self._multirun), 0)
 
 
 class GridLauncher(Launcher):
@@ -90,7 +104,7 @@ class GridLauncher(Launcher):
         wrong = [*plan.invalid, *objections(to_do, elsewhere=self.elsewhere)]
         if wrong:
             more = len({one.overrides for one in wrong}) - 1
-            rest = f"; {more} more: see python -m bench.sweep plan" if more else ""
+            rest = f"; {more} more: see spectral-bench plan" if more else ""
             raise UserError(f"{wrong[0].reason} (in: {' '.join(wrong[0].overrides)}){rest}")
         print(plan.line(), flush=True)
         if plan.of("failed"):
@@ -256,8 +270,8 @@ class SlurmLauncher(GridLauncher):
         print(
             f"submitted {len(ids)} runs in {len(tasks)} jobs: "
             f"{len(arrays)} arrays ({', '.join(arrays)})\n"
-            f"  python -m bench.sweep watch runs_dir={runs_dir}   a live table, until all is over\n"
-            f"  python -m bench.sweep cancel runs_dir={runs_dir}   end them; they can go on later",
+            f"  spectral-bench watch runs_dir={runs_dir}   a live table, until all is over\n"
+            f"  spectral-bench cancel runs_dir={runs_dir}   end them; they can go on later",
             flush=True,
         )
         if self.wait:

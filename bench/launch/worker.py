@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from bench import config, parts, preemption
+from bench import parts, preemption
+from bench.compose import register_resolvers
 from bench.config import RunConfig
 from bench.identity import identify
 from bench.launch.manifest import Launch
@@ -65,7 +66,7 @@ def main(launch: Launch) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to hear
     preemption.listen()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*preemption.SIGNALS, signal.SIGINT})
-    config.register_resolvers()
+    register_resolvers()
     answers = os.dup(1)
     os.dup2(2, 1)  # what prints between runs must not be taken for an answer
     with parts.keeping_data():

@@ -40,7 +40,7 @@ from bench.provenance import device_name
 from bench.speed.curvature_peers import Subject, curvlinops_hessian, plain_double_backward, subject
 from bench.speed.stopwatch import say
 
-PROG = "python -m bench.speed.curvature"
+PROG = "spectral-bench speed curvature"
 PEERS = {"plain": plain_double_backward, "curvlinops": curvlinops_hessian}
 ONE_BY_ONE = ("double_backward", "forward_over_reverse", "tangent", *PEERS)
 EXAMPLES = (

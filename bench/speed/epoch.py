@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
@@ -36,10 +35,11 @@ from bench.speed.epoch_table import LEGEND, Row, breakdown, render, starts, step
 from bench.speed.loops import OurLoop, PlainLoop, Variant, make_loader, variants
 from bench.speed.optimizer_step import changes_of, environment
 from bench.speed.stopwatch import Epoch, say
+from bench.torch_private import compiling_anew
 from bench.training.accounting import Cost, ceiling, measure_cost, peak_mib, watch_memory
 from bench.training.evaluation import laid_out
 
-PROG = "python -m bench.speed.epoch"
+PROG = "spectral-bench speed epoch"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -163,7 +163,7 @@ def measure(asked: EpochOptions, device: torch.device) -> dict[str, Any]:
         for variant in variants(device):
             makers.append(functools.partial(_plain, runs[0], data, loader, device, variant))
     # The same code is compiled once for each optimizer.
-    with torch._dynamo.config.patch(recompile_limit=8 * len(runs)):
+    with compiling_anew(8 * len(runs)):
         contenders = compete(makers, asked.epochs, asked.steps, device)
         ours = [item.loop for item in contenders if isinstance(item.loop, OurLoop)]
         paces = [loop.pace() for loop in ours]

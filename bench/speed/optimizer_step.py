@@ -55,7 +55,7 @@ def skeleton(name: str) -> nn.Module:
         return build_model(component, _SHAPES[kind])
 
 
-PROG = "python -m bench.speed.optimizer_step"
+PROG = "spectral-bench speed step"
 
 
 class StepOptions(options.Options):

@@ -1,7 +1,7 @@
 """How long a comparison table of many runs takes, and how much memory.
 
-    python -m bench.speed.tables                    10,000 runs
-    python -m bench.speed.tables runs=1000
+    spectral-bench speed tables                    10,000 runs
+    spectral-bench speed tables runs=1000
 
 The runs are made up (their folders written to a temporary place first, which is not timed); each
 measurement is a process of its own, so its time includes the interpreter's start and every import.
@@ -38,7 +38,7 @@ _MEASURED = (
 
 
 class SpeedOptions(cli.Options):
-    """Options of ``python -m bench.speed.tables``."""
+    """Options of ``spectral-bench speed tables``."""
 
     runs: int = Field(10_000, ge=_SEEDS, description="how many runs")
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     options = cli.parse(
         SpeedOptions,
         argv,
-        prog="python -m bench.speed.tables",
+        prog="spectral-bench speed tables",
         description="Time the comparison table of many made-up runs.",
     )
     with tempfile.TemporaryDirectory() as name:
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
 
 
 def measure(arguments: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
-    """Return wall-clock and CPU seconds and peak MiB of one ``python -m analysis.tables``."""
+    """Return wall-clock and CPU seconds and peak MiB of one ``spectral-bench tables``."""
     begin = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", _MEASURED, *arguments],

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bench.build import instantiate
 from bench.config import Epochs, TrainerConfig
 from bench.data.base import Data, SplitName
+from bench.hydra_private import instantiate
 from bench.training.losses import loss_and_hits
 
 Weights = dict[str, Tensor]
@@ -248,6 +248,7 @@ def self_measurement(
     """Return what the trainer's config asks for; None where it asks for nothing."""
     if config.curvature_every is None:
         return None
+    assert config.curvature is not None
     return SelfMeasurement(
         instantiate(config.curvature),
         config.curvature_every,

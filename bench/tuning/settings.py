@@ -1,4 +1,4 @@
-"""Tuned settings: what ``python -m bench.tune`` found, and what ``tuned=true`` reads.
+"""Tuned settings: what ``spectral-bench tune`` found, and what ``tuned=true`` reads.
 
 <folder>/<model>_<dataset>/<optimizer>.yaml; the folder is conf/tuned, or that of tuned=<folder>.
     settings     dotted config key -> value
@@ -34,7 +34,7 @@ def replaced(values: Mapping[str, Any], path: Sequence[str], value: Any) -> dict
 
 # Seeds from here on are for tuning; those of a report are below.
 FIRST_TUNING_SEED = 1000
-_HEADER = "# Written by python -m bench.tune, read by tuned=true; to change it, tune again.\n"
+_HEADER = "# Written by spectral-bench tune, read by tuned=true; to change it, tune again.\n"
 
 
 def folder(tuned: bool | str) -> Path:
@@ -97,7 +97,7 @@ def read(path: Path, choices: Mapping[str, str]) -> dict[str, Any]:
     except OSError as error:
         raise MissingHereError(
             f"tuned: no settings of {what} ({_shown(path)}); make them with "
-            "`python -m bench.tune +sweeps=<study>`, or leave tuned=true out"
+            "`spectral-bench tune +sweeps=<study>`, or leave tuned=true out"
         ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not readable as YAML; tune again") from error

@@ -1,4 +1,4 @@
-"""``python -m analysis.archive`` on runs that were really trained."""
+"""``spectral-bench archive`` on runs that were really trained."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert left.value.code == 0
     page = capsys.readouterr().out
-    assert page.startswith("usage: python -m analysis.curvature run=... [option=value ...]")
+    assert page.startswith("usage: spectral-bench curvature run=... [option=value ...]")
     assert "directions=<integer >= 1>   [default: 20]" in page
     for option in ("batch", "microbatch", "dtype", "mode", "device", "force"):
         assert f"  {option}=<" in page

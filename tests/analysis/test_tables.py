@@ -1,4 +1,4 @@
-"""``python -m analysis.tables`` as a user meets it.
+"""``spectral-bench tables`` as a user meets it.
 
 The comparison on W&B, written by the real client offline and read back from its log.
 """
@@ -115,8 +115,8 @@ def test_damaged_runs_are_warned_of_on_stderr(
 
 def test_mistakes_are_one_line(source: str, tmp_path: Path) -> None:
     for argv, message in [
-        ([f"source={tmp_path}"], f"{tmp_path}: no runs there; make some with `python -m bench"),
-        ([f"source={tmp_path}/no"], "no such folder of runs; make runs with `python -m bench"),
+        ([f"source={tmp_path}"], f"{tmp_path}: no runs there; make some with `spectral-bench"),
+        ([f"source={tmp_path}/no"], "no such folder of runs; make runs with `spectral-bench"),
         ([f"source=offline:{tmp_path}"], f"offline:{tmp_path}: no runs there"),
         ([f"source={source}", "metric=test/acuracy"], "the nearest is 'test/accuracy'"),
         ([f"source={source}", "sweep=gird"], "no runs of sweep 'gird'; sweeps here: grid"),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bench import cli, config, train
 from bench.build import build_optimizer, build_schedule
+from bench.compose import composing
 from bench.data.images import Augment, ImageData, Split
 from bench.loop import Loop
 from bench.run_folder import RunFolder
@@ -215,7 +216,7 @@ class LoopRig:
 @pytest.fixture
 def loader() -> Iterator[ConfigLoader]:
     """Hydra's, of our configs."""
-    with config.composing() as found:
+    with composing() as found:
         yield found
 
 
@@ -290,7 +291,7 @@ def exponents(tmp_path: Path) -> Callable[..., Path]:
 
 
 class Command:
-    """``python -m bench.train ...`` in this process: exit status, and what it printed."""
+    """``spectral-bench train ...`` in this process: exit status, and what it printed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
         self._monkeypatch, self._capfd = monkeypatch, capfd

@@ -29,7 +29,7 @@ MISTAKES = [
     (["optimizer=scalar_spectral_adam"], "needs exponents"),
     (["trainer.batch_size=1295"], "trainer.batch_size: batch size 1295 does not fit"),
     (["trainer.device=gpu"], "trainer.device: 'gpu' is not a device; did you mean cpu?"),
-    (["dataset=cifar10"], "python -m bench.prepare dataset=cifar10"),
+    (["dataset=cifar10"], "spectral-bench prepare dataset=cifar10"),
     (["dataset.validation=2000"], "dataset=digits: validation=2000 cannot be taken"),
     (["optimizer=adamw,muon"], "for a grid of several values add -m"),
     (["optimizer=null"], "Config group override must be a string"),
@@ -81,7 +81,7 @@ def test_a_real_process_ends_with_status_2_and_one_line(tmp_path: Path) -> None:
 def test_help_is_readable_and_writes_nothing(command: Command, tmp_path: Path) -> None:
     status, out, err = command("--help")
     assert (status, err) == (0, "")
-    for word in ("Usage:", "optimizer: ", "spectral_newton", "seed: 0", "bench.prepare"):
+    for word in ("Usage:", "optimizer: ", "spectral_newton", "seed: 0", "spectral-bench prepare"):
         assert word in out
     assert "tuned/" not in out  # settings that bench.tune wrote are no group
     assert max(len(line) for line in out.splitlines()) <= 400  # one line a group; terminals wrap it

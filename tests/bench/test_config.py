@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench import cli, config, files
 from bench.build import build_model, declared_shape
+from bench.compose import composing
 from bench.config import GROUPS, RunConfig, TrainerConfig
 from bench.errors import UserError
 
@@ -35,7 +36,7 @@ OPTIMIZERS = [name for group, name in CHOICES if group == "optimizer"]
 
 @cache
 def composed(*groups: str) -> DictConfig:
-    with config.composing():
+    with composing():
         return compose("train", overrides=list(groups), return_hydra_config=True)
 
 

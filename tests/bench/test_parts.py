@@ -101,7 +101,7 @@ def test_data_that_are_missing_name_the_command_that_gets_them(
     line = str(caught.value)
     assert "\n" not in line
     where = f"data_dir='{tmp_path / 'nothing here'}'"
-    assert f"python -m bench.prepare dataset=cifar10 {where}" in line
+    assert f"spectral-bench prepare dataset=cifar10 {where}" in line
 
 
 @pytest.mark.parametrize(

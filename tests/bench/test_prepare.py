@@ -105,7 +105,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: python -m bench.prepare dataset=...")
+    assert capsys.readouterr().out.startswith("usage: spectral-bench prepare dataset=...")
 
 
 def test_unknown_dataset_is_a_user_error() -> None:

@@ -20,9 +20,9 @@ STUDIES = sorted(file.stem for file in (files.home() / "sweeps").glob("study_*.y
 def test_the_small_study_is_tuned_reported_and_tabled() -> None:
     words = ["+sweeps=study_a_small", "tracker=none", "runs_dir=r"]
     assert study.commands(words) == [
-        ["bench.tune", *words],
-        ["bench.train", "-m", *words, "tuned=true"],
-        ["analysis.tables", "source=r", "sweep=study_a_small", "baseline=adamw", "spread=interval"],
+        ["tune", *words],
+        ["train", "-m", *words, "tuned=true"],
+        ["tables", "source=r", "sweep=study_a_small", "baseline=adamw", "spread=interval"],
     ]
 
 
@@ -31,13 +31,13 @@ def test_the_small_study_is_tuned_reported_and_tabled() -> None:
 )
 def test_without_a_row_of_adamw_nothing_is_compared_with_it(words: Sequence[str]) -> None:
     *_, table = study.commands(["+sweeps=study_a_small", *words])
-    assert table == ["analysis.tables", "source=runs", "sweep=study_a_small"]
+    assert table == ["tables", "source=runs", "sweep=study_a_small"]
 
 
 def test_exponents_are_measured_first_on_a_seed_of_no_report() -> None:
     words = ["+sweeps=study_a_8", "trainer.device=cpu", "optimizer=adamw,soap", "tuned=mine"]
     first, tune, report, _ = study.commands(words)
-    assert first[:4] == ["bench.train", "-m", "+sweeps=study_a_8", "trainer.device=cpu"]
+    assert first[:4] == ["train", "-m", "+sweeps=study_a_8", "trainer.device=cpu"]
     assert [word for word in first if word.startswith(("optimizer", "seed", "sweep", "tuned"))] == [
         "optimizer=adamw",
         "seed=1999",
@@ -45,16 +45,16 @@ def test_exponents_are_measured_first_on_a_seed_of_no_report() -> None:
     ]
     (exponents,) = [word for word in tune if word.startswith("exponents=")]
     assert Path(exponents).match("fashion_mnist-resnet18-adamw-s1999-*/exponents.parquet")
-    assert tune == ["bench.tune", *words, exponents]
-    assert report == ["bench.train", "-m", *words, exponents]
+    assert tune == ["tune", *words, exponents]
+    assert report == ["train", "-m", *words, exponents]
 
 
 def test_exponents_that_are_given_are_not_measured_again() -> None:
     words = ["+sweeps=study_a_8", "trainer.device=cpu", "exponents=e.parquet"]
     assert [command[0] for command in study.commands(words)] == [
-        "bench.tune",
-        "bench.train",
-        "analysis.tables",
+        "tune",
+        "train",
+        "tables",
     ]
 
 
@@ -91,10 +91,10 @@ def test_every_study_searches_for_all_or_for_none_of_its_optimizers(name: str) -
 
 
 def test_a_step_that_fails_ends_the_job(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RunsFailedError, match=r"the job stopped: bench\.tune ended with status 2"):
-        steps.carry_out([["bench.tune", "sweep=null"], ["bench.tune", "--help"]], "the job")
+    with pytest.raises(RunsFailedError, match=r"the job stopped: tune ended with status 2"):
+        steps.carry_out([["tune", "sweep=null"], ["tune", "--help"]], "the job")
     out, err = capfd.readouterr()
-    assert "-m bench.tune sweep=null" in out
+    assert " tune sweep=null" in out
     assert "--help" not in out
     assert err.startswith("error: sweep=None")
 

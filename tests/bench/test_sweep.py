@@ -67,7 +67,7 @@ def test_plan_is_that_of_the_launch_that_its_words_are_of(
 
 def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     sweep.main([])
-    assert "bench.sweep plan" in capsys.readouterr().out
+    assert "spectral-bench plan" in capsys.readouterr().out
     with pytest.raises(UserError, match="plna: there is no such command; did you mean plan"):
         sweep.main(["plna"])
 

@@ -22,8 +22,8 @@ from analysis.run import archive
 from bench import config, trust
 from bench import files as paths
 from bench.errors import UserError
-from bench.launch.snapshot import targets_of
 from bench.parts import restore
+from bench.public_names import targets_of
 
 Tree = dict[str, Any]
 COMMANDS = {"curvature": curvature, "landscape": landscape, "hessian_blocks": hessian_blocks}

@@ -101,7 +101,7 @@ def test_failures_are_named_and_the_same_command_mends_them(sweep: Any, tmp_path
     assert "optimizer.lr=0.01: exception: ArithmeticError: no such step" in first.stderr
     assert "optimizer.lr=0.02: out of memory: RuntimeError" in first.stderr
     assert "optimizer.lr=0.03: killed: its process ended by SIGKILL" in first.stderr
-    assert first.stderr.count("    again: python -m bench.train -m hydra/launcher=slurm") == 3
+    assert first.stderr.count("    again: spectral-bench train -m hydra/launcher=slurm") == 3
     kept = {run.path: run.provenance for run in folders(tmp_path / "runs")}
     good = [path for path in kept if RunFolder(path).status["state"] == "done"]
     assert len(good) == 9

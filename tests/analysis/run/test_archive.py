@@ -215,9 +215,9 @@ def test_what_is_no_archive(folder: Path, tmp_path: Path) -> None:
     whole = torn.read_bytes()
     for path in (other, torn):
         torn.write_bytes(whole[:-30])
-        with pytest.raises(ValueError, match=r"no archive of runs; python -m analysis.archive"):
+        with pytest.raises(ValueError, match=r"no archive of runs; spectral-bench archive"):
             load_runs(path)
-        with pytest.raises(ValueError, match=r"no archive of runs; python -m analysis.archive"):
+        with pytest.raises(ValueError, match=r"no archive of runs; spectral-bench archive"):
             run_archive.read(path)
     torn.write_bytes(whole[:50] + bytes(100) + whole[150:])
     with pytest.raises(ValueError, match=r"torn.parquet: damaged .*restore it"):

@@ -117,7 +117,7 @@ def test_an_absent_dataset_gives_the_command(tmp_path: Path) -> None:
     root = tmp_path / "my data"
     with pytest.raises(MissingDataError) as caught:
         prepared.read(root, "toy")
-    assert f"python -m bench.prepare dataset=toy data_dir='{root}'" in str(caught.value)
+    assert f"spectral-bench prepare dataset=toy data_dir='{root}'" in str(caught.value)
     assert not root.exists()
 
 

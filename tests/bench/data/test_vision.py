@@ -74,7 +74,7 @@ def test_missing_dataset_gives_the_command(tiny: Any, tmp_path: Path) -> None:
     root = tmp_path / "my data"
     with pytest.raises(MissingDataError) as caught:
         load(root, 0, kind=tiny.kind)
-    command = f"python -m bench.prepare dataset={tiny.kind} data_dir='{root}'"
+    command = f"spectral-bench prepare dataset={tiny.kind} data_dir='{root}'"
     assert command in str(caught.value) and "\n" not in str(caught.value)
     assert not root.exists()
 

@@ -280,10 +280,10 @@ def test_a_failing_grid_ends_its_process_with_status_1(tmp_path: Path) -> None:
     ("words", "says"),
     [
         (["seed=0,1,-1"], "seed: input should be greater than or equal to 0, not -1 (in: "),
-        (["seed=-1,-2,-3"], "seed=-1); 2 more: see python -m bench.sweep plan"),
+        (["seed=-1,-2,-3"], "seed=-1); 2 more: see spectral-bench plan"),
         (["optimizer=sgd,adamx"], "optimizer=adamx: there is no such optimizer"),
         (["trainer.batch_size=64,5000"], "trainer.batch_size: batch size 5000 does not fit"),
-        (["dataset=digits,cifar10", "~model.hidden"], "python -m bench.prepare dataset=cifar10"),
+        (["dataset=digits,cifar10", "~model.hidden"], "spectral-bench prepare dataset=cifar10"),
         (["optimizer=sgd,scalar_spectral_adam"], "needs exponents"),
     ],
 )

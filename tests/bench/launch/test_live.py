@@ -132,7 +132,7 @@ def test_the_command_that_runs_a_failure_again_is_that_of_the_launch(
     (local.path / "manifest.json").write_text(json.dumps(content))
     folders(local)[0].set_status("failed", "ValueError: x", kind="exception")
     sweep.main(["status", f"runs_dir={runs_dir(local)}"])
-    again = "again: python -m bench.train -m hydra/launcher=slurm seed=0"
+    again = "again: spectral-bench train -m hydra/launcher=slurm seed=0"
     assert again in capsys.readouterr().out
     forget_process(local)
     with pytest.raises(RunsFailedError, match=again):

@@ -168,7 +168,7 @@ def test_objections_name_what_cannot_be_built_or_read(job: Callable[..., Job]) -
     refused = objections([planned(one, "missing") for one in (fine, huge, absent, fine)])
     assert [one.overrides for one in refused] == [huge.overrides, absent.overrides]
     assert "does not fit" in refused[0].reason
-    assert "python -m bench.prepare dataset=cifar10" in refused[1].reason
+    assert "spectral-bench prepare dataset=cifar10" in refused[1].reason
     assert [one.here for one in refused] == [False, True]
 
 
@@ -244,9 +244,9 @@ def test_a_failure_says_cause_log_and_command(job: Callable[..., Job]) -> None:
     assert text.splitlines() == [
         "  seed=1 model.hidden=[8]: out of memory: MemoryError: 3 GiB",
         "    log:   log.txt",
-        "    again: python -m bench.train -m hydra/launcher=slurm seed=1 'model.hidden=[8]'",
+        "    again: spectral-bench train -m hydra/launcher=slurm seed=1 'model.hidden=[8]'",
     ]
-    assert again(run) == "python -m bench.train -m seed=1 'model.hidden=[8]'"
+    assert again(run) == "spectral-bench train -m seed=1 'model.hidden=[8]'"
 
 
 def finish(one: Job, seconds: float, epochs: float = 2.0, state: str = "done") -> None:

@@ -78,7 +78,7 @@ def test_missing_settings_are_one_line(
     assert (status, out) == (2, "")
     assert "no settings of optimizer=muon on mlp and digits" in err
     assert f"{folder}/mlp_digits/muon.yaml" in err
-    assert "bench.tune" in err
+    assert "spectral-bench tune" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
