@@ -19,7 +19,7 @@ import torch
 from bench.digest import component_digests
 from bench.errors import PROJECT, canonical
 from bench.files import read_json
-from bench.launch.words import PACKED
+from bench.launch.pool import PACKED
 from bench.public_names import locate
 
 _ROOT = Path(__file__).resolve().parent.parent

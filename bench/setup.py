@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.config import RunConfig, TrainerConfig
-from bench.launch import words
+from bench.launch import pool
 
 _DEFAULT_THREADS = torch.get_num_threads()
 # The user's choice: torch itself writes its default there as soon as its compiler is imported.
@@ -42,7 +42,7 @@ def choose_memory_format(channels_last: bool | str, device: torch.device) -> tor
 
 def compile_key(run: RunConfig) -> str:
     """Return the compile key of a run: all that decides its code, so no seed, schedule or rate."""
-    return words.compile_key(run.model_dump(mode="json"))
+    return pool.compile_key(run.model_dump(mode="json"))
 
 
 def prepare(

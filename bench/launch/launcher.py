@@ -1,9 +1,6 @@
 """Hydra's side of a grid: expand it, plan it, carry out what is missing.
 
-The launchers are Hydra plugins (``hydra_plugins/`` hands them over); what they do is in
-``bench/launch/``.
-
-From a multirun to its launcher: every combination at once.
+Sweeper and launchers are Hydra plugins; ``hydra_plugins/`` hands them over.
 """
 
 from __future__ import annotations
@@ -133,8 +130,8 @@ class GridLauncher(Launcher):
     @property
     def _options(self) -> dict[str, Any]:
         """What a launch's manifest keeps of how it runs."""
-        words = [str(word) for word in self.config.hydra.overrides.hydra]
-        return {"fail_fast_after": self.fail_fast_after, "words": words}
+        overrides = [str(one) for one in self.config.hydra.overrides.hydra]
+        return {"fail_fast_after": self.fail_fast_after, "words": overrides}
 
     def _failures(self, plan: Plan) -> str:
         return report.failures(plan, self._options["words"])

@@ -312,7 +312,7 @@ def failures(plan: Plan, launch: Sequence[str] = ()) -> str:
 def again(run: Planned, launch: Sequence[str] = ()) -> str:
     """Return the exact command that carries out one run of the grid."""
     own = [one for one in launch if one != "hydra.mode=MULTIRUN"]  # Hydra's for -m
-    return shlex.join(["python", "-m", "bench.train", "-m", *own, *run.job.overrides])
+    return shlex.join(["spectral-bench", "train", "-m", *own, *run.job.overrides])
 
 
 def duplicates(plan: Plan) -> list[str]:

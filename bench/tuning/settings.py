@@ -3,8 +3,6 @@
 <folder>/<model>_<dataset>/<optimizer>.yaml; the folder is conf/tuned, or that of tuned=<folder>.
     settings     dotted config key -> value
     provenance   trials spent, space, score, runs, code and device
-
-Values inside nested mappings, by path.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from bench.tuning.settings import FIRST_TUNING_SEED
 Point = tuple[float, ...]  # a value for each parameter
 Scores = Mapping[Point, float]  # larger is better; -inf for a trial that diverged
 Method = Literal["grid", "halton"]
-Place = Literal["interior", "low edge", "high edge"]
+Position = Literal["interior", "low edge", "high edge"]
 
 _DIGITS = 4  # significant ones of a value: what a person would type
 
@@ -147,7 +147,7 @@ class Search:
         """Return the point of the highest score; of equals that of the smallest values."""
         return min(scores, key=lambda point: (-scores[point], point))
 
-    def place(self, scores: Scores) -> Place:
+    def position(self, scores: Scores) -> Position:
         """Return whether the best lies inside what was tried, in every parameter."""
         edges = self._edges(scores, fixed_too=True)
         if not edges:
@@ -164,7 +164,7 @@ class Search:
                 [at + edges.get(index, 0) * self._step for index, at in enumerate(best)]
             )
         done = len(scores) - self.covering
-        for offset in range(len(self.ranges)):  # each parameter in turn
+        for offset in range(len(self.ranges)):  # one parameter after the other
             for point in self._halvings(scores, (done + offset) % len(self.ranges)):
                 if point not in scores:
                     return point
@@ -180,13 +180,13 @@ class Search:
     def _edges(self, scores: Scores, *, fixed_too: bool = False) -> dict[int, int]:
         """Return the parameters in which the best is the lowest tried (-1) or the highest (1)."""
         best = self.best(scores)
-        found: dict[int, int] = {}
+        edges: dict[int, int] = {}
         for index, its in enumerate(self.ranges):
             tried = [point[index] for point in scores]
             if its.extend or fixed_too:
                 side = (best[index] == max(tried)) - (best[index] == min(tried))
-                found |= {index: side} if side else {}
-        return found
+                edges |= {index: side} if side else {}
+        return edges
 
     def _halvings(self, scores: Scores, index: int) -> list[Point]:
         """Return the middles of the gaps beside the best in one parameter, the better side first.
@@ -221,7 +221,7 @@ class _Strict(BaseModel):
 
 
 class Tuning(_Strict):
-    """How a study's optimizers are tuned, all alike.
+    """How a study's optimizers are tuned, each by the same rules.
 
     Attributes:
         trials: settings tried of each optimizer, diverged ones included.
@@ -324,7 +324,7 @@ class Study(_Strict):
 
 
 def looks_of(sweep: str) -> int:
-    """Return the looks that the sweep's file declares; 1 where it declares none, or is none.
+    """Return how many interim analyses the sweep's file declares; 1 without.
 
     Raises:
         UserError: as `study_of`.
