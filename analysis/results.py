@@ -1,5 +1,7 @@
 """docs/RESULTS.md from the archives in results/: written, or checked against them.
 
+Besides the front of README.md and the table of all sweeps in docs/sweeps.md.
+
 spectral-bench results
 spectral-bench results --check
 """
@@ -17,14 +19,15 @@ from pydantic import Field
 
 from analysis.page.results import FRONT, SENTENCE, pages
 from analysis.page.study import studies
+from analysis.page.sweeps import table
 from analysis.run.frame import RunWarning
 from bench import files as paths
 from bench import options as cli
 from bench.errors import UserError
 
 _SHOWN = 12  # lines of a difference
-# README's part between these two lines is ours.
-_BEGIN, _END = "<!-- front: made by python -m analysis.results -->", "<!-- /front -->"
+# The part of another page between two such lines is ours.
+_BEGIN, _END = "<!-- {}: made by python -m analysis.results -->", "<!-- /{} -->"
 
 
 class ResultsOptions(cli.Options):
@@ -36,6 +39,9 @@ class ResultsOptions(cli.Options):
     figures: Path = Field(Path("docs/figures"), description="its figures; others there stay")
     readme: Path = Field(
         Path("README.md"), description="holds the first verdict and its figure between two marks"
+    )
+    listing: Path = Field(
+        Path("docs/sweeps.md"), description="holds the table of all sweeps between two marks"
     )
     check: bool = Field(
         False, description="write nothing; exit code 1 where the files do not match the archives"
@@ -80,23 +86,33 @@ def _files(options: ResultsOptions) -> dict[Path, str]:
     if not options.sweeps.is_dir():
         raise UserError(f"sweeps={options.sweeps}: no such folder")
     link = Path(os.path.relpath(options.figures, options.out.parent)).as_posix()
-    made = pages(studies(options.results, options.sweeps), link)
+    found = studies(options.results, options.sweeps)
+    made = pages(found, link)
     page, sentence = made.pop("RESULTS.md"), made.pop(SENTENCE, "")
     files = {options.out: page, **{options.figures / name: made[name] for name in sorted(made)}}
-    readme = _readme(options, sentence)
-    return files if readme is None else {**files, options.readme: readme}
+    parts = {
+        options.readme: ("front", _front(options, sentence)),
+        options.listing: ("sweeps", table(options.sweeps, found)),
+    }
+    for path, (mark, text) in parts.items():
+        whole = _with_part(path, mark, text)
+        files |= {} if whole is None else {path: whole}
+    return files
 
 
-def _readme(options: ResultsOptions, sentence: str) -> str | None:
-    """Return the README with its front picture and verdict; None where it has no place for them."""
+def _with_part(path: Path, mark: str, part: str) -> str | None:
+    """Return a page with what is between its marks replaced; None where it has no such marks."""
     try:
-        text = options.readme.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        return None
+    before, begin, rest = text.partition(_BEGIN.format(mark))
+    _, end, after = rest.partition(_END.format(mark))
+    return f"{before}{begin}\n{part}{end}{after}" if begin and end else None
+
+
+def _front(options: ResultsOptions, sentence: str) -> str:
+    """Return README's front picture and verdict."""
     picture, page = (
         Path(os.path.relpath(path, options.readme.parent)).as_posix()
         for path in (options.figures / FRONT, options.out)
@@ -104,7 +120,7 @@ def _readme(options: ResultsOptions, sentence: str) -> str | None:
     front = "No study has been run yet."
     if sentence:
         front = f"![test result against seconds of training]({picture})\n\n{sentence}"
-    return f"{before}{begin}\n{front} ([all results]({page}))\n{end}{after}"
+    return f"{front} ([all results]({page}))\n"
 
 
 def _check(made: dict[Path, str]) -> int:

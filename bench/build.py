@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from bench.errors import UserError
+from bench.errors import MissingHereError, UserError
 from bench.hydra_private import instantiate
 from bench.public_names import current
 
@@ -106,6 +106,8 @@ def attempt(where: str, build: Callable[[], _T]) -> _T:
         reason = (str(cause).strip().splitlines() or [""])[0]
         if not isinstance(cause, ValueError | TypeError | OSError):  # a bare KeyError says little
             reason = f"{type(cause).__name__}: {reason}"
-        raise UserError(f"{where}: {reason}") from error
+        kind = MissingHereError if isinstance(cause, FileNotFoundError) else UserError
+        raise kind(f"{where}: {reason}") from error
     except (ValueError, TypeError, FileNotFoundError) as error:
-        raise UserError(f"{where}: {str(error).strip().splitlines()[0]}") from error
+        kind = MissingHereError if isinstance(error, FileNotFoundError) else UserError
+        raise kind(f"{where}: {str(error).strip().splitlines()[0]}") from error

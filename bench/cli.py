@@ -22,10 +22,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import config, files
-from bench.compose import register_resolvers
+from bench.compose import register_resolvers, spelled_out
 from bench.errors import RunsFailedError, UserError, suggestion
 from bench.hydra_private import VERSION_BASE
-from bench.launch.words import spelled_out
 
 USAGE_ERROR, RUNS_FAILED, INTERRUPTED = 2, 1, 130
 # What composing a config may raise.

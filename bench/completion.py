@@ -92,9 +92,8 @@ def _of_hydra(before: Sequence[str], word: str) -> list[str]:
     """Return what Hydra offers: groups and values of a run, and the sweeps."""
     if word.startswith("-"):
         return list(_HYDRA_FLAGS)
-    from bench.compose import composing
+    from bench.compose import LAUNCH_OPTIONS, composing, spelled_out
     from bench.hydra_private import complete, without_plugins
-    from bench.launch.words import LAUNCH_OPTIONS, spelled_out
 
     top = not {"=", ".", "/"} & set(word)
     options = [f"{name}=" for name in LAUNCH_OPTIONS] if top else []

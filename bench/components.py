@@ -21,7 +21,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from bench import build, errors, files
-from bench.errors import UserError, suggestion
+from bench.errors import MissingHereError, UserError, suggestion
 from bench.public_names import canonical, current, locate
 from bench.torch_private import without_compiler
 
@@ -123,7 +123,7 @@ def _locate(
         if extra is not None:
             group = where.partition(".")[0]
             asked = f"{group}={choice}" if choice else component["_target_"]
-            raise UserError(f"{asked} {extra}") from error
+            raise MissingHereError(f"{asked} {extra}") from error
         raise UserError(
             f"{where}._target_: cannot import {component['_target_']!r} ({reason})"
         ) from error

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 
 from bench import files, hydra_private
+
+# Short for hydra.launcher.<name>: those that a user gives from one launch to the next.
+LAUNCH_OPTIONS = ("retry", "wait", "pack", "workers", "fail_fast_after", "time")
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with short launch options written as Hydra knows them."""
+    return [
+        f"hydra.launcher.{one}" if one.partition("=")[0] in LAUNCH_OPTIONS and "=" in one else one
+        for one in arguments
+    ]
 
 
 @contextmanager

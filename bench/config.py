@@ -39,6 +39,16 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
+def absent(device: str) -> str | None:
+    """Return why this machine has no such device; None where it has, "auto" among them."""
+    if device == "auto":
+        return None
+    parsed, count = torch.device(device), torch.cuda.device_count()
+    if parsed.type != "cuda" or (parsed.index or 0) < count:
+        return None
+    return f"{device!r} is not here ({count} CUDA devices); use auto or cpu"
+
+
 class TrainerConfig(_Strict):
     """How a model is trained; the defaults live in conf/trainer/."""
 
@@ -73,10 +83,8 @@ class TrainerConfig(_Strict):
         except RuntimeError as error:
             known = suggestion(device, ["auto", "cpu", "cuda", "cuda:0"])
             raise ValueError(f"{device!r} is not a device; {known}") from error
-        absent = parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count()
-        if absent and not elsewhere:
-            count = torch.cuda.device_count()
-            raise ValueError(f"{device!r} is not here ({count} CUDA devices); use auto or cpu")
+        if not elsewhere and (reason := absent(device)):
+            raise ValueError(reason)
         if parsed.type not in ("cpu", "cuda"):
             raise ValueError(f"{device!r} is not supported; {suggestion(device, ['cpu', 'cuda'])}")
         return device

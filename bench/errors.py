@@ -16,6 +16,10 @@ class UserError(Exception):
     """A mistake in what was asked for; its text says what, where and what to do instead."""
 
 
+class MissingHereError(UserError):
+    """What a valid config needs is not on this machine: a device, data, a file or a package."""
+
+
 class RunsFailedError(Exception):
     """Some runs of a sweep failed; its text names them by their overrides."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import RunConfig
-from bench.errors import UserError
+from bench.errors import MissingHereError
 from bench.public_names import with_canonical
 
 # Raised when the meaning of a config changes without its keys changing.
@@ -51,7 +51,7 @@ def scientific(config: RunConfig) -> dict[str, Any]:
     by its public name, wherever its code lies.
 
     Raises:
-        UserError: a file that the config names cannot be read.
+        MissingHereError: a file that the config names cannot be read.
     """
     whole = config.model_dump(mode="json")
     kept = {key: value for key, value in whole.items() if key not in NOT_SCIENTIFIC}
@@ -87,7 +87,7 @@ def _file_digest(path: str, where: str) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"{where}: cannot read {path!r} ({error.strerror})") from error
+        raise MissingHereError(f"{where}: cannot read {path!r} ({error.strerror})") from error
 
 
 def digest(value: Any) -> str:

@@ -24,7 +24,7 @@ from bench import trust
 from bench.build import Shape, attempt, build_model, build_optimizer, build_schedule
 from bench.config import RunConfig, first_problem
 from bench.data.base import Data, MissingDataError
-from bench.errors import UserError
+from bench.errors import MissingHereError, UserError
 from bench.hydra_private import instantiate
 from bench.run_folder import CONFIG, RunFolder
 from bench.seeding import derive, noise_seed
@@ -92,7 +92,7 @@ def build_data(config: RunConfig) -> Data:
     except Exception as error:
         cause = error.__cause__ or error
         if isinstance(cause, MissingDataError):
-            raise UserError(str(cause)) from error
+            raise MissingHereError(str(cause)) from error
         if isinstance(cause, ValueError):
             raise UserError(f"dataset={choice}: {cause}") from error
         raise

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from bench.data.base import Data
 from bench.errors import PROJECT
 from bench.files import read_json
-from bench.launch.words import PACKED
+from bench.launch.pool import PACKED
 from bench.public_names import locate, targets_of
 from bench.setup import Setup
 

@@ -15,7 +15,7 @@ from bench.config import RunConfig
 from bench.digest import component_digests
 from bench.errors import UserError
 from bench.identity import Identity, identify, tracker_label
-from bench.launch import words
+from bench.launch import pool
 from bench.training import summary
 from bench.training.parallel import ALONE, Team
 from bench.training.summary import Target
@@ -75,7 +75,7 @@ class Setup:
             precision=precision if trainer.precision == "auto" else trainer.precision,
             memory_format=torch.channels_last if channels_last else torch.contiguous_format,
             threads=trainer.threads or _DEFAULT_THREADS,
-            compile_key=words.compile_key(config.model_dump(mode="json")),
+            compile_key=pool.compile_key(config.model_dump(mode="json")),
             cuda_graph=cuda and trainer.cuda_graph is not False and trainer.devices == 1,
             target=summary.find(config.target, config.names),
         )

@@ -4,9 +4,7 @@
     spectral-bench study +sweeps=study_a_8          any option of bench.train as well
 
 Each step is an ordinary command, printed before it runs. Every step skips what is done, so a study
-can be stopped at any moment and started again.
-
-A job of several commands: each is printed before it runs, and the first failure ends it.
+can be stopped at any moment and started again; the first failure ends it.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ from bench.compose import composing
 from bench.errors import RunsFailedError, UserError
 from bench.launch.grid import Composer, Invalid, combinations, master_config
 from bench.launch.status import run_folder
-from bench.launch.words import spelled_out
 from bench.main import PROGRAM
 from bench.run_folder import EXPONENTS
 from bench.tuning.spec import study_of
@@ -62,21 +59,21 @@ _BASELINE = "adamw"
 _NAMES_OF_CELLS = {"optimizer", "seed", "model", "dataset"}
 
 
-def commands(words: Sequence[str]) -> list[list[str]]:
-    """Return the commands of the study that ``words`` compose, each by its name.
+def commands(arguments: Sequence[str]) -> list[list[str]]:
+    """Return the commands of the study that ``arguments`` compose, each by its name.
 
     Raises:
         UserError: they name no study, or its run of exponents is not one run.
     """
     with composing() as loader:
-        master = master_config(loader, spelled_out(words))
+        master = master_config(loader, arguments)
         study = study_of(master)
         if master.sweep is None or (study.exponents is None and study.tuning is None):
             raise UserError("no study; name one of sweeps/, such as +sweeps=study_a_small")
-        made, more = [], list(words)
+        made, more = [], list(arguments)
         if study.exponents is not None and master.exponents is None:
-            apart = {_key(word) for word in study.exponents} | {"sweep", "tuned"}
-            own = [word for word in words if _key(word) not in apart]
+            apart = {_key(one) for one in study.exponents} | {"sweep", "tuned"}
+            own = [one for one in arguments if _key(one) not in apart]
             own += [*study.exponents, f"sweep={master.sweep}_exponents"]
             made.append(["train", "-m", *own])
             more.append(f"exponents={_folder(loader, own) / EXPONENTS}")
@@ -89,24 +86,24 @@ def commands(words: Sequence[str]) -> list[list[str]]:
 
 
 def _compared(master: DictConfig) -> list[str]:
-    """Return the words that compare with AdamW, where the grid makes it a row of that name."""
+    """Return the options that compare with AdamW, where the grid makes it a row of that name."""
     values: dict[str, set[str]] = defaultdict(set)
-    for word in chain.from_iterable(combinations(master)):
-        values[_key(word)].add(word.partition("=")[2])
-    varied = {key for key, found in values.items() if len(found) > 1}
+    for override in chain.from_iterable(combinations(master)):
+        values[_key(override)].add(override.partition("=")[2])
+    varied = {key for key, several in values.items() if len(several) > 1}
     beside = varied <= _NAMES_OF_CELLS and values["optimizer"] > {_BASELINE}
     return [f"baseline={_BASELINE}", "spread=interval"] if beside else []
 
 
-def _key(word: str) -> str:
-    return word.partition("=")[0]
+def _key(override: str) -> str:
+    return override.partition("=")[0]
 
 
-def _folder(loader: ConfigLoader, words: Sequence[str]) -> Path:
+def _folder(loader: ConfigLoader, overrides: Sequence[str]) -> Path:
     """Return the folder of the one run of a multirun."""
-    master = master_config(loader, spelled_out(words))
+    master = master_config(loader, overrides)
     composer = Composer(loader, master, elsewhere=True)
-    runs = [composer.job(overrides) for overrides in combinations(master)]
+    runs = [composer.job(one) for one in combinations(master)]
     if len(runs) != 1:
         raise UserError(f"study.exponents: it is {len(runs)} runs, and must be one")
     if isinstance(runs[0], Invalid):

@@ -41,10 +41,10 @@ def main(argv: list[str]) -> int:
         examples=["runs=runs project=spectral-bench", "runs=runs/<run id>"],
     )
     label = label_of(options.project, options.entity)
-    found = _run_folders(options.runs, options.sweep)
-    waiting = [folder for folder in found if folder.finished and label not in folder.tracked]
-    done = sum(label in folder.tracked for folder in found)
-    unfinished = len(found) - len(waiting) - done
+    folders = _run_folders(options.runs, options.sweep)
+    waiting = [folder for folder in folders if folder.finished and label not in folder.tracked]
+    done = sum(label in folder.tracked for folder in folders)
+    unfinished = len(folders) - len(waiting) - done
     failures = []
     for folder in track(waiting, "sending", transient=True, disable=not sys.stderr.isatty()):
         try:

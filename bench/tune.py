@@ -4,10 +4,10 @@
     spectral-bench tune +sweeps=study_a_8 optimizer=adamw,muon     only these
     spectral-bench tune +sweeps=study_a_8 hydra/launcher=slurm     on a cluster; waits for its jobs
 
-It takes the words of bench.train. The study's file declares the search (study.tuning). Winners go
-to conf/tuned/<model>_<dataset>/<optimizer>.yaml, or to the folder of tuned=<folder>, and are used
-by `spectral-bench train -m +sweeps=<study> tuned=true`. Trials are ordinary runs of the sweep
-<study>_tune: the same command again trains only what is missing.
+It takes the arguments of `spectral-bench train`. The study's file declares the search
+(study.tuning). Winners go to conf/tuned/<model>_<dataset>/<optimizer>.yaml, or to the folder of
+tuned=<folder>, and are used by `spectral-bench train -m +sweeps=<study> tuned=true`. Trials are
+ordinary runs of the sweep <study>_tune: the same command again trains only what is missing.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from bench.errors import RunsFailedError, UserError
 from bench.hydra_private import make_launcher, register_interpolations
 from bench.launch.grid import Composer, combinations, master_config
 from bench.launch.launcher import GridLauncher
-from bench.launch.words import spelled_out
 from bench.options import show
 from bench.tuning import settings, trials
 from bench.tuning.spec import study_of
 from bench.tuning.trials import Candidate, candidates
 
 
-def tune(words: Sequence[str]) -> None:
-    """Carry out the search that ``words`` describe, or the rest of it; write its winners.
+def tune(arguments: Sequence[str]) -> None:
+    """Carry out the search that ``arguments`` describe, or the rest of it; write its winners.
 
     Raises:
         UserError: the study is not one that can be tuned; nothing was started.
@@ -42,19 +41,19 @@ def tune(words: Sequence[str]) -> None:
     """
     register_interpolations()
     with composing() as loader, parts.keeping_data():
-        master = master_config(loader, spelled_out(words))
-        found = candidates_of(loader, master)
+        master = master_config(loader, arguments)
+        tuned = candidates_of(loader, master)
         launcher = _launcher(loader, master)
         problems = []
-        for batch in [found] if launcher.side_by_side else [[one] for one in found]:
+        for batch in [tuned] if launcher.side_by_side else [[one] for one in tuned]:
             problems += _carry_out(launcher, batch)
-        for one in found:
+        for one in tuned:
             if len(one.scores()) == one.search.trials:
                 try:
                     print(trials.write(one, settings.folder(master.tuned)))
                 except RunsFailedError as error:
                     problems.append(str(error))
-        show(trials.table(found))
+        show(trials.table(tuned))
     if problems:
         raise RunsFailedError("\n".join(problems))
 
@@ -68,14 +67,14 @@ def candidates_of(loader: ConfigLoader, master: DictConfig) -> list[Candidate]:
     tuning = study_of(master).tuning
     if master.sweep is None or tuning is None:
         raise UserError(
-            f"sweep={master.sweep}: nothing says how to tune it; give a study whose file has "
+            f"sweep={master.sweep}: no search is declared for it; give a study whose file has "
             "study.tuning, such as +sweeps=study_a_small"
         )
     elsewhere = "slurm" in str(master.hydra.runtime.choices.get("hydra/launcher"))
     composer = Composer(loader, master, elsewhere=elsewhere)
-    told = ["trainer.accounting=false"]  # what a step costs is not asked of a trial
-    told += ["tracker.job_type=tune"] if "job_type" in master.tracker else []
-    return candidates(composer, combinations(master), tuning, str(master.sweep), told)
+    more = ["trainer.accounting=false"]  # what a step costs is not asked of a trial
+    more += ["tracker.job_type=tune"] if "job_type" in master.tracker else []
+    return candidates(composer, combinations(master), tuning, str(master.sweep), more)
 
 
 def _launcher(loader: ConfigLoader, master: DictConfig) -> GridLauncher:

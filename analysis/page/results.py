@@ -20,8 +20,8 @@ FRONT = "front.svg"
 SENTENCE = "front.md"  # what README.md says beside it
 _INTRO = """# Results
 
-Made by `python -m analysis.results` from the archives in `results/`. The first paragraph of a study
-is the header of its file in `sweeps/`, typed by hand; all else is computed, and CI fails when it no
+Made by `python -m analysis.results` from the archives in `results/`. A study's first paragraph
+is what its file in `sweeps/` says of it, typed by hand; all else is computed; CI fails when it no
 longer matches (`python -m analysis.results --check`). Every run behind a number is in the study's
 archive: `python -m analysis.tables source=results/<study>.parquet ids=true` names them. How
 intervals, tests and verdicts are made is in [tables.md](tables.md), also why a verdict on a few

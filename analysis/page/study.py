@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from analysis.run.archive import is_archive
 from analysis.run.frame import prepared
 from analysis.run.measured import Measured, load
 from analysis.runs import load_runs
-from bench.tuning.spec import study_of
+from bench.tuning.spec import study_in, study_of
 
 
 @dataclass
@@ -131,7 +131,7 @@ _EXPONENTS = "_exponents"  # as bench.study names the sweep of the run that meas
 
 @dataclass(frozen=True)
 class Header:
-    """The first comment of a sweep file: its words, and the commands in it."""
+    """What a sweep file says of itself: question, notes and cost; the commands that make it."""
 
     text: str
     commands: tuple[str, ...]
@@ -259,38 +259,14 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def header(path: Path | None) -> Header:
-    """Return the words of a sweep file's first comment; empty where there is no file."""
-    words: list[str] = []
-    commands: list[str] = []
-    for line in _comment(path):
-        if line.startswith("   "):  # "#   python -m ...", and what is said of it to the right
-            command = re.split(r"\s{2,}", line.strip())[0]
-            words = _without_announcement(words)
-            if commands and commands[-1].endswith("\\"):
-                commands[-1] = f"{commands[-1][:-1].rstrip()} {command}"
-            else:
-                commands.append(command)
-        else:
-            words.append(line.strip())
-    return Header(" ".join(words), tuple(commands))
-
-
-def _without_announcement(words: Sequence[str]) -> list[str]:
-    """Return ``words`` without a last clause that only announces commands: "as follows:"."""
-    text = " ".join(words)
-    if not text.endswith(":"):
-        return [text] if text else []
-    kept = re.match(r".*[.?!](?=\s)", text)
-    return [kept[0]] if kept else []
-
-
-def _comment(path: Path | None) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8").splitlines() if path else ():
-        if line.startswith("# @package"):
-            continue
-        if not line.startswith("#"):
-            return
-        yield line[1:]
+    """Return what a sweep file says of itself; empty where there is no file."""
+    if path is None:
+        return Header("", ())
+    study = study_in(path)
+    cost = f"Cost: {study.cost}." if study.cost else ""
+    command = "study" if study.exponents or study.tuning else "train -m"
+    text = " ".join(filter(None, [study.question, *study.notes, cost]))
+    return Header(text, (f"spectral-bench {command} +sweeps={path.stem}",))
 
 
 def values(runs: pd.DataFrame, column: str) -> list[str]:

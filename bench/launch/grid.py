@@ -1,4 +1,4 @@
-"""From the words of a multirun to its runs: every combination, composed, checked and named.
+"""From the arguments of a multirun to its runs: every combination, composed, checked and named.
 
 Hydra takes tens of milliseconds to compose one config, and a grid may have thousands. Most of its
 combinations differ in plain values only (``seed=3``, ``optimizer.lr=0.01``), so Hydra composes one
@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from bench import config
 from bench.cli import COMPOSITION_ERRORS, explain
 from bench.components import Known
+from bench.compose import spelled_out
 from bench.config import RunConfig
-from bench.errors import UserError
+from bench.errors import MissingHereError, UserError
 from bench.hydra_private import load_combination, load_multirun, split_combinations
 from bench.identity import Identity, identify
 from bench.tuning import settings
@@ -46,10 +47,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Invalid:
-    """One combination that is no run, and why."""
+    """One combination that is no run, and why; ``here``: it would be one on another machine."""
 
     overrides: tuple[str, ...]
     reason: str
+    here: bool = False
 
 
 class _Word(NamedTuple):
@@ -61,7 +63,7 @@ class _Word(NamedTuple):
 
 
 class _Base(NamedTuple):
-    """What Hydra composed: plain values, chosen files, and the words of all interpolations."""
+    """What Hydra composed: plain values, chosen files, and the names in all interpolations."""
 
     values: dict[str, Any]
     choices: dict[str, str]
@@ -105,7 +107,7 @@ class Composer:
             run = config.with_curvature(run)
             return Job(tuple(overrides), run, identify(run))
         except UserError as error:
-            return Invalid(tuple(overrides), str(error))
+            return Invalid(tuple(overrides), str(error), isinstance(error, MissingHereError))
         except COMPOSITION_ERRORS as error:
             return Invalid(tuple(overrides), explain(error))
 
@@ -150,17 +152,17 @@ class Composer:
         return self._bases[overrides]
 
 
-def master_config(loader: ConfigLoader, words: Sequence[str]) -> DictConfig:
+def master_config(loader: ConfigLoader, arguments: Sequence[str]) -> DictConfig:
     """Compose the config of a multirun itself, as ``spectral-bench train -m`` does."""
-    return load_multirun(loader, "train", words)
+    return load_multirun(loader, "train", spelled_out(arguments))
 
 
 def combinations(master: DictConfig) -> list[list[str]]:
     """Return the overrides of every combination of a multirun, as the sweeper makes them."""
     params = master.hydra.sweeper.params or {}
-    words = [f"{key}={value}" for key, value in params.items()]
+    overrides = [f"{key}={value}" for key, value in params.items()]
     # Interpolations are for each combination to resolve, as where Hydra itself launches them.
-    return split_combinations([*words, *config.texts_of(master.hydra.overrides.task)])
+    return split_combinations([*overrides, *config.texts_of(master.hydra.overrides.task)])
 
 
 def _read(override: Override) -> _Word:

@@ -1,9 +1,6 @@
 """Hydra's side of a grid: expand it, plan it, carry out what is missing.
 
-The launchers are Hydra plugins (``hydra_plugins/`` hands them over); what they do is in
-``bench/launch/``.
-
-From a multirun to its launcher: every combination at once.
+Sweeper and launchers are Hydra plugins; ``hydra_plugins/`` hands them over.
 """
 
 from __future__ import annotations
@@ -101,10 +98,11 @@ class GridLauncher(Launcher):
         runs_dir = Path(str(self.config.runs_dir))
         plan = make_plan(composer, job_overrides, self._scheduler_status(runs_dir))
         to_do = plan.to_do(self.retry)
-        wrong = [*plan.invalid, *objections(to_do)]
+        wrong = [*plan.invalid, *objections(to_do, elsewhere=self.elsewhere)]
         if wrong:
-            more = f"; {len(wrong) - 1} more: see spectral-bench plan" if wrong[1:] else ""
-            raise UserError(f"{wrong[0].reason} (in: {' '.join(wrong[0].overrides)}){more}")
+            more = len({one.overrides for one in wrong}) - 1
+            rest = f"; {more} more: see spectral-bench plan" if more else ""
+            raise UserError(f"{wrong[0].reason} (in: {' '.join(wrong[0].overrides)}){rest}")
         print(plan.line(), flush=True)
         if plan.of("failed"):
             print(f"failed before:\n{self._failures(plan)}", flush=True)
@@ -132,8 +130,8 @@ class GridLauncher(Launcher):
     @property
     def _options(self) -> dict[str, Any]:
         """What a launch's manifest keeps of how it runs."""
-        words = [str(word) for word in self.config.hydra.overrides.hydra]
-        return {"fail_fast_after": self.fail_fast_after, "words": words}
+        overrides = [str(one) for one in self.config.hydra.overrides.hydra]
+        return {"fail_fast_after": self.fail_fast_after, "words": overrides}
 
     def _failures(self, plan: Plan) -> str:
         return report.failures(plan, self._options["words"])

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bench.launch import slurm
 from bench.launch.manifest import Launch
-from bench.launch.plan import Plan, Planned, distinct_words, look
+from bench.launch.plan import Plan, Planned, distinct_overrides, look
 from bench.launch.status import run_folder
 
 _ROWS = 30  # what a terminal shows without scrolling
@@ -62,7 +62,7 @@ def _wait(launch: Launch, runs_dir: Path, plan: Plan) -> Plan:
 
 def table(launch: Launch, plan: Plan) -> Group:
     """Return the counts, and a row for each run that is not done."""
-    words = distinct_words(plan.runs)
+    named = distinct_overrides(plan.runs)
     rows = Table(box=None, pad_edge=False)
     for column in ("run", "state", "step", "overrides"):
         rows.add_column(column, no_wrap=column != "overrides")
@@ -71,7 +71,7 @@ def table(launch: Launch, plan: Plan) -> Group:
     for run in shown[:_ROWS]:
         status = run.status
         state = f"{status.state}: {status.kind}" if status.kind else status.state
-        rows.add_row(run.job.identity.id, state, _progress(run), words[run.job.identity.id])
+        rows.add_row(run.job.identity.id, state, _progress(run), named[run.job.identity.id])
     head = Text(f"{launch.name}: {plan.line()}")
     more = Text(f"... and {len(shown) - _ROWS} more") if len(shown) > _ROWS else Text("")
     return Group(head, rows if shown else Text("all done"), more)

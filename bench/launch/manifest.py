@@ -54,7 +54,7 @@ class Launch:
 
     @property
     def options(self) -> dict[str, Any]:
-        """How it runs: ``pack``, ``fail_fast_after``, and the ``words`` for Hydra it came with."""
+        """How it runs: ``pack``, ``fail_fast_after``, and ``words``, the overrides for Hydra."""
         return dict(self.content.get("options", {}))
 
     def stored(self, run_id: str) -> dict[str, Any]:
@@ -76,11 +76,11 @@ class Launch:
         from bench.identity import Identity
         from bench.launch.grid import Job
 
-        found = []
+        jobs = []
         for run_id, entry in self.content.get("runs", {}).items():
             config = self.config(run_id, elsewhere=True)
-            found.append(Job(tuple(entry["overrides"]), config, Identity(run_id, entry["variant"])))
-        return found
+            jobs.append(Job(tuple(entry["overrides"]), config, Identity(run_id, entry["variant"])))
+        return jobs
 
     # -- the scheduler's jobs -------------------------------------------------------------------
 

@@ -1,8 +1,6 @@
-"""The plan: the grid that is expected, compared with the run folders that are there.
+"""The plan: the grid that is expected, beside the run folders that are there.
 
-What the runs of a plan will cost, from what finished runs like them have cost.
-
-What a person reads of a plan: its table, its failures by override, how to run them again.
+What its runs would cost, what refuses them, and how a person reads all that.
 """
 
 from __future__ import annotations
@@ -14,11 +12,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from bench import components
-from bench import parts as experiment
-from bench.errors import UserError, suggestion
+import torch
+
+from bench import components, parts
+from bench.config import RunConfig, absent
+from bench.errors import MissingHereError, UserError, suggestion
 from bench.identity import tracker_label
 from bench.launch.grid import Composer, Invalid, Job
 from bench.launch.status import STATES, JobStatus, RunStatus, run_folder, run_status
@@ -37,11 +37,6 @@ class Planned:
 
     job: Job
     status: RunStatus
-
-    @property
-    def words(self) -> str:
-        """The overrides that tell it from its neighbours, as typed."""
-        return " ".join(self.job.overrides)
 
 
 @dataclass(frozen=True)
@@ -79,11 +74,11 @@ class Plan:
     def line(self) -> str:
         """Return the counts: ``48 planned: 31 done, 2 running, 9 missing, 6 failed (...)``."""
         counts = Counter(run.status.state for run in self.runs)
-        parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
+        texts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
         kinds = Counter(str(run.status.kind) for run in self.of("failed"))
         if kinds:
-            parts[-1] += f" ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())})"
-        return f"{len(self.runs)} planned: {', '.join(parts) or 'nothing'}"
+            texts[-1] += f" ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())})"
+        return f"{len(self.runs)} planned: {', '.join(texts) or 'nothing'}"
 
 
 def make_plan(
@@ -109,18 +104,15 @@ def make_plan(
     )
 
 
-def look(
-    jobs: Iterable[Job],
-    scheduler: SchedulerStatus = None,
-) -> list[Planned]:
+def look(jobs: Iterable[Job], scheduler: SchedulerStatus = None) -> list[Planned]:
     """Return the status of each of these runs now."""
-    found = {job.identity.id: (job, _run_status(job)) for job in jobs}
-    unclear = [run_id for run_id, (_, first) in found.items() if not first.finished]
-    told = scheduler(unclear) if scheduler is not None and unclear else {}
-    for run_id, one in told.items():
-        job = found[run_id][0]
-        found[run_id] = (job, _run_status(job, one))
-    return [Planned(job, status) for job, status in found.values()]
+    by_id = {job.identity.id: job for job in jobs}
+    statuses = {run_id: _run_status(job) for run_id, job in by_id.items()}
+    unclear = [run_id for run_id, status in statuses.items() if not status.finished]
+    if scheduler is not None and unclear:
+        for run_id, job_status in scheduler(unclear).items():
+            statuses[run_id] = _run_status(by_id[run_id], job_status)
+    return [Planned(job, statuses[run_id]) for run_id, job in by_id.items()]
 
 
 def _run_status(job: Job, job_status: JobStatus | None = None) -> RunStatus:
@@ -128,42 +120,86 @@ def _run_status(job: Job, job_status: JobStatus | None = None) -> RunStatus:
     return run_status(folder, tracker_label(job.config), job_status)
 
 
-def objections(runs: Iterable[Planned]) -> list[Invalid]:
-    """Return what components or data refuse: each of them is tried once, without training."""
-    refused: dict[str, str | None] = {}
-    found = []
+# -- what refuses them -----------------------------------------------------------------------------
+
+
+def objections(runs: Iterable[Planned], *, elsewhere: bool = False) -> list[Invalid]:
+    """Return what a device, components or data refuse, of a run each that does.
+
+    Each of them is tried once, without training. ``elsewhere``: another machine has the device.
+    """
+    errors: dict[str, UserError | None] = {}
+    refused = []
     for run in runs:
-        config = run.job.config
-        chosen = config.components
-        built = {key: chosen[key] for key in ("model", "dataset", "optimizer", "schedule")}
-        data = (config.dataset, config.data_dir, config.trainer.batch_size)
-        trials: dict[str, Callable[[], object]] = {
-            repr(built): partial(components.try_out, chosen, config.names),
-            repr(data): partial(experiment.build_data, config),
-        }
-        for key, trial in trials.items():
-            if key not in refused:
-                refused[key] = _refusal(trial)
-        reason = next((text for key in trials if (text := refused[key]) is not None), None)
-        if reason is not None:
-            found.append(Invalid(run.job.overrides, reason))
-    return found
+        for key, trial in _trials(run.job.config, elsewhere).items():
+            if key not in errors:
+                errors[key] = _refusal(trial)
+            error = errors[key]
+            if error is not None:
+                # An optimizer cannot know that the file which it lacks is to be measured first.
+                needs_exponents = run.job.config.exponents is None and "needs exponents" in str(
+                    error
+                )
+                here = isinstance(error, MissingHereError) or needs_exponents
+                refused.append(Invalid(run.job.overrides, str(error), here))
+    return refused
 
 
-def _refusal(trial: Callable[[], object]) -> str | None:
+def _trials(config: RunConfig, elsewhere: bool) -> dict[str, Callable[[], object]]:
+    """Return what is to be tried of a run, by all that decides how that ends."""
+    chosen, device = config.components, config.trainer.device
+    built = {key: chosen[key] for key in ("model", "dataset", "optimizer", "schedule")}
+    data = (config.dataset, config.data_dir, config.trainer.batch_size)
+    return {
+        **({} if elsewhere else {f"device {device}": partial(_check_device, device)}),
+        repr(built): partial(components.try_out, chosen, config.names),
+        repr(data): partial(parts.build_data, config),
+    }
+
+
+def _check_device(device: str) -> None:
+    reason = absent(device)
+    if reason is not None:
+        none = not torch.cuda.device_count()
+        raise MissingHereError("no CUDA" if none else f"trainer.device: {reason}")
+
+
+def _refusal(trial: Callable[[], object]) -> UserError | None:
     try:
         trial()
     except UserError as error:
-        return str(error)
+        return error
     return None
 
 
-# From the most to the least alike; a run is priced by the first group that has a finished run.
-_ALIKE = (("dataset", "model", "optimizer"), ("dataset", "model"))
+def causes(refused: Iterable[Invalid]) -> list[str]:
+    """Return one line a cause: ``would be refused here: no CUDA (160 runs)``.
+
+    A cause that holds on every machine is called invalid, and its first combination is named.
+    """
+    groups: dict[tuple[bool, str], dict[tuple[str, ...], None]] = defaultdict(dict)
+    for one in refused:
+        groups[one.here, one.reason][one.overrides] = None  # a set that keeps its order
+    lines = []
+    for (here, reason), combinations in groups.items():
+        count = f"{len(combinations)} run{'s' if len(combinations) > 1 else ''}"
+        if here:
+            lines.append(f"would be refused here: {reason} ({count})")
+        else:
+            example = " ".join(next(iter(combinations)))
+            where = f"{count}, the first: {example}" if len(combinations) > 1 else example
+            lines.append(f"invalid: {reason} ({where})")
+    return lines
+
+
+# -- what they cost --------------------------------------------------------------------------------
+
+# From the most to the least like a run; it is priced by the first group with a finished run.
+_GROUPS = (("dataset", "model", "optimizer"), ("dataset", "model"))
 
 
 @dataclass(frozen=True)
-class Cost:
+class Estimate:
     """Hours of one device for the runs that have a precedent; ``unknown`` have none."""
 
     hours: float
@@ -182,32 +218,31 @@ class Cost:
         return f"{text}; {self.unknown} without precedent" if self.unknown else text
 
 
-def estimate(runs: Iterable[Planned]) -> Cost:
+def estimate(runs: Sequence[Planned]) -> Estimate:
     """Estimate the cost of ``runs`` by the finished runs in their ``runs_dir``.
 
     The estimate is epochs times the mean seconds of an epoch, evaluation and checkpoints included,
     of the finished runs of the same dataset, model and optimizer, or else of the same dataset and
     model. What runs did before an interruption is not subtracted.
     """
-    runs = list(runs)
     seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
     devices, precedents = set(), 0
     for root in {run.job.config.runs_dir for run in runs}:
-        for names, cost, device in _finished(Path(root)):
+        for names, epoch_seconds, device in _finished(Path(root)):
             precedents += 1
             devices.add(device)
-            for group in _ALIKE:
-                seconds[_key(names, group)].append(cost)
+            for group in _GROUPS:
+                seconds[_key(names, group)].append(epoch_seconds)
     total, priced = 0.0, 0
     for run in runs:
         config = run.job.config
-        known = (seconds.get(_key(config.names, group)) for group in _ALIKE)
-        alike = next((found for found in known if found), None)
-        if alike is not None:
-            total += fmean(alike) * config.trainer.epochs
+        keys = (_key(config.names, group) for group in _GROUPS)
+        known = next((seconds[key] for key in keys if key in seconds), None)
+        if known is not None:
+            total += fmean(known) * config.trainer.epochs
             priced += 1
     device = "cuda" if "cuda" in devices else "cpu"
-    return Cost(total / 3600, priced, len(runs) - priced, precedents, device)
+    return Estimate(total / 3600, priced, len(runs) - priced, precedents, device)
 
 
 def _key(names: Mapping[str, str], group: tuple[str, ...]) -> tuple[str, ...]:
@@ -222,21 +257,38 @@ def _finished(root: Path) -> Iterator[tuple[dict[str, str], float, str]]:
         attempts = folder.provenance.get("attempts") or [{}]
         epochs = summary.get("epochs", 0)
         if summary.get("state") == "done" and epochs and "names" in config:
-            yield config["names"], _seconds(summary) / epochs, str(attempts[-1].get("device_type"))
+            clocks = [float(value) for key, value in summary.items() if key.startswith("clock/")]
+            yield config["names"], sum(clocks) / epochs, str(attempts[-1].get("device_type"))
 
 
-def _seconds(summary: dict[str, Any]) -> float:
-    clocks = (value for key, value in summary.items() if key.startswith("clock/"))
-    return sum(float(value) for value in clocks)
+# -- how a person reads them -----------------------------------------------------------------------
+
+_LONG, _ENDS = 16, 3  # values of an axis; of a longer one so many are written at its beginning
 
 
-def distinct_words(runs: Sequence[Planned]) -> dict[str, str]:
+def axes(grid: Sequence[Sequence[str]]) -> str:
+    """Return what varies in a grid, and how many combinations that makes.
+
+    ``grid of 12: optimizer=sgd,adam seed=0,1,2,3,4,5``; long axes are cut in the middle.
+    """
+    values: dict[str, dict[str, None]] = defaultdict(dict)
+    for override in (one for overrides in grid for one in overrides):
+        key, _, value = override.partition("=")
+        values[key][value] = None
+    texts = [f"grid of {len(grid)}:"]
+    for key, several in values.items():
+        shown = list(several)
+        if len(shown) > _LONG:
+            shown = [*shown[:_ENDS], "...", f"{shown[-1]} ({len(shown)} values)"]
+        texts += [f"{key}={','.join(shown)}"] if len(several) > 1 else []
+    return " ".join(texts) if texts[1:] else f"{texts[0]} nothing varies"
+
+
+def distinct_overrides(runs: Sequence[Planned]) -> dict[str, str]:
     """Return, by run id, the overrides that not all of ``runs`` share."""
-    if len(runs) == 1:
-        return {runs[0].job.identity.id: " ".join(runs[0].job.overrides)}
-    shared = set.intersection(*(set(run.job.overrides) for run in runs)) if runs else set()
+    shared = set.intersection(*(set(run.job.overrides) for run in runs)) if runs[1:] else set()
     return {
-        run.job.identity.id: " ".join(word for word in run.job.overrides if word not in shared)
+        run.job.identity.id: " ".join(one for one in run.job.overrides if one not in shared)
         for run in runs
     }
 
@@ -246,34 +298,27 @@ def failures(plan: Plan, launch: Sequence[str] = ()) -> str:
 
     ``launch`` holds the Hydra overrides of the launch, which the command repeats.
     """
-    words = distinct_words(plan.runs)
-    blocks = [_block(run, words[run.job.identity.id], launch) for run in plan.of("failed")]
-    return "\n".join(blocks)
-
-
-def _block(run: Planned, words: str, launch: Sequence[str]) -> str:
-    status: RunStatus = run.status
-    lines = [f"  {words or run.job.identity.id}: {status.kind}: {status.reason}"]
-    if status.log is not None:
-        lines.append(f"    log:   {status.log}")
-    return "\n".join([*lines, f"    again: {again(run, launch)}"])
+    named = distinct_overrides(plan.runs)
+    lines = []
+    for run in plan.of("failed"):
+        status, run_id = run.status, run.job.identity.id
+        lines.append(f"  {named[run_id] or run_id}: {status.kind}: {status.reason}")
+        if status.log is not None:
+            lines.append(f"    log:   {status.log}")
+        lines.append(f"    again: {again(run, launch)}")
+    return "\n".join(lines)
 
 
 def again(run: Planned, launch: Sequence[str] = ()) -> str:
     """Return the exact command that carries out one run of the grid."""
-    own = [word for word in launch if word != "hydra.mode=MULTIRUN"]  # Hydra's for -m
-    return shlex.join(["python", "-m", "bench.train", "-m", *own, *run.job.overrides])
+    own = [one for one in launch if one != "hydra.mode=MULTIRUN"]  # Hydra's for -m
+    return shlex.join(["spectral-bench", "train", "-m", *own, *run.job.overrides])
 
 
-def problems(plan: Plan) -> Iterable[str]:
-    """Yield a line for each thing that is wrong with the grid itself."""
-    for one in plan.invalid:
-        yield invalid(one)
-    words = distinct_words(plan.runs)
-    for run_id, times in plan.duplicates.items():
-        yield f"duplicate: {words[run_id] or run_id}: asked for {times} times, runs once"
-
-
-def invalid(one: Invalid) -> str:
-    """Return the line of a combination that cannot run."""
-    return f"invalid: {' '.join(one.overrides)}: {one.reason}"
+def duplicates(plan: Plan) -> list[str]:
+    """Return a line for each run that the grid asks for more than once."""
+    named = distinct_overrides(plan.runs)
+    return [
+        f"duplicate: {named[run_id] or run_id}: asked for {times} times, runs once"
+        for run_id, times in plan.duplicates.items()
+    ]

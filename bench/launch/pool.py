@@ -1,10 +1,8 @@
 """Workers side by side, each in a slot of its own: a GPU, a share of one, or a processor.
 
-One thread a slot hands its worker one run after the other. A worker that dies takes one run along,
-which is written down as killed; a new worker goes on with the next. Asked to stop, a pool lets its
-workers checkpoint and leave.
-
-Which run a worker of a pool carries out next: one like its last, to compile no code again.
+One thread a slot hands its worker one run after the other, such as need the same compiled code. A
+worker that dies takes one run along, which is written down as killed; a new worker goes on with the
+next. Asked to stop, a pool lets its workers checkpoint and leave.
 """
 
 from __future__ import annotations
@@ -17,11 +15,23 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.launch.manifest import Launch
-from bench.launch.words import PACKED, compile_key
 from bench.preemption import SIGNALS
 from bench.run_folder import Kind, result_line
+
+# The variable by which a process knows how many share its device.
+PACKED = "SPECTRAL_BENCH_PACKED"
+
+
+def compile_key(config: Mapping[str, Any]) -> str:
+    """Return the compile key of a run: all that decides its code, so no seed, schedule or rate.
+
+    ``config`` is a whole run's, as a launch keeps it.
+    """
+    optimizer = {key: value for key, value in config["optimizer"].items() if key != "lr"}
+    return json.dumps([config["model"], config["dataset"], optimizer, config["trainer"]])
 
 
 class Order:
@@ -60,9 +70,6 @@ class Order:
         return next((run for run, code in self._waiting.items() if fits(code)), None)
 
 
-Say = Callable[[str], None]
-
-
 class Pool:
     """Carries out runs of a launch.
 
@@ -71,13 +78,17 @@ class Pool:
         run_ids: the runs, in the order in which they are begun; those of the same code as far as
             possible by the same worker (see ``Order``).
         slots: the environment variables of each worker.
-        say: is told a line about each run that is over.
+        report: takes a line about each run that is over.
     """
 
     def __init__(
-        self, launch: Launch, run_ids: Sequence[str], slots: Sequence[Mapping[str, str]], say: Say
+        self,
+        launch: Launch,
+        run_ids: Sequence[str],
+        slots: Sequence[Mapping[str, str]],
+        report: Callable[[str], None],
     ) -> None:
-        self.launch, self.slots, self.say = launch, slots, say
+        self.launch, self.slots, self.report = launch, slots, report
         self.outcomes: dict[str, str] = {}
         self._waiting = Order((run_id, compile_key(launch.stored(run_id))) for run_id in run_ids)
         self._workers: dict[int, subprocess.Popen[str]] = {}
@@ -103,7 +114,7 @@ class Pool:
     def run_down(self) -> None:
         """Wait until every worker is done."""
         for thread in self._threads:
-            while thread.is_alive():  # in turns, so that signals are heard
+            while thread.is_alive():  # a moment at a time, so that signals are heard
                 thread.join(0.2)
 
     def stop(self) -> None:
@@ -129,7 +140,7 @@ class Pool:
             self.outcomes[run_id] = self._one(worker, run_id)
             if self.outcomes[run_id] == "failed":
                 self.launch.note_failure(run_id)
-            self.say(f"{run_id}: {self._words(run_id)}")
+            self.report(f"{run_id}: {self._result(run_id)}")
         if worker is not None and worker.stdin is not None:
             worker.stdin.close()
             worker.wait()
@@ -176,7 +187,7 @@ class Pool:
         folder.set_status("failed", f"its process ended by {name}", kind=kind)
         return "failed"
 
-    def _words(self, run_id: str) -> str:
+    def _result(self, run_id: str) -> str:
         outcome, folder = self.outcomes[run_id], self.launch.folder(run_id)
         if outcome == "failed":
             return f"failed, {folder.status.get('kind')}: {folder.status.get('cause')}"

@@ -14,7 +14,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from bench.errors import UserError
 from bench.launch.manifest import Launch, launches
-from bench.launch.slurm_job import Task
+from bench.launch.slurm_job import SlurmTask
 from bench.launch.snapshot import environment
 from bench.launch.status import JobStatus
 from bench.run_folder import RunFolder
@@ -83,7 +83,7 @@ def submit(launch: Launch, code: Path, resources: Mapping[str, Any]) -> list[str
         part = numbers[start : start + largest]
         try:
             with executor.batch():
-                jobs = [executor.submit(Task(str(launch.path), number)) for number in part]
+                jobs = [executor.submit(SlurmTask(str(launch.path), number)) for number in part]
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
             done = f"; {start} of {len(numbers)} jobs were submitted before" if start else ""
             raise UserError(f"sbatch refused: {_last_line(error)}{done}") from error
@@ -111,42 +111,42 @@ def max_array_size() -> int:
             "SLURM does not answer (scontrol show config); run this on a cluster's login node, "
             "or choose hydra/launcher=local"
         ) from error
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
-    return max(1, int(found[1]) - 1) if found else 1000
+    size = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
+    return max(1, int(size[1]) - 1) if size else 1000
 
 
 def scheduler_status(runs_dir: Path, run_ids: Sequence[str]) -> dict[str, JobStatus]:
     """Return the scheduler status of the newest job of each run, for those that it had."""
     wanted, over = set(run_ids), set[str]()
-    found: dict[str, tuple[str, list[str], Path]] = {}
+    newest: dict[str, tuple[str, list[str], Path]] = {}
     for launch in launches(runs_dir):
         jobs = launch.submitted.get("tasks", {})
         over |= wanted & launch.failed  # their jobs may go on, with other runs
         for number, task in enumerate(launch.tasks):
             job = jobs.get(str(number))
             for run_id in wanted.intersection(task) if job else ():
-                found[run_id] = (job, task, launch.path / "logs" / f"{job}_0_log.err")
-        wanted -= found.keys()
+                newest[run_id] = (job, task, launch.path / "logs" / f"{job}_0_log.err")
+        wanted -= newest.keys()
         if not wanted:
             break
-    states = job_states({job for job, _, _ in found.values()})
-    told: dict[str, JobStatus] = {}
-    for run_id, (job, task, log) in found.items():
+    states = job_states({job for job, _, _ in newest.values()})
+    statuses: dict[str, JobStatus] = {}
+    for run_id, (job, task, log) in newest.items():
         state = states.get(job, "")
         if run_id in over:
-            told[run_id] = JobStatus("ended", None, None, job)
+            statuses[run_id] = JobStatus("ended", None, None, job)
         elif state in _QUEUED:
-            told[run_id] = JobStatus("queued", None, None, job)
+            statuses[run_id] = JobStatus("queued", None, None, job)
         elif state in _RUNNING:
             begun = RunFolder(runs_dir / run_id).status
-            told[run_id] = JobStatus("running" if begun else "queued", None, None, job)
+            statuses[run_id] = JobStatus("running" if begun else "queued", None, None, job)
         else:
-            kind = _KINDS.get(state) if run_id == _blamed(runs_dir, task) else None
-            told[run_id] = JobStatus("ended", kind, log, job)
-    return told
+            kind = _KINDS.get(state) if run_id == _interrupted(runs_dir, task) else None
+            statuses[run_id] = JobStatus("ended", kind, log, job)
+    return statuses
 
 
-def _blamed(runs_dir: Path, task: Sequence[str]) -> str | None:
+def _interrupted(runs_dir: Path, task: Sequence[str]) -> str | None:
     """Return the run of an ended job that was under way, or else the first that never began."""
     states = {run_id: RunFolder(runs_dir / run_id).status.get("state") for run_id in task}
     under_way = [run_id for run_id, state in states.items() if state == "running"]
@@ -176,10 +176,10 @@ def job_states(jobs: Iterable[str]) -> dict[str, str]:
 
 
 def _accounted(arrays: Sequence[str]) -> dict[str, str]:
-    words = ["sacct", "-n", "-P", "-X", "-j", ",".join(arrays), "-o"]
-    words.append("JobID,State,ExitCode,DerivedExitCode")
+    fields = "JobID,State,ExitCode,DerivedExitCode"
+    command = ["sacct", "-n", "-P", "-X", "-j", ",".join(arrays), "-o", fields]
     states = {}
-    for line in _lines(*words):
+    for line in _lines(*command):
         name, state, *codes = line.split("|")
         states[name] = _named(state, codes)
     return states
@@ -198,7 +198,7 @@ def _remembered(arrays: Sequence[str]) -> dict[str, str]:
 
 
 def _named(state: str, codes: Sequence[str]) -> str:
-    """Return the state; ``codes`` (status:signal, of the job and of its steps) tell of a kill.
+    """Return the state; ``codes`` (status:signal, of the job and of its steps) show a kill.
 
     A job of ours ends itself with a status of at most 2. A signal's is 128 more than the signal,
     which sacct shows without the 128, and the steps' own code may not be known yet.
@@ -220,15 +220,15 @@ def cancel(jobs: Iterable[str]) -> int:
     """
     try:
         queued = {line.partition("|")[0] for line in _ask(*_QUEUE).splitlines()}
-        words = sorted(queued.intersection(jobs))
-        for start in range(0, len(words), 500):  # a command line has an end
-            _ask("scancel", *words[start : start + 500])
+        ours = sorted(queued.intersection(jobs))
+        for start in range(0, len(ours), 500):  # a command line has an end
+            _ask("scancel", *ours[start : start + 500])
     except (OSError, subprocess.SubprocessError) as error:
         raise UserError(
             f"SLURM does not answer ({_last_line(error)}); jobs may go on: cancel again, "
             "on a login node"
         ) from error
-    return len(words)
+    return len(ours)
 
 
 def _lines(*command: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""What one SLURM job does: the runs of its task, side by side if packed, until told to stop.
+"""What one SLURM job does: the runs of its task, side by side if packed, until it is to stop.
 
-submitit calls ``Task`` in the job. Its own signal handling is replaced: it knows one signal, ends
-other processes at once, and takes every signal for a timeout where the limit is short.
+submitit calls ``SlurmTask`` in the job. Its own signal handling is replaced: it knows one signal,
+ends other processes at once, and takes every signal for a timeout where the limit is short.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PATIENCE = 60.0  # seconds for a controller that is being restarted
 
 
 @dataclass(frozen=True)
-class Task:
+class SlurmTask:
     """Task ``number`` of the launch in the folder ``launch``."""
 
     launch: str
@@ -34,30 +34,30 @@ class Task:
         launch = Launch(Path(self.launch))
         options = launch.options
         devices = slots(visible_devices(), options.get("pack", 1), options.get("devices", 1))
-        failed = launch.failed  # before a requeue; to try again is for the user to say
+        failed = launch.failed  # before a requeue; to try again is the user's choice
         runs = [run_id for run_id in launch.tasks[self.number] if run_id not in failed]
-        pool = Pool(launch, runs, devices, say)
+        pool = Pool(launch, runs, devices, log)
         heard: list[int] = []
 
         def stop(number: int, frame: FrameType | None) -> None:
             del frame
             heard.append(number)
-            say(f"{signal.Signals(number).name}: checkpoint and leave")
+            log(f"{signal.Signals(number).name}: checkpoint and leave")
             pool.stop()
 
         for number in SIGNALS:
             signal.signal(number, stop)
         shared = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
-        say(f"begins; GPUs {shared}, {len(devices)} workers, {len(runs)} runs")
+        log(f"begins; GPUs {shared}, {len(devices)} workers, {len(runs)} runs")
         pool.run()
-        say("ends")
+        log("ends")
         if heard and pool.unfinished:
             requeue()
             sys.exit(1)
         return pool.outcomes
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Write a line into the job's log, with the time and the node.
 
     Past ``print``, which fails where a signal handler interrupts another one.
@@ -78,13 +78,13 @@ def requeue() -> None:
             continue
         state = next((w[9:] for w in shown.split() if w.startswith("JobState=")), "")
         if state != "RUNNING":
-            say(f"not requeued: the job is {state}")
+            log(f"not requeued: the job is {state}")
             return
         if _run("scontrol", "requeue", job) is not None:
-            say("requeued")
+            log("requeued")
             return
         time.sleep(1.0)
-    say("not requeued: SLURM does not answer; the same launch command continues the runs")
+    log("not requeued: SLURM does not answer; the same launch command continues the runs")
 
 
 def _run(*command: str) -> str | None:

@@ -4,10 +4,8 @@
 
 It reads a run's id a line and answers a line of JSON: how it ended. Whatever the run prints goes to
 the run's own log. Between runs the process keeps what is slow to get: imports, the dataset, and
-the code that was compiled for runs alike; everything that decides a result is set anew by each run.
+the code that was compiled for such runs; everything that decides a result is set anew by each run.
 Where the pool is gone, it leaves after the run that it is at.
-
-One run in this process, whatever comes of it.
 """
 
 from __future__ import annotations
@@ -63,7 +61,7 @@ def execute(config: RunConfig, *, patient: bool = False) -> Outcome:
 
 
 def main(launch: Launch) -> None:
-    """Carry out runs until there are no more words on standard input, or nobody hears answers."""
+    """Carry out runs until there are no more ids on standard input, or nobody hears answers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to hear
     preemption.listen()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*preemption.SIGNALS, signal.SIGINT})

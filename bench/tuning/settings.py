@@ -3,8 +3,6 @@
 <folder>/<model>_<dataset>/<optimizer>.yaml; the folder is conf/tuned, or that of tuned=<folder>.
     settings     dotted config key -> value
     provenance   trials spent, space, score, runs, code and device
-
-Values inside nested mappings, by path.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from typing import Any
 import yaml
 
 from bench import files
-from bench.errors import UserError
+from bench.errors import MissingHereError, UserError
 from bench.files import write_atomically
 
 
@@ -95,7 +93,7 @@ def read(path: Path, choices: Mapping[str, str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UserError(
+        raise MissingHereError(
             f"tuned: no settings of {what} ({_shown(path)}); make them with "
             "`spectral-bench tune +sweeps=<study>`, or leave tuned=true out"
         ) from error

@@ -1,6 +1,10 @@
-"""What a file of sweeps/ says of a study beyond its grid: its exponents and how it is tuned.
+"""What a file of sweeps/ says beyond its grid: its question, its cost, and how it is tuned.
 
 study:
+  question: Which optimizer is best?
+  part_of: study (a)
+  notes: [Seeds 5 to 9 were added later.]
+  cost: {seconds: 652, device: NVIDIA H200, measured: true}
   exponents: [optimizer=adamw, seed=1000]    the run on which measured exponents are measured
   looks: 2                                   seeds were added once, to results that had been seen
   contrasts: [[muon, muon_scrambled]]        to be compared, beside AdamW and Muon with all
@@ -8,12 +12,11 @@ study:
     trials: 6                                of each optimizer
     ...
 
-Which trials a search makes: a pure function of the scores so far.
-
-The first trials cover the declared ranges. Each later one is decided by the scores of those before
-it: where the best lies at an edge of what was tried, the range is extended by one step beyond it;
-otherwise the gap beside the best is halved, on the side of the better neighbour. Every search makes
-the same number of trials, whichever of the two its later ones were.
+Nothing of it enters a run's config, hence its id. Which trials a search makes is a pure function of
+the scores so far. The first ones cover the declared ranges. Each later one is decided by the scores
+of those before it: where the best lies at an edge of what was tried, the range is extended by one
+step beyond it; otherwise the gap beside the best is halved, on the side of the better neighbour.
+Every search makes the same number of trials, whichever of the two its later ones were.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,7 +38,7 @@ from bench.tuning.settings import FIRST_TUNING_SEED
 Point = tuple[float, ...]  # a value for each parameter
 Scores = Mapping[Point, float]  # larger is better; -inf for a trial that diverged
 Method = Literal["grid", "halton"]
-Place = Literal["interior", "low edge", "high edge"]
+Position = Literal["interior", "low edge", "high edge"]
 
 _DIGITS = 4  # significant ones of a value: what a person would type
 
@@ -143,7 +147,7 @@ class Search:
         """Return the point of the highest score; of equals that of the smallest values."""
         return min(scores, key=lambda point: (-scores[point], point))
 
-    def place(self, scores: Scores) -> Place:
+    def position(self, scores: Scores) -> Position:
         """Return whether the best lies inside what was tried, in every parameter."""
         edges = self._edges(scores, fixed_too=True)
         if not edges:
@@ -160,7 +164,7 @@ class Search:
                 [at + edges.get(index, 0) * self._step for index, at in enumerate(best)]
             )
         done = len(scores) - self.covering
-        for offset in range(len(self.ranges)):  # each parameter in turn
+        for offset in range(len(self.ranges)):  # one parameter after the other
             for point in self._halvings(scores, (done + offset) % len(self.ranges)):
                 if point not in scores:
                     return point
@@ -176,13 +180,13 @@ class Search:
     def _edges(self, scores: Scores, *, fixed_too: bool = False) -> dict[int, int]:
         """Return the parameters in which the best is the lowest tried (-1) or the highest (1)."""
         best = self.best(scores)
-        found: dict[int, int] = {}
+        edges: dict[int, int] = {}
         for index, its in enumerate(self.ranges):
             tried = [point[index] for point in scores]
             if its.extend or fixed_too:
                 side = (best[index] == max(tried)) - (best[index] == min(tried))
-                found |= {index: side} if side else {}
-        return found
+                edges |= {index: side} if side else {}
+        return edges
 
     def _halvings(self, scores: Scores, index: int) -> list[Point]:
         """Return the middles of the gaps beside the best in one parameter, the better side first.
@@ -217,7 +221,7 @@ class _Strict(BaseModel):
 
 
 class Tuning(_Strict):
-    """How a study's optimizers are tuned, all alike.
+    """How a study's optimizers are tuned, each by the same rules.
 
     Attributes:
         trials: settings tried of each optimizer, diverged ones included.
@@ -272,16 +276,38 @@ class Tuning(_Strict):
         return -value if self.metric == "val/loss" else value
 
 
+class SweepCost(_Strict):
+    """Seconds of ``device`` that a whole sweep takes, its tuning included; else an estimate."""
+
+    seconds: float = Field(gt=0)
+    device: str
+    measured: bool
+
+    def __str__(self) -> str:
+        seconds = self.seconds
+        minutes = f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f"{minutes} on {self.device}, {'measured' if self.measured else 'estimated'}"
+
+
 class Study(_Strict):
-    """A study: see the module.
+    """What a sweep file says of itself: see the module.
 
     Attributes:
+        question: what it is to answer, in one sentence.
+        part_of: the study, or the experiment of the preprint, to which it belongs.
+        notes: what a reader of its results must know, a sentence each.
+        cost: None where nobody knows.
         exponents: overrides.
         tuning: None for none.
-        looks: how often its results were looked at while seeds were added, the last time counted.
+        looks: how many interim analyses: how often its results were looked at while seeds were
+            added, the last time counted.
         contrasts: pairs of optimizers.
     """
 
+    question: str | None = None
+    part_of: str | None = None
+    notes: list[str] = []
+    cost: SweepCost | None = None
     exponents: list[str] | None = None
     tuning: Tuning | None = None
     looks: int = Field(1, ge=1)
@@ -290,23 +316,32 @@ class Study(_Strict):
     @field_validator("contrasts")
     @classmethod
     def _of_two(cls, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        if alike := [one for one, other in pairs if one == other]:
-            raise ValueError(f"{alike[0]} cannot be compared with itself")
+        if same := [one for one, other in pairs if one == other]:
+            raise ValueError(f"{same[0]} cannot be compared with itself")
         if len({frozenset(pair) for pair in pairs}) < len(pairs):
             raise ValueError("a pair stands there twice")
         return pairs
 
 
 def looks_of(sweep: str) -> int:
-    """Return the looks that the sweep's file declares; 1 where it declares none, or is none.
+    """Return how many interim analyses the sweep's file declares; 1 without.
 
     Raises:
         UserError: as `study_of`.
     """
     path = home() / "sweeps" / f"{sweep}.yaml"
-    config = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    return study_in(path).looks if path.is_file() else 1
+
+
+def study_in(file: Path) -> Study:
+    """Return what a sweep file says of itself, the file taken alone.
+
+    Raises:
+        UserError: as `study_of`.
+    """
+    config = OmegaConf.load(file)
     assert isinstance(config, DictConfig)
-    return study_of(config).looks
+    return study_of(config)
 
 
 def study_of(master: DictConfig | Mapping[str, Any]) -> Study:

@@ -1,6 +1,6 @@
-"""What a finished search is written down as: settings with their provenance, and a table.
+"""What is tuned: each optimizer of a study's grid on each of its models and datasets.
 
-What is tuned: each optimizer of a study's grid on each of its models and datasets.
+A finished search is written down as settings with their provenance, and as a table.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OWN = frozenset({"seed", "sweep", "tuned"})
 class Candidate:
     """One optimizer on one model and dataset, and the search for its settings."""
 
-    words: tuple[str, ...]  # the overrides that all of its trials share
+    shared: tuple[str, ...]  # the overrides that all of its trials share
     names: Mapping[str, str]
     keys: tuple[str, ...]
     search: Search
@@ -47,7 +47,7 @@ class Candidate:
         values = [f"{key}={value!r}" for key, value in zip(self.keys, point, strict=True)]
         epochs = self.tuning.epochs
         shorter = [] if epochs is None else [f"trainer.epochs={epochs}"]
-        return [*self.words, *shorter, *values, f"seed={seed}", f"sweep={self.sweep}"]
+        return [*self.shared, *shorter, *values, f"seed={seed}", f"sweep={self.sweep}"]
 
     def runs(self, point: Point) -> list[Job]:
         """Return a trial's runs, one a seed.
@@ -78,9 +78,8 @@ class Candidate:
         while True:
             fresh = [point for point in self.search.asked(known) if point not in known]
             scored = {point: self.score(point) for point in fresh}
-            found = {point: value for point, value in scored.items() if value is not None}
-            known |= found
-            if len(found) < len(scored) or not fresh:
+            known |= {point: value for point, value in scored.items() if value is not None}
+            if None in scored.values() or not fresh:
                 return known
 
     def missing(self) -> list[list[str]]:
@@ -105,10 +104,12 @@ def candidates(
         UserError: a combination is no run, has a seed kept for tuning, or cannot be told from
             another one by optimizer, model and dataset.
     """
-    found: dict[str, Candidate] = {}
+    by_label: dict[str, Candidate] = {}
     for overrides in grid:
-        words = tuple(word for word in overrides if word.partition("=")[0] not in _OWN)
-        report = _job(composer, [w for w in overrides if w.partition("=")[0] != "tuned"]).config
+        shared = tuple(one for one in overrides if one.partition("=")[0] not in _OWN)
+        report = _job(
+            composer, [one for one in overrides if one.partition("=")[0] != "tuned"]
+        ).config
         if report.seed >= FIRST_TUNING_SEED:
             raise UserError(
                 f"seed: {report.seed} is among the report's; seeds from {FIRST_TUNING_SEED} on "
@@ -116,17 +117,17 @@ def candidates(
             )
         names = report.names
         keys = tuple(tuning.keys(names["optimizer"]))
-        given = {word.partition("=")[0] for word in words}
+        given = {one.partition("=")[0] for one in shared}
         for key in given.intersection(keys):
             raise UserError(f"{key}: it is to be searched for, and given a value; leave it out")
         search = tuning.search(names["optimizer"])
-        one = Candidate((*words, *more), names, keys, search, tuning, f"{study}_tune", composer)
-        if found.setdefault(one.label, one).words != one.words:
+        one = Candidate((*shared, *more), names, keys, search, tuning, f"{study}_tune", composer)
+        if by_label.setdefault(one.label, one).shared != one.shared:
             raise UserError(
                 f"{one.label}: the grid has several variants of it; make each a file of its own "
                 "in conf/optimizer/, since settings are kept by that name"
             )
-    return list(found.values())
+    return list(by_label.values())
 
 
 def _job(composer: Composer, overrides: Sequence[str]) -> Job:
@@ -163,7 +164,7 @@ def provenance(one: Candidate) -> dict[str, Any]:
         "study": one.sweep.removesuffix("_tune"),
         "metric": tuning.metric,
         "score": _plain(one, scores[best]),
-        "at": one.search.place(scores),
+        "at": one.search.position(scores),
         "trials": len(scores),
         "diverged": _diverged(scores.values()),
         "seeds": list(tuning.seeds),
@@ -191,13 +192,13 @@ def provenance(one: Candidate) -> dict[str, Any]:
     }
 
 
-def table(found: Sequence[Candidate]) -> Table:
-    """Return one row an optimizer: what was spent, what was found, and where in the range."""
+def table(tuned: Sequence[Candidate]) -> Table:
+    """Return one row an optimizer: what was spent, the best, and where in the range."""
     out = Table(box=None)
     names = ["optimizer", "model", "dataset", "trials", "diverged", "best", "score", "lies", "file"]
     for name in names[:-1]:
         out.add_column(name, justify="right" if name in ("trials", "diverged", "score") else "left")
-    for one in found:
+    for one in tuned:
         scores = one.scores()
         if len(scores) < one.search.trials:
             rest = [f"{len(scores)} of {one.search.trials}", "", "", "", "unfinished"]
@@ -209,7 +210,7 @@ def table(found: Sequence[Candidate]) -> Table:
                 str(_diverged(scores.values())),
                 " ".join(f"{key.removeprefix('optimizer.')}={value:g}" for key, value in values),
                 "" if scores[best] == -math.inf else f"{_plain(one, scores[best]):.4f}",
-                one.search.place(scores),
+                one.search.position(scores),
             ]
         out.add_row(one.names["optimizer"], one.names["model"], one.names["dataset"], *rest)
     return out

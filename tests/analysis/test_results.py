@@ -21,8 +21,10 @@ ACCURACIES = {
     "muon": [0.921, 0.922, 0.925, 0.926, 0.919],
     "spectral_newton": [0.93, 0.931, 0.934, 0.936, 0.928],
 }
-HEADER = (
-    "# @package _global_\n# Is it better? By how much.\n#   python -m bench.study x\nsweep: x\n"
+GRID = "hydra: {sweeper: {params: {optimizer: 'adamw,muon,spectral_newton', seed: '0,1,2,3,4'}}}\n"
+SWEEP = (
+    "# @package _global_\nstudy:\n  question: Is it better?\n  part_of: a | b\n"
+    "  cost: {seconds: 36000, device: a clock, measured: false}\n"
 )
 README = "# A\n\n<!-- front: made by python -m analysis.results -->\nold\n<!-- /front -->\n\nB\n"
 
@@ -33,7 +35,7 @@ def work(runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("sweeps").mkdir()
     for name in ("study_x", "study_z"):
-        Path("sweeps", f"{name}.yaml").write_text(HEADER)
+        Path("sweeps", f"{name}.yaml").write_text(SWEEP)
     Path("README.md").write_text(README)
     study_runs.study(runs, Path("runs"), ACCURACIES)
     archive.main(["out=results/study_x.parquet"])
@@ -72,7 +74,7 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
         "(figures/study_x-convnet-digits-seconds.svg)",
         "| adamw | 0.001 to 0.01 (x10) | 0.01 | 0.01 | 0 |",
         "### study_z",
-        "python -m bench.study x",
+        "spectral-bench train -m +sweeps=study_z",
     ):
         assert line in page.splitlines(), line
     assert page.index("## study_x") < page.index("## Not run yet") < page.index("### study_z")
@@ -86,10 +88,31 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
     assert "](docs/figures/front.svg)" in readme
 
 
+def test_the_table_of_sweeps_says_what_each_asks_costs_and_has(work: Path) -> None:
+    Path("docs").mkdir()
+    mark = "<!-- sweeps: made by python -m analysis.results -->"
+    Path("docs/sweeps.md").write_text(f"# S\n{mark}\nold\n<!-- /sweeps -->\nmore\n")
+    Path("sweeps/other.yaml").write_text("# Without a study.\n")
+    for grid, state in ((GRID, "complete, 15"), (GRID.replace("3,4", "3,4,5"), "partial, 15")):
+        Path("sweeps/study_x.yaml").write_text(SWEEP + grid)
+        before, first, *rows = made()["docs/sweeps.md"].splitlines()
+        cells = r"Is it better? | a \| b | {} | 10.0 h on a clock, estimated | {} |"
+        assert (before, first, rows[-2:]) == ("# S", mark, ["<!-- /sweeps -->", "more"])
+        count = 15 if state.startswith("complete") else 18
+        assert rows[2:-2] == [
+            "| [other](../sweeps/other.yaml) |  |  | 0 |  | no |",
+            f"| [study_x](../sweeps/study_x.yaml) | {cells.format(count, state + ' runs')}",
+            f"| [study_z](../sweeps/study_z.yaml) | {cells.format(0, 'no')}",
+        ]
+    assert results.main(["sweeps=sweeps", "--check"]) == 0
+    Path("docs/sweeps.md").write_text(f"{mark}\n<!-- /sweeps -->\n")
+    assert results.main(["sweeps=sweeps", "--check"]) == 1
+
+
 def test_what_a_study_asks_besides_and_how_often_it_was_looked_at(work: Path) -> None:
     plain = made()["docs/RESULTS.md"]
-    asked = "study: {looks: 9, contrasts: [[spectral_newton, muon], [muon, lion]]}\n"
-    Path("sweeps/study_x.yaml").write_text(HEADER + asked)
+    asked = "  looks: 9\n  contrasts: [[spectral_newton, muon], [muon, lion]]\n"
+    Path("sweeps/study_x.yaml").write_text(SWEEP + asked)
     page = made()["docs/RESULTS.md"]
     assert "looks" not in plain and "### Asked besides" not in plain
     assert page.count("over 2 comparisons and 9 looks (") == 2  # with adamw and with muon

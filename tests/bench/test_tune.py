@@ -205,7 +205,7 @@ def test_the_decision_is_read_from_the_runs(
         ([], ["optimizer.weight_decay=0,0.1"], "several variants"),
         ([], ["study.tuning.extension=4"], "at least 2 trials"),
         ([], ["study.tuning=null"], "study.tuning"),
-        ([], ["sweep=null"], "nothing says how to tune"),
+        ([], ["sweep=null"], "no search is declared"),
         (["optimizer.lr: {low: 0.001", "optimizer.rate: {low: 0.001"], [], "optimizer.rate"),
     ],
 )

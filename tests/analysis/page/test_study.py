@@ -13,14 +13,11 @@ from analysis.page.study import Header, Plan, Study, header, plan, span, studies
 from analysis.run import archive as run_archive
 
 FILE = """# @package _global_
-# Study (x), short: which of a and
-# b is better? Nobody knows.
-#   python -m bench.study +sweeps=study_x              (all of it)
-#   python -m analysis.tables source=runs \\
-#     sweep=study_x
-# Cost: 3 runs.
 sweep: study_x
-# not of the header: a later comment
+study:
+  question: Which of a and b is better?
+  notes: [Nobody knows., "Or: somebody."]
+  cost: {seconds: 120, device: a clock, measured: true}
 """
 
 
@@ -32,16 +29,13 @@ def archive(root: Path, path: Path) -> Path:
 def test_the_header_of_a_sweep_file(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(FILE)
     found = header(tmp_path / "x.yaml")
+    assert found.question == "Which of a and b is better?"
     assert found.text == (
-        "Study (x), short: which of a and b is better? Nobody knows. Cost: 3 runs."
+        f"{found.question} Nobody knows. Or: somebody. Cost: 2 min on a clock, measured."
     )
-    assert found.question == "Study (x), short: which of a and b is better?"
-    assert found.commands == (
-        "python -m bench.study +sweeps=study_x",
-        "python -m analysis.tables source=runs sweep=study_x",
-    )
-    (tmp_path / "x.yaml").write_text("# Is it? Do it all:\n#   a\n# in steps:\n#   b\n# Cost: 3.\n")
-    assert header(tmp_path / "x.yaml") == Header("Is it? Cost: 3.", ("a", "b"))
+    assert found.commands == ("spectral-bench train -m +sweeps=x",)
+    (tmp_path / "x.yaml").write_text(FILE + "  exponents: [seed=1]\n")
+    assert header(tmp_path / "x.yaml").commands == ("spectral-bench study +sweeps=x",)
     assert header(None) == Header("", ())
     assert Header("A map of 0.5 by 2. More.", ()).question == "A map of 0.5 by 2."
     assert Header("no sentence", ()).question == "no sentence"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,15 @@ from bench.launch.plan import (
     Plan,
     Planned,
     again,
-    distinct_words,
+    axes,
+    causes,
+    distinct_overrides,
+    duplicates,
     estimate,
     failures,
     look,
     make_plan,
     objections,
-    problems,
 )
 from bench.launch.status import JobStatus, RunStatus, run_folder
 from bench.run_folder import RunFolder
@@ -137,9 +140,24 @@ def test_duplicates_and_invalid_ones_are_named(job: Callable[..., Job]) -> None:
     words = Words({"a": one, "b": two, "c": same, "d": bad})
     plan = make_plan(words, [["a"], ["b"], ["c"], ["d"]])  # type: ignore[arg-type]
     assert [run.job for run in plan.runs] == [one, two]
-    assert list(problems(plan)) == [
-        "invalid: seed=x: seed: no number",
-        "duplicate: seed=1: asked for 2 times, runs once",
+    assert plan.invalid == (bad,)
+    assert duplicates(plan) == ["duplicate: seed=1: asked for 2 times, runs once"]
+
+
+def test_what_varies_is_named_and_long_axes_are_cut() -> None:
+    grid = [[f"seed={seed}", f"optimizer={name}", "a=1"] for seed in range(17) for name in "xy"]
+    assert axes(grid) == "grid of 34: seed=0,1,2,...,16 (17 values) optimizer=x,y"
+    assert axes(grid[:4]) == "grid of 4: seed=0,1 optimizer=x,y"
+    assert axes([["seed=1"]]) == "grid of 1: nothing varies"
+
+
+def test_a_cause_is_one_line_and_names_a_combination_only_where_it_is_to_blame() -> None:
+    refused = [Invalid((f"seed={seed}",), "no CUDA", here=True) for seed in (1, 1, 2)]
+    refused += [Invalid((f"seed={seed}",), "seed: no", here=False) for seed in (-1, -2)]
+    assert causes([*refused, Invalid(("seed=3", "x=1"), "x: no")]) == [
+        "would be refused here: no CUDA (2 runs)",
+        "invalid: seed: no (2 runs, the first: seed=-1)",
+        "invalid: x: no (seed=3 x=1)",
     ]
 
 
@@ -147,10 +165,41 @@ def test_objections_name_what_cannot_be_built_or_read(job: Callable[..., Job]) -
     fine = job("seed=1")
     huge = job("trainer.batch_size=5000")
     absent = job("dataset=cifar10", "data_dir=nowhere")
-    told = objections([planned(one, "missing") for one in (fine, huge, absent, fine)])
-    assert [one.overrides for one in told] == [huge.overrides, absent.overrides]
-    assert "does not fit" in told[0].reason
-    assert "spectral-bench prepare dataset=cifar10" in told[1].reason
+    refused = objections([planned(one, "missing") for one in (fine, huge, absent, fine)])
+    assert [one.overrides for one in refused] == [huge.overrides, absent.overrides]
+    assert "does not fit" in refused[0].reason
+    assert "spectral-bench prepare dataset=cifar10" in refused[1].reason
+    assert [one.here for one in refused] == [False, True]
+
+
+def on(one: Job, device: str) -> Planned:
+    trainer = one.config.trainer.model_copy(update={"device": device})
+    return planned(
+        replace(one, config=one.config.model_copy(update={"trainer": trainer})), "missing"
+    )
+
+
+def test_a_device_is_asked_for_only_where_the_run_would_be(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [on(job(), device) for device in ("cuda", "cuda:1", "cpu", "auto")]
+    for count, reasons in ((0, ["no CUDA", "no CUDA"]), (1, ["trainer.device: 'cuda:1' is not"])):
+        monkeypatch.setattr("torch.cuda.device_count", lambda count=count: count)
+        refused = objections(runs)
+        assert all(one.here for one in refused)
+        assert [one.reason[: len(text)] for one, text in zip(refused, reasons, strict=True)] == (
+            reasons
+        )
+    assert objections(runs, elsewhere=True) == []
+
+
+def test_exponents_that_are_still_to_be_measured_are_missing_here(job: Callable[..., Job]) -> None:
+    fine = job("optimizer=spectral_newton")
+    optimizer = {**fine.config.optimizer, "alpha": "measured"}
+    lacking = replace(fine, config=fine.config.model_copy(update={"optimizer": optimizer}))
+    (refused,) = objections([planned(one, "missing") for one in (fine, lacking)])
+    assert refused.here
+    assert "analysis.curvature" in refused.reason  # where they come from
 
 
 def test_objections_try_each_place_of_data_and_each_schedule(job: Callable[..., Job]) -> None:
@@ -158,11 +207,11 @@ def test_objections_try_each_place_of_data_and_each_schedule(job: Callable[..., 
     fine = job("seed=1")
     changed = fine.config.model_copy(update={"schedule": {**fine.config.schedule, "warmup": -1.0}})
     steep = Job(("schedule.warmup=-1",), changed, fine.identity)
-    told = objections([planned(one, "missing") for one in (fine, *places, steep)])
-    assert [one.overrides for one in told] == [one.overrides for one in (*places, steep)]
-    assert "nowhere" in told[0].reason
-    assert "no_place" in told[1].reason
-    assert told[2].reason.startswith("schedule")
+    refused = objections([planned(one, "missing") for one in (fine, *places, steep)])
+    assert [one.overrides for one in refused] == [one.overrides for one in (*places, steep)]
+    assert "nowhere" in refused[0].reason
+    assert "no_place" in refused[1].reason
+    assert refused[2].reason.startswith("schedule")
 
 
 def test_what_is_carried_out_is_in_the_order_of_the_grid(job: Callable[..., Job]) -> None:
@@ -179,11 +228,11 @@ def test_what_is_carried_out_is_in_the_order_of_the_grid(job: Callable[..., Job]
         plan.to_do("tiemout")  # type: ignore[arg-type]
 
 
-def test_words_that_all_share_are_left_out(job: Callable[..., Job]) -> None:
+def test_overrides_that_all_share_are_left_out(job: Callable[..., Job]) -> None:
     runs = [planned(job("model=mlp", f"seed={seed}"), "missing") for seed in (1, 2)]
-    assert list(distinct_words(runs).values()) == ["seed=1", "seed=2"]
-    assert list(distinct_words(runs[:1]).values()) == ["model=mlp seed=1"]
-    assert distinct_words([]) == {}
+    assert list(distinct_overrides(runs).values()) == ["seed=1", "seed=2"]
+    assert list(distinct_overrides(runs[:1]).values()) == ["model=mlp seed=1"]
+    assert distinct_overrides([]) == {}
 
 
 def test_a_failure_says_cause_log_and_command(job: Callable[..., Job]) -> None:

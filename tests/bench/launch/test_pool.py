@@ -23,8 +23,7 @@ from bench.identity import identify
 from bench.launch import manifest
 from bench.launch.grid import Job
 from bench.launch.manifest import Launch
-from bench.launch.pool import Order, Pool, slots, visible_devices
-from bench.launch.words import PACKED
+from bench.launch.pool import PACKED, Order, Pool, slots, visible_devices
 from bench.run_folder import RunFolder
 from bench.train import train
 

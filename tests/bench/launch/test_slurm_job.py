@@ -12,7 +12,7 @@ import pytest
 from bench.launch import slurm_job
 from bench.launch.manifest import Launch
 from bench.launch.pool import Pool
-from bench.launch.slurm_job import Task
+from bench.launch.slurm_job import SlurmTask
 from bench.preemption import SIGNALS
 
 Fake = Callable[..., None]
@@ -29,7 +29,7 @@ def _signals_as_before() -> Iterator[None]:
 def test_requeue_minds_the_state_of_the_job(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     said: list[str] = []
-    monkeypatch.setattr(slurm_job, "say", said.append)
+    monkeypatch.setattr(slurm_job, "log", said.append)
     fake(scontrol="JobId=5 JobState=RUNNING")
     slurm_job.requeue()
     fake(scontrol="JobId=5 JobState=CANCELLED")
@@ -46,7 +46,7 @@ def test_a_run_that_failed_before_the_requeue_is_not_tried_again(
 ) -> None:
     for run_id in launch.tasks[0]:
         launch.note_failure(run_id)
-    assert Task(str(launch.path), 0)() == {}
+    assert SlurmTask(str(launch.path), 0)() == {}
     assert "begins; GPUs none, 1 workers, 0 runs" in capfd.readouterr().out
     assert not launch.folder(launch.tasks[0][0]).path.exists()
 
@@ -57,7 +57,7 @@ def test_each_worker_has_its_devices(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     content = launch.content | {"options": {"pack": 3, "devices": 2}, "tasks": [[]]}
     (launch.path / "manifest.json").write_text(json.dumps(content))
-    assert Task(str(launch.path), 0)() == {}
+    assert SlurmTask(str(launch.path), 0)() == {}
     assert "begins; GPUs 0,1,2,3, 6 workers, 0 runs" in capfd.readouterr().out
 
 
@@ -69,7 +69,7 @@ def test_a_job_that_gives_up_does_not_come_back(
     content = launch.content | {"options": {"fail_fast_after": 1}}
     (launch.path / "manifest.json").write_text(json.dumps(content))
     launch.note_failure(launch.tasks[0][0])  # in another job
-    assert Task(str(launch.path), 1)() == {}
+    assert SlurmTask(str(launch.path), 1)() == {}
     assert "requeued" not in capfd.readouterr().out
 
 
@@ -88,12 +88,12 @@ def test_a_stopped_job_comes_back_and_a_job_without_a_signal_does_not(
 
     monkeypatch.setattr(Pool, "run", interrupted)
     with pytest.raises(SystemExit, match="1"):
-        Task(str(launch.path), 1)()
+        SlurmTask(str(launch.path), 1)()
     out = capfd.readouterr().out
     for said in ("SIGUSR2: checkpoint and leave", "SIGTERM: checkpoint and leave", " requeued"):
         assert said in out
     launch.note_failure(launch.tasks[1][0])  # nothing is left to come back for
-    assert Task(str(launch.path), 1)() == {}
+    assert SlurmTask(str(launch.path), 1)() == {}
     assert "requeued" not in capfd.readouterr().out
 
 

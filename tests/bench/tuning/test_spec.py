@@ -85,7 +85,7 @@ def test_a_best_at_the_edge_moves_the_range_on_step_by_step(at: float, beyond: l
     search = Search((WIDE,), 6, 2)
     scores = searched(search, peak(at))
     assert [point[0] for point in scores][4:] == beyond
-    assert search.place(scores) == ("low edge" if at < 1 else "high edge")
+    assert search.position(scores) == ("low edge" if at < 1 else "high edge")
 
 
 def test_a_best_inside_is_refined_on_the_side_of_its_better_neighbour() -> None:
@@ -93,7 +93,7 @@ def test_a_best_inside_is_refined_on_the_side_of_its_better_neighbour() -> None:
     for at, expected in ((0.02, [0.03162, 0.01778]), (0.006, [0.003162, 0.005623])):
         scores = searched(search, peak(at))
         assert [point[0] for point in scores][4:] == expected
-        assert search.place(scores) == "interior"
+        assert search.position(scores) == "interior"
 
 
 def test_an_edge_then_the_inside() -> None:
@@ -105,7 +105,7 @@ def test_a_range_that_may_not_be_extended_is_refined_at_its_end() -> None:
     search = Search((Range(0.0, 0.9, log=False, extend=False),), 5, 1)
     scores = searched(search, lambda point: point[0])
     assert list(scores)[4] == (0.75,)
-    assert search.place(scores) == "high edge"
+    assert search.position(scores) == "high edge"
 
 
 def test_where_all_diverge_the_range_moves_down() -> None:
@@ -146,8 +146,8 @@ def test_a_quasi_random_search_moves_on_by_a_trials_share_of_the_range() -> None
 
 def test_an_edge_is_named_by_its_lower_end_first() -> None:
     search = Search((WIDE, Range(1.0, 100.0)), 4, 0)
-    assert search.place({(0.001, 1.0): 0, (1.0, 1.0): 0, (0.001, 100.0): 1.0}) == "low edge"
-    assert search.place({(0.001, 1.0): 0, (1.0, 1.0): 0, (1.0, 100.0): 1.0}) == "high edge"
+    assert search.position({(0.001, 1.0): 0, (1.0, 1.0): 0, (0.001, 100.0): 1.0}) == "low edge"
+    assert search.position({(0.001, 1.0): 0, (1.0, 1.0): 0, (1.0, 100.0): 1.0}) == "high edge"
 
 
 @given(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.launch.words import spelled_out
+from bench.compose import spelled_out
 
 
 def test_only_launch_options_are_spelled_out() -> None:
