@@ -6,15 +6,15 @@ python -m analysis.report source=runs sweep=digits baseline=adamw out=report.htm
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
 from pydantic import Field
 
 from analysis.command.messages import user_messages
+from analysis.figure.seeds import circumstances
+from analysis.figure.style import svg
 from analysis.page import report as report_data
-from analysis.page.charts import COLOURS, curves
 from analysis.run.archive import local
 from analysis.runs import load_runs
 from analysis.table.build import build_table
@@ -79,7 +79,7 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
         baseline=options.baseline,
         rows=rows,
         runs=len(runs),
-        charts=_charts(rows, source, options.metric),
+        charts=_charts(rows, runs, source, options.metric),
         exponents=report_data.exponents(rows, source),
         failures=report_data.failures(runs, source),
         provenance=report_data.provenance(runs),
@@ -88,24 +88,22 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
             name: sorted({getattr(row, name) for row in rows})
             for name in ("dataset", "model", "optimizer")
         },
-        colours=COLOURS,
     )
 
 
-def _charts(rows: list[report_data.Row], source: str, metric: str) -> list[dict[str, Any]]:
+def _charts(
+    rows: list[report_data.Row], runs: pd.DataFrame, source: str, metric: str
+) -> list[dict[str, str]]:
     """Return a chart for each dataset and model whose runs have a history of the metric."""
-    found = []
-    for where in sorted({(row.dataset, row.model) for row in rows}):
-        here = [row for row in rows if (row.dataset, row.model) == where]
-        drawn = report_data.lines(here, source, metric)
-        unit = " (%)" if in_percent(metric) else ""
-        svg = curves(
-            drawn, x_label="epoch", y_label=f"{metric}{unit}", falling=not in_percent(metric)
-        )
-        if svg:
-            legend = [(line.label, line.colour) for line in drawn]
-            found.append({"dataset": where[0], "model": where[1], "svg": svg, "legend": legend})
-    return found
+    charts = []
+    for dataset, model in sorted({(row.dataset, row.model) for row in rows}):
+        here = [row for row in rows if (row.dataset, row.model) == (dataset, model)]
+        detail = circumstances(runs[(runs["dataset"] == dataset) & (runs["model"] == model)])
+        figure = report_data.chart_of(here, source, metric, detail)
+        if figure is not None:
+            figure.set_label(f"{dataset} / {model}: {metric} against epochs")
+            charts.append({"dataset": dataset, "model": model, "svg": svg(figure)})
+    return charts
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from analysis.page.results import FRONT, SENTENCE, pages
+from analysis.page.results import FRONT, pages
 from analysis.page.study import studies
 from analysis.run.frame import RunWarning
 from bench import files as paths
@@ -80,10 +80,9 @@ def _files(options: ResultsOptions) -> dict[Path, str]:
     if not options.sweeps.is_dir():
         raise UserError(f"sweeps={options.sweeps}: no such folder")
     link = Path(os.path.relpath(options.figures, options.out.parent)).as_posix()
-    made = pages(studies(options.results, options.sweeps), link)
-    page, sentence = made.pop("RESULTS.md"), made.pop(SENTENCE, "")
-    files = {options.out: page, **{options.figures / name: made[name] for name in sorted(made)}}
-    readme = _readme(options, sentence)
+    page, front, drawn = pages(studies(options.results, options.sweeps), link)
+    files = {options.out: page, **{options.figures / name: text for name, text in drawn.items()}}
+    readme = _readme(options, front)
     return files if readme is None else {**files, options.readme: readme}
 
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from hydra.errors import HydraException
+from matplotlib.figure import Figure
 
-from analysis.page.charts import Line, bar
+from analysis.figure.lines import chart
+from analysis.figure.seeds import over_seeds, unit_of
 from analysis.run.measured import read_table
-from analysis.runs import load_history
 from analysis.table.model import Cell, Table, in_percent
 from analysis.table.render import comparison_text, value
 from bench.config import load
@@ -87,16 +87,19 @@ def _value(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the leaderboard: an optimizer variant on one dataset and model."""
+    """One row of the leaderboard: an optimizer variant on one dataset and model.
+
+    ``bar``: where its mean, and its interval if it has one, lie among those of its column, 0 to 1.
+    """
 
     label: str
     optimizer: str
     dataset: str
     model: str
-    colour: int
+    place: int
     cell: Cell
     value: str
-    bar: str
+    bar: tuple[float, ...]
     comparison: str
     verdict: str
     command: str
@@ -130,10 +133,10 @@ def rows(table: Table, runs: pd.DataFrame, source: str) -> list[Row]:
                     optimizer=table.rows[i].split(" ")[0],
                     dataset=dataset,
                     model=model,
-                    colour=i,
+                    place=i,
                     cell=cell,
                     value=value(cell, table),
-                    bar=bar(cell.interval.low, cell.mean, cell.interval.high, span),
+                    bar=_bar(cell, span),
                     comparison=comparison_text(cell, table.metric),
                     verdict=verdict if cell.comparison and cell.comparison.n > 1 else "",
                     command=_command(source, used),
@@ -146,28 +149,17 @@ def rows(table: Table, runs: pd.DataFrame, source: str) -> list[Row]:
     )
 
 
-def lines(of: Sequence[Row], source: str, metric: str, x: str = "epoch") -> list[Line]:
-    """Return one curve a row: the mean over its runs, and their smallest and largest as a band."""
-    drawn = []
-    for row in of:
-        series = []
-        for run_id in row.cell.run_ids:
-            try:
-                history = load_history(source, run_id)
-            except ValueError:  # a run without a history still has its place in the table
-                continue
-            if metric in history and x in history:
-                series.append(history.set_index(x)[metric].dropna())
-        if not series:
-            continue
-        whole = pd.concat(series, axis=1, join="inner").sort_index()
-        scale = 100.0 if in_percent(metric) else 1.0
-        values = scale * whole.to_numpy(dtype=np.float64)
-        drawn.append(
-            Line(row.label, row.colour, whole.index.to_numpy(dtype=np.float64),
-                 values.mean(axis=1), values.min(axis=1), values.max(axis=1))
-        )  # fmt: skip
-    return drawn
+def chart_of(of: Sequence[Row], source: str, metric: str, detail: str) -> Figure | None:
+    """Return the curves of the rows of one dataset and model; None where none has a history."""
+    series = [
+        over_seeds(row.label, row.place, source=source, run_ids=row.cell.run_ids, metric=metric)
+        for row in of
+    ]
+    return chart(
+        [one for one in series if one is not None],
+        title=f"{of[0].model} on {of[0].dataset}", detail=f"{metric} against epochs; {detail}",
+        x_label="epochs", y_label=unit_of(metric), falling=not in_percent(metric),
+    )  # fmt: skip
 
 
 def exponents(of: Iterable[Row], source: str) -> list[dict[str, Any]]:
@@ -222,6 +214,12 @@ def provenance(runs: pd.DataFrame) -> list[tuple[str, str, int]]:
 def _span(cells: Sequence[Cell]) -> tuple[float, float]:
     ends = [v for cell in cells for v in (cell.mean, *cell.interval) if math.isfinite(v)]
     return (min(ends), max(ends)) if ends else (0.0, 1.0)
+
+
+def _bar(cell: Cell, span: tuple[float, float]) -> tuple[float, ...]:
+    width = (span[1] - span[0]) or 1.0
+    ends = [v for v in (cell.mean, *cell.interval) if math.isfinite(v)]
+    return tuple((end - span[0]) / width for end in ends)
 
 
 def _command(source: str, used: Sequence[dict[str, Any]]) -> str:

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from analysis.figure.style import svg
 from analysis.page import budget, exponents, map_section, maps
 from analysis.page import figures as results_figures
 from analysis.page import verdict as contrasts
@@ -17,7 +19,6 @@ from analysis.page.table import Results, markdown, metric_of, results
 from analysis.table.model import in_percent
 
 FRONT = "front.svg"
-SENTENCE = "front.md"  # what README.md says beside it
 _INTRO = """# Results
 
 Made by `python -m analysis.results` from the archives in `results/`. The first paragraph of a study
@@ -39,10 +40,10 @@ _PROVENANCE = {
 _HASH = 40
 
 
-def pages(studies: Sequence[Study], figures: str) -> dict[str, str]:
-    """Return the page ("RESULTS.md") and its figures by name: each the text of a file.
+def pages(studies: Sequence[Study], figures: str) -> tuple[str, str, dict[str, str]]:
+    """Return the page, what README.md says, and the text of each figure by its file's name.
 
-    `FRONT` and `SENTENCE` are of the first study that has seconds and Spectral Newton.
+    The front, and its figure `FRONT`, are of the first study that has seconds and Spectral Newton.
 
     Args:
         studies: all of them, run or not.
@@ -51,20 +52,22 @@ def pages(studies: Sequence[Study], figures: str) -> dict[str, str]:
     Raises:
         ValueError: an archive that cannot be read, is of another study, or breaks the rules.
     """
-    drawn: dict[str, str] = {}
-    sections, answers = [], {}
+    drawn: dict[str, Figure] = {}
+    sections, answers, front = [], {}, ""
     for study in studies:
         if study.archive is not None:
             out = Output(figures)
             sections.append(_section(study, tuner(study, studies), out))
             drawn = {**out.figures, **drawn}  # the front is the first study's
+            front = front or out.front
             answers[study.name] = "<br>".join(out.answers)
     parts = [_INTRO.format(red=budget.RED), _overview(studies, answers), *sections]
     idle = [study for study in studies if study.archive is None]
     if idle:
         parts.append("## Not run yet\n")
         parts += [_idle(study) for study in idle]
-    return {"RESULTS.md": "\n".join(part.rstrip("\n") + "\n" for part in parts), **drawn}
+    page = "\n".join(part.rstrip("\n") + "\n" for part in parts)
+    return page, front, {name: svg(drawn[name]) for name in sorted(drawn)}
 
 
 def _overview(studies: Sequence[Study], answers: Mapping[str, str]) -> str:
@@ -184,13 +187,13 @@ def _place(found: Results, study: Study, tuning: pd.DataFrame, out: Output) -> s
     for x in results_figures.axes(found):
         against = results_figures.AXES[x]
         title = f"{found.model} / {found.dataset}: {found.table.metric} against {against}"
-        svg = results_figures.training(found, study.runs, str(study.archive), x, title=title)
-        if svg:
+        figure = results_figures.training(found, study.runs, str(study.archive), x)
+        if figure is not None:
             name = f"{study.name}-{found.model}-{found.dataset}-{x}.svg"
+            parts.append(out.figure(name, figure, title))
             if x == "seconds" and results_verdict.subject(found) and FRONT not in out.figures:
-                absent = results_figures.missing(found, x)
-                out.figures |= {FRONT: svg, SENTENCE: f"{verdict} {absent}".strip()}
-            parts.append(out.figure(name, svg, title))
+                out.figures[FRONT] = figure
+                out.front = f"{verdict} {results_figures.missing(found, x)}".strip()
     if any(row.cell.n for row in found.rows):
         parts.append(results_figures.words(found))
     return "\n".join(parts)
@@ -205,10 +208,10 @@ def _sensitivity(study: Study, out: Output) -> str:
     for (dataset, model), runs in tuning.groupby(["dataset", "model"], sort=True):
         metric = study.planned.scored_by or metric_of(runs, "val")
         title = f"{model} / {dataset}: {metric} of the tuning runs against the learning rate"
-        svg = results_figures.sensitivity(runs, metric, title=title)
-        if svg:
+        figure = results_figures.sensitivity(runs, metric)
+        if figure is not None:
             name = f"{study.name}-{model}-{dataset}-sensitivity.svg"
-            parts.append(out.figure(name, svg, title))
+            parts.append(out.figure(name, figure, title))
         parts.append(_rates(runs, metric))
     return "\n".join(["### Learning rates\n", *parts]) if parts else ""
 
