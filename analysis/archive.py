@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from analysis.command.messages import user_messages
+from analysis.command.messages import user_messages, writing
 from analysis.run import archive as run_archive
 from analysis.run.archive import Files
 from bench import options as cli
@@ -71,11 +71,8 @@ def _pack(argv: Sequence[str]) -> None:
             "written; replace=true takes those of the source"
         )
     whole = run_archive.merged(old, new)
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(options.out):
         run_archive.write(options.out, whole)
-    except OSError as error:
-        raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
     size = options.out.stat().st_size / _MEBIBYTE
     print(
         f"{options.out}: {_counts(whole.values())}; {len(whole.keys() - old.keys())} new,"

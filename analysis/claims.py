@@ -14,7 +14,7 @@ from pydantic import Field
 from analysis.claim.check import check
 from analysis.claim.model import FILE, load_claims
 from analysis.claim.render import Form, render, summary
-from analysis.command.messages import user_messages
+from analysis.command.messages import user_messages, writing
 from analysis.run import measured
 from analysis.run.frame import nearest
 from bench import options as cli
@@ -65,11 +65,8 @@ def main(argv: list[str]) -> None:
     if options.out is None:
         sys.stdout.write(text)
         return
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(options.out):
         options.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
     print(f"{options.out}: {summary(results)}")
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import Field
 
 from analysis.command import views
-from analysis.command.options import (
+from analysis.command.measuring import (
     MeasurementOptions,
     explained,
     find_run,
@@ -32,6 +32,7 @@ from analysis.measure.kronecker import measure_kronecker
 from analysis.measure.network import Measurement, measure
 from bench import options as cli
 from bench.parts import Restored, restore
+from bench.table_writer import drawn
 
 __all__ = ["Measurement", "main", "measure"]
 
@@ -110,13 +111,13 @@ def _kronecker(
         folder, ("kronecker", "kronecker_layers"), restored.step,
         options.model_dump(include=set(DECISIVE)), measured, force=options.force,
     )  # fmt: skip
-    cli.show(views.render_kronecker(layers))
+    cli.show(drawn(views.render_kronecker(layers)))
     print(textwrap.fill(views.KRONECKER_LEGEND, 88))
     print("\n".join(views.match_lines(layers)))
 
 
 def _show(table: pd.DataFrame) -> None:
-    cli.show(render_exponents(table))
+    cli.show(drawn(render_exponents(table)))
     print(textwrap.fill(EXPONENT_LEGEND, 88))
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import Field
 from torch import nn
 
-from analysis.command.options import (
+from analysis.command.measuring import (
     MeasurementOptions,
     explained,
     find_run,
@@ -37,6 +37,7 @@ from analysis.curvature_core.products import (
 from bench import options as cli
 from bench.errors import UserError
 from bench.parts import Restored, restore
+from bench.table_writer import drawn
 
 PROG = "python -m analysis.hessian_blocks"
 NAME = "hessian_blocks"
@@ -91,7 +92,7 @@ def main(argv: list[str]) -> None:
         folder, (NAME,), restored.step, wanted,
         lambda: [_measure(restored, options, exact)], force=options.force,
     )  # fmt: skip
-    cli.show(render_blocks(table))
+    cli.show(drawn(render_blocks(table)))
     print(textwrap.fill(BLOCK_LEGEND, 88))
     print(textwrap.fill(order(table), 88))
     if was_stored:

@@ -15,9 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from rich.table import Table
 
-from analysis.command.options import (
+from analysis.command.measuring import (
     MeasurementOptions,
     explained,
     find_run,
@@ -30,6 +29,7 @@ from analysis.measure import landscape
 from analysis.measure.landscape import Line, Point, measure_line
 from bench import options as cli
 from bench.parts import Restored, restore
+from bench.table_writer import Table, drawn
 
 PROG = "python -m analysis.landscape"
 NAMES = ("landscape", "landscape_fits")
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
         folder, NAMES, restored.step, wanted,
         lambda: _measure(restored, initial, options), force=options.force,
     )  # fmt: skip
-    cli.show(_rendered(fits))
+    cli.show(drawn(_rendered(fits)))
     print(textwrap.fill(LEGEND, 88))
     if was_stored:
         tell_stored(folder)
@@ -161,20 +161,17 @@ def _of_point(point: Point) -> tuple[pd.DataFrame, dict[str, float]]:
 
 
 def _rendered(fits: pd.DataFrame) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("t", "distance", "loss", "quadratic", "exponent", "null", "constant"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in fits.to_dict("records"):
-        table.add_row(
-            f"{row['place']:.3g}",
-            f"{row['distance']:.3g}",
-            f"{row['loss']:.3g}",
-            f"{row['quadratic']:.3g}",
+    rows = [
+        [
+            *(f"{row[name]:.3g}" for name in ("place", "distance", "loss", "quadratic")),
             f"{row['exponent']:.2f} +- {row['exponent_stderr']:.2f}",
             f"{row['null_exponent_low']:.2f}..{row['null_exponent_high']:.2f}",
             f"{row['constant']:.3g}",
-        )
-    return table
+        ]
+        for row in fits.to_dict("records")
+    ]
+    header = ("t", "distance", "loss", "quadratic", "exponent", "null", "constant")
+    return Table(header, rows, align="r" * len(header))
 
 
 if __name__ == "__main__":

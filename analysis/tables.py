@@ -4,12 +4,7 @@
     python -m analysis.tables source=runs baseline=adamw spread=interval
     python -m analysis.tables source=offline:runs sweep=digits format=markdown out=table.md
 
-The table itself is made by `build_table`, its form by `analysis.table.render.render`.
-
-The comparison on W&B: the table as a W&B Table, and its documents as a report artifact.
-
-It is a run of its own, of job type "report", which readers of runs leave out. Address and login are
-wandb's own; with WANDB_MODE=offline it is written to ./wandb, to be sent later by `wandb sync`.
+``publish=<entity>/<project>`` logs the table to W&B, as a Table and an artifact of its own run.
 """
 
 from __future__ import annotations
@@ -21,21 +16,20 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from pydantic import Field
 
-from analysis.command.messages import user_messages
+from analysis.command.messages import user_messages, writing
+from analysis.command.options import ComparisonOptions
 from analysis.run.frame import differences
 from analysis.runs import load_runs
-from analysis.table.build import build_table
-from analysis.table.comparisons import Test
-from analysis.table.model import Cell, Spread, Statistic, Table
-from analysis.table.render import Form, render
+from analysis.table.model import Cell, Table
+from analysis.table.render import render
 from bench import options as cli
 from bench.errors import UserError
-from bench.tuning.spec import looks_of
+from bench.table_writer import Form
 
 JOB_TYPE = "report"
 _COLUMNS = (
@@ -46,6 +40,9 @@ _COLUMNS = (
 
 def publish(table: Table, project: str, name: str) -> None:
     """Log ``table`` to ``<entity>/<project>`` as the comparison ``name``; again: a new version.
+
+    The run is of job type "report", which readers of runs leave out. Address and login are wandb's
+    own; with WANDB_MODE=offline it is written to ./wandb, to be sent later by `wandb sync`.
 
     Raises:
         ValueError: not ``<entity>/<project>``, no login or no connection; one line.
@@ -97,14 +94,9 @@ def _numbers(cell: Cell) -> list[Any]:
     return [*finite, " ".join(cell.run_ids)]
 
 
-__all__ = ["Cell", "Table", "build_table", "main", "render"]
-
-
-class TableOptions(cli.Options):
+class TableOptions(ComparisonOptions):
     """Options of ``python -m analysis.tables``."""
 
-    source: str = Field("runs", description="folder, archives, offline:<folder> or wandb:<e>/<p>")
-    sweep: str | None = Field(None, description="only the runs of this sweep")
     tags: list[str] = Field([], description="only runs with one of these tags")
     states: list[str] = Field(
         [], description="only runs in one of these states; the table then counts no others"
@@ -113,29 +105,10 @@ class TableOptions(cli.Options):
     also: str | None = Field(
         None, description="a second source; runs that the two tell differently are listed"
     )
-    metric: str = Field("test/accuracy", description="a number of the runs' summaries")
     rows: list[str] = Field(["optimizer"], min_length=1, description="what names a row")
     cols: list[str] = Field(["dataset", "model"], min_length=1, description="what names a column")
-    seeds: list[int] | None = Field(None, description="expected seeds; default: all seen")
-    statistic: Statistic = Field("mean", description="of the seeds; iqm: interquartile mean")
-    spread: Spread = Field("std", description="beside it; interval: 95 % confidence interval")
-    baseline: str | None = Field(None, description="compare with this row, paired by seed")
-    better: Literal["higher", "lower"] | None = Field(
-        None, description="direction of a metric whose name does not tell"
-    )
-    level: float = Field(
-        0.05, gt=0, lt=1, description="probability of any false verdict in the table"
-    )
-    test: Test = Field("auto", description="of the verdicts; auto: exact where n suffices, else t")
-    looks: int | None = Field(
-        None, ge=1, description="how often results were seen while seeds were added, this time"
-        " counted; default: as the file of sweep= says (study.looks), else 1"
-    )  # fmt: skip
     resolve: float | None = Field(
         None, gt=0, description="how many seeds would show this difference (in the metric's unit)"
-    )
-    mix_timing: bool = Field(
-        False, description="show times of different devices, packings or code versions as one"
     )
     ids: bool = Field(False, description="name the runs of each cell below the table")
     format: Form = Field("text", description="form of the table")
@@ -146,13 +119,6 @@ class TableOptions(cli.Options):
     check: Path | None = Field(
         None, description="compare with this file instead; exit code 1 where they differ"
     )
-
-
-# Options that are arguments of `build_table` under the same name.
-_ASKED = (
-    "metric", "rows", "cols", "sweep", "seeds", "statistic", "spread", "baseline", "better",
-    "level", "test", "resolve", "mix_timing",
-)  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
@@ -179,12 +145,8 @@ def main(argv: list[str]) -> int:
         terminal = sys.stdout.isatty()
         sys.stdout.write(render(table, options.format, terminal=terminal, ids=options.ids))
         return 0
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        text = render(table, options.format, ids=options.ids)
-        options.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
+    with writing(options.out):
+        options.out.write_text(render(table, options.format, ids=options.ids), encoding="utf-8")
     return 0
 
 
@@ -193,9 +155,7 @@ def _build(options: TableOptions) -> tuple[Table, int]:
         runs = _load(options, options.source)
         if options.also is not None:
             _compare_sources(options, runs)
-        asked = {name: getattr(options, name) for name in _ASKED}
-        asked["looks"] = options.looks or looks_of(options.sweep or "")
-        table = build_table(runs, **asked)
+        table = options.table(runs)
         if options.states:
             said = f"Only runs in these states were read: {', '.join(options.states)}."
             table = replace(table, notes=(*table.notes, said))

@@ -22,7 +22,7 @@ from analysis.run.frame import prepared
 from analysis.run.measured import Measured, last_epochs
 from analysis.stats import NO_INTERVAL, Interval
 from analysis.table.select import records
-from analysis.table.timing import SECONDS, is_timing, mixture, sharing
+from analysis.table.timing import SECONDS, comparable, is_timing
 
 _ALIKE = ["dataset", "model", "sweep", "seed"]
 
@@ -188,7 +188,7 @@ def _paired(
     kept, told = _pairs(sides), ""
     if is_timing(quantity.column):
         used = measured.runs[measured.runs["id"].isin(kept)]
-        apart = sharing({"": records(used, SECONDS)})
+        apart = comparable(records(used, SECONDS)).apart
         kept = _pairs([side[side["run"].isin(kept - apart)] for side in sides])
         told = "; those that shared their device with others do not count" if apart else ""
     if not kept:
@@ -196,7 +196,7 @@ def _paired(
             f"no two runs, one a side, of the same dataset, model, sweep and seed{told}"
         )
     runs = measured.runs[measured.runs["id"].isin(kept)]
-    if is_timing(quantity.column) and (why := mixture(records(runs, SECONDS))):
+    if is_timing(quantity.column) and (why := comparable(records(runs, SECONDS)).mixed):
         raise _NotMeasuredError(f"{quantity.column} cannot be compared: {why}")
     return replace(measured, runs=runs)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from analysis.claim.check import Estimate, Result
 from analysis.stats import Interval
+from bench.table_writer import Marked, Table, write
 
 Form = Literal["text", "markdown", "json"]
 VERDICTS = ("holds", "fails", "not measured")
@@ -34,10 +35,10 @@ def summary(results: Sequence[Result]) -> str:
     """Return how many claims got which verdict, in one line."""
     count: Counter[str] = Counter(result.verdict for result in results)
     open_ones = sum(r.verdict != "not measured" and not r.decided for r in results)
-    told = ", ".join(f"{count[name]} {name.replace('holds', 'hold').replace('fails', 'fail')}"
-                     for name in VERDICTS)  # fmt: skip
+    plural = {"holds": "hold", "fails": "fail", "not measured": "not measured"}
+    counts = ", ".join(f"{count[name]} {plural[name]}" for name in VERDICTS)
     unsure = f" ({open_ones} verdicts within their interval's reach of the other)"
-    return f"{len(results)} claims: {told}{unsure if open_ones else ''}"
+    return f"{len(results)} claims: {counts}{unsure if open_ones else ''}"
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -79,29 +80,31 @@ def _block(result: Result) -> str:
             facts.append(("null", _nulls(result)))
         facts.append(("runs", ", ".join(_runs(result))))
     lines = [f"{claim.id}: {result.verdict.upper()}{mark}"]
-    for name, told in facts:
+    for name, fact in facts:
         lines += textwrap.wrap(
-            told, 96, initial_indent=f"  {name:<8}", subsequent_indent=" " * 10,
+            fact, 96, initial_indent=f"  {name:<8}", subsequent_indent=" " * 10,
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
     return "\n".join(lines)
 
 
 def _markdown(results: Sequence[Result]) -> str:
-    lines = ["| claim | stated | ours | verdict |", "|---|---|---|---|"]
+    rows: list[list[str | Marked]] = []
     for result in results:
         claim = result.claim
         ours = f"{_ours(result)}; {_basis(result)}" if result.estimate else result.reason
         if result.nulls:
             ours += f"; null: {_nulls(result)}"
-        mark = "" if result.decided else " ?"
-        verdict = f"**{result.verdict}**{mark}" if result.estimate else result.verdict
-        told = f"`{claim.id}` {claim.statement} ({claim.source})"
-        cells = [told, claim.stated, ours, verdict]
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+        verdict: str | Marked = result.verdict
+        if result.estimate:
+            verdict = Marked(result.verdict, "" if result.decided else " ?")
+        statement = f"`{claim.id}` {claim.statement} ({claim.source})"
+        rows.append([statement, claim.stated, ours, verdict])
+    table = Table(("claim", "stated", "ours", "verdict"), rows, align="llll", markdown=True)
     runs = [f"- `{r.claim.id}`: {', '.join(_runs(r))}" for r in results if r.estimate]
     named = ["", "Runs:", "", *runs] if runs else []
-    return "\n".join([summary(results), "", *lines, "", NOTE, *named]) + "\n"
+    lines = [summary(results), "", write(table, "markdown"), NOTE, *named]
+    return "\n".join(lines) + "\n"
 
 
 def _ours(result: Result) -> str:
@@ -114,19 +117,17 @@ def _basis(result: Result) -> str:
     assert result.claim.quantity is not None
     unit, percent = result.claim.quantity.table, result.claim.unit == "%"
     sides = [side for side in (result.estimate, result.versus) if side is not None]
-    told = [_side_words(side, unit, percent, compared=len(sides) > 1) for side in sides]
-    return " against ".join(told)
+    return " against ".join(_side_text(side, unit, percent, len(sides) > 1) for side in sides)
 
 
-def _side_words(side: Estimate, unit: str, percent: bool, *, compared: bool) -> str:
+def _side_text(side: Estimate, unit: str, percent: bool, compared: bool) -> str:
     value = f"{number(side.value, percent)}, " if compared else ""
     of_runs = f" of {len(side.runs)} run{'s' * (len(side.runs) > 1)}" if unit != "runs" else ""
-    words = (
-        f"{value}{side.n} {unit[:-1] if side.n == 1 else unit}{of_runs} on {', '.join(side.data)}"
-    )
+    unit = unit[:-1] if side.n == 1 else unit
+    text = f"{value}{side.n} {unit}{of_runs} on {', '.join(side.data)}"
     if side.unreliable:
-        words += f" ({side.unreliable} unreliable; without {number(side.reliable, percent)})"
-    return words
+        text += f" ({side.unreliable} unreliable; without {number(side.reliable, percent)})"
+    return text
 
 
 def _nulls(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""What the commands that read runs tell their user: warnings and errors, one line each."""
+"""Warnings and errors of the commands that read runs, one line each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from analysis.run.frame import RunWarning
 from bench.errors import UserError
@@ -32,3 +33,17 @@ def user_messages(source: str = "") -> Iterator[None]:
         finally:
             for warning in caught:
                 print(f"warning: {warning.message}", file=sys.stderr)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Make the folder of the file ``out=``, which is written inside.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"out={out}: {error.strerror}; name another file") from error

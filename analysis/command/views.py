@@ -1,19 +1,14 @@
-"""The Kronecker side as a table for the terminal.
-
-Exponents as a table for the terminal.
-
-The blocks of a Hessian as a table for the terminal.
-"""
+"""What was measured of a network as tables for a terminal, each with its legend."""
 
 from __future__ import annotations
 
 import math
 
 import pandas as pd
-from rich.table import Table
 
 from analysis.measure.exponents import RELIABLE_POINTS, RELIABLE_R2
 from analysis.measure.kronecker import model_match
+from bench.table_writer import Table
 
 EXPONENT_LEGEND = (
     "h = c sigma^alpha, sigma_k = c k^-gamma, h_(k) = c k^-s. se: standard error; R2: of alpha's"
@@ -24,14 +19,9 @@ EXPONENT_LEGEND = (
 
 
 def render_exponents(exponents: pd.DataFrame) -> Table:
-    """Return one line a layer of `exponents_table`; `LEGEND` says what the columns mean."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("layer", "type", "shape"):
-        table.add_column(name, no_wrap=True)
-    for name in ("alpha +- se", "R2", "w/o 1", "gamma", "s", "a*g", "error", "n  "):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in exponents.to_dict("records"):
-        table.add_row(
+    """Return one line a layer of `exponents_table`; `EXPONENT_LEGEND` says what columns mean."""
+    rows = [
+        [
             str(row["layer"]),
             str(row["layer_type"]),
             f"{row['rows']}x{row['cols']}",
@@ -40,8 +30,11 @@ def render_exponents(exponents: pd.DataFrame) -> Table:
             _number(row["predicted_s"]),
             _percent(row["triangle_relative_error"]),
             f"{row['n_valid']}/{row['n_directions']} {' ' if row['reliable'] else '!'}",
-        )
-    return table
+        ]
+        for row in exponents.to_dict("records")
+    ]
+    names = ("alpha +- se", "R2", "w/o 1", "gamma", "s", "a*g", "error", "n  ")
+    return Table(("layer", "type", "shape", *names), rows, align="lll" + "r" * len(names))
 
 
 def _number(value: float) -> str:
@@ -61,25 +54,25 @@ BLOCK_LEGEND = (
 
 
 def render_blocks(blocks: pd.DataFrame) -> Table:
-    """Return one line a group, of its block on the diagonal; `LEGEND` says what they mean."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("group", no_wrap=True)
-    for name in ("size", "mean abs", "per entry", "Frobenius", "spectral", "rest"):
-        table.add_column(name, justify="right", no_wrap=True)
-    shown = _level(blocks)
+    """Return one line a group, of its block on the diagonal; `BLOCK_LEGEND` says what they mean."""
+    shown, rows = _level(blocks), []
     for row in shown[shown["row"] == shown["col"]].to_dict("records"):
         error, high = row["frobenius_stderr"], row["spectral_high"]
         spectral = _short(row["spectral"])
-        table.add_row(
-            str(row["row"]),
-            str(row["row_size"]),
-            _short(row["mean_abs"]),
-            _short(row["frobenius_per_entry"]),
-            _short(row["frobenius"]) + (f" +- {_short(error)}" if error > 0 else ""),
-            f"{spectral}..{_short(high)}" if high > row["spectral"] else spectral,
-            _short(_rest(shown, str(row["row"])) / row["frobenius"] if row["frobenius"] else 0.0),
+        rest = _rest(shown, str(row["row"])) / row["frobenius"] if row["frobenius"] else 0.0
+        rows.append(
+            [
+                str(row["row"]),
+                str(row["row_size"]),
+                _short(row["mean_abs"]),
+                _short(row["frobenius_per_entry"]),
+                _short(row["frobenius"]) + (f" +- {_short(error)}" if error > 0 else ""),
+                f"{spectral}..{_short(high)}" if high > row["spectral"] else spectral,
+                _short(rest),
+            ]
         )
-    return table
+    names = ("size", "mean abs", "per entry", "Frobenius", "spectral", "rest")
+    return Table(("group", *names), rows)
 
 
 def order(blocks: pd.DataFrame) -> str:
@@ -119,17 +112,12 @@ _NUMBERS = {
 
 
 def render_kronecker(layers: pd.DataFrame) -> Table:
-    """Return one line a layer and kind of errors; `LEGEND` says what the columns mean."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("layer", "errors"):
-        table.add_column(name, no_wrap=True)
-    for name in _NUMBERS.values():
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in layers.to_dict("records"):
-        numbers = (row[name] for name in _NUMBERS)
-        cells = ("-" if math.isnan(value) else f"{value:.3g}" for value in numbers)
-        table.add_row(str(row["layer"]), str(row["errors"]), *cells)
-    return table
+    """Return one line a layer and kind of errors; `KRONECKER_LEGEND` says what columns mean."""
+    rows = [
+        [str(row["layer"]), str(row["errors"]), *(_short(row[name]) for name in _NUMBERS)]
+        for row in layers.to_dict("records")
+    ]
+    return Table(("layer", "errors", *_NUMBERS.values()), rows, align="ll" + "r" * len(_NUMBERS))
 
 
 def match_lines(layers: pd.DataFrame) -> list[str]:

@@ -18,10 +18,10 @@ from analysis.figure.style import legend, logarithmic, look, marker, new_axes
 from analysis.run.frame import RunWarning
 from analysis.runs import load_history
 from analysis.stats import mean, t_interval
-from analysis.table.build import Cell, Table, build_table
-from analysis.table.model import in_percent, possible
-from analysis.table.select import performance_profile, records
-from analysis.table.timing import SECONDS, comparable, far_apart
+from analysis.table.build import build_table
+from analysis.table.model import Cell, Table, in_percent, possible
+from analysis.table.select import performance_profile
+from analysis.table.timing import SECONDS, far_apart
 
 _UNITS = {"epoch": "epoch", "step": "step", "seconds": "seconds of training", "flops": "FLOPs"}
 
@@ -106,7 +106,7 @@ def curves(runs: pd.DataFrame, source: str, metric: str, x: str) -> Figure:
     """
     table = build_table(runs, metric=_any_metric(runs))
     if x == "seconds":
-        _require_seconds(table, runs)
+        _require_seconds(table)
     series = []
     for index, (label, (cell,)) in enumerate(zip(table.rows, table.cells, strict=True)):
         if not cell.n or (x == "seconds" and math.isnan(cell.seconds_per_epoch)):
@@ -211,7 +211,7 @@ def cost(runs: pd.DataFrame, metric: str) -> Figure:
         ValueError: no run has both, or the times cannot be compared.
     """
     table = build_table(runs, metric=metric, spread="interval")
-    _require_seconds(table, runs)
+    _require_seconds(table)
     figure, axes = new_axes()
     scale = _scale(metric)
     for index, (label, (cell,)) in enumerate(zip(table.rows, table.cells, strict=True)):
@@ -281,7 +281,7 @@ def _any_metric(runs: pd.DataFrame) -> str:
     return "epochs" if "epochs" in runs else "steps"
 
 
-def _require_seconds(table: Table, runs: pd.DataFrame) -> None:
+def _require_seconds(table: Table) -> None:
     """Warn of rows of a table of one column that have no seconds to compare.
 
     Raises:
@@ -291,9 +291,7 @@ def _require_seconds(table: Table, runs: pd.DataFrame) -> None:
     if any(cell.seconds for cell in cells.values()):
         _warn([row for row, cell in cells.items() if cell.n and not cell.seconds])
         return
-    by_id = {str(run["id"]): run for run in records(runs, SECONDS)}
-    _, why = comparable({row: [by_id[one] for one in cell.run_ids] for row, cell in cells.items()})
-    if why:
+    if why := table.timing[0].mixed:
         raise ValueError(f"times cannot be compared: {why}; choose runs with sweep=")
     raise ValueError(f"no finished run here has both {table.metric} and {SECONDS}")
 

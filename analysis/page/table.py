@@ -13,17 +13,17 @@ import pandas as pd
 from analysis.page.budget import NOTHING, RED, Budget, Place, usual
 from analysis.table.build import build_table
 from analysis.table.model import Cell, Run, Table
-from analysis.table.render import comparison_text, markdown_text, value
+from analysis.table.render import comparison_text, value
 from analysis.table.select import REACHED, records
 from analysis.table.timing import (
     GRAPH,
     SECONDS,
     SHARED,
     UNEVEN,
-    comparable,
     is_packed,
-    told_sharing,
+    whose,
 )
+from bench.table_writer import markdown_text
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
@@ -121,7 +121,7 @@ def _judged(
             label: [by_id[run_id] for run_id in line[j].run_ids]
             for label, line in zip(table.rows, table.cells, strict=True)
         }
-        shared, why = comparable(used)
+        shared, why = table.timing[j].apart, table.timing[j].mixed
         target = _target_table(here)
         rows = []
         for i, label in enumerate(table.rows):
@@ -147,7 +147,7 @@ def _judged(
         notes += [f"Seconds withheld: {SECONDS} of {column}: {why}."] if why else []
         notes += [] if why else [_SECONDS.format(runs=timed)]
         if shared and not why:
-            notes.append(_SHARED.format(told=told_sharing(used, shared)))
+            notes.append(_SHARED.format(told=whose(used, shared)))
         every_run = [run for runs_of_row in used.values() for run in runs_of_row]
         if not why and every_run and all(map(is_packed, every_run)):
             notes.append(_ALL_SHARED)

@@ -1,9 +1,8 @@
-"""What a table is: numbers without a form.
+"""What a table over seeds is: its numbers without a form, and which runs share a row.
 
-Which runs share a row of a table: seeds of one variant, and no others.
-
-Where a column holds several variants of one optimizer (a learning-rate grid, a longer training),
-each becomes a row of its own, labelled by what differs: "adamw lr=0.01", "adamw trainer.epochs=30".
+Seeds of one variant do, and no others. Where a column holds several variants of one optimizer (a
+learning-rate grid, a longer training), each becomes a row of its own, labelled by what differs:
+"adamw lr=0.01", "adamw trainer.epochs=30".
 """
 
 from __future__ import annotations
@@ -241,8 +240,27 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Comparable:
+    """Which seconds of a column's runs may be compared.
+
+    ``apart``: the ids of runs that shared their device where others had it alone; their seconds
+    are none of the others'. ``mixed``: why the others' seconds cannot be compared; None: they can.
+    """
+
+    apart: frozenset[str] = frozenset()
+    mixed: str | None = None
+
+    def includes(self, run: Run) -> bool:
+        """Return whether the seconds of ``run`` may stand beside the others'."""
+        return self.mixed is None and str(run["id"]) not in self.apart
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table of numbers, still without a form; ``cells[i][j]`` is row i, column j."""
+    """A table of numbers, still without a form; ``cells[i][j]`` is row i, column j.
+
+    ``timing[j]``: which seconds of column j may be compared.
+    """
 
     metric: str
     corner: str
@@ -250,6 +268,7 @@ class Table:
     columns: tuple[str, ...]
     cells: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
+    timing: tuple[Comparable, ...] = ()
     statistic: Statistic = "mean"
     spread: Spread = "std"
     baseline: str | None = None

@@ -1,8 +1,7 @@
-"""What a table was asked for, found in the runs' frame; a misspelt name is one line.
+"""What a table is asked for, taken from the runs' frame; and times to a target.
 
-Comparisons over several problems, and times to a target where some runs never reach it.
-
-Cells of a time to a target: medians in which a miss counts as longer than the run was.
+A misspelt name is an error of one line. A run that misses the target is censored: its miss counts
+as longer than the run was.
 """
 
 from __future__ import annotations
@@ -107,7 +106,7 @@ def is_target(metric: str) -> bool:
     return metric.startswith(_TARGET) and metric.removeprefix(_TARGET) in _SPENT
 
 
-def tells(run: Run) -> bool:
+def has_target(run: Run) -> bool:
     """Return whether a run says if it reached its target."""
     return isinstance(run.get(REACHED), bool)
 
@@ -122,7 +121,7 @@ def target_cell(cell: Cell, runs: Sequence[Run], metric: str) -> Cell:
     spent: list[float] = []
     ids = []
     for run in runs:
-        if run["state"] not in ("done", "diverged") or not tells(run):
+        if run["state"] not in ("done", "diverged") or not has_target(run):
             continue
         ids.append(str(run["id"]))
         reached = run[REACHED] and run["state"] == "done"

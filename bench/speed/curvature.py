@@ -25,8 +25,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
 from analysis.curvature_core.directions import Directions, gradient_directions
@@ -39,6 +37,7 @@ from bench.files import write_atomically
 from bench.provenance import device_name
 from bench.speed.curvature_peers import Subject, curvlinops_hessian, plain_double_backward, subject
 from bench.speed.stopwatch import say
+from bench.table_writer import Table, drawn
 
 PROG = "python -m bench.speed.curvature"
 PEERS = {"plain": plain_double_backward, "curvlinops": curvlinops_hessian}
@@ -245,15 +244,10 @@ def measure(stage: Stage) -> list[Row]:
 
 
 def render(rows: list[Row]) -> Table:
-    """Return the rows as a table for the terminal."""
-    table = Table(box=box.ASCII_DOUBLE_HEAD, pad_edge=False)
-    table.add_column("engine", no_wrap=True)
-    for name in ("seconds", "x forward", "speed-up", "peak MiB", "error"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("how", no_wrap=True)
+    """Return the rows as a table."""
     slow = next((row.seconds for row in rows if "double_backward" in row.engine), None)
-    for row in rows:
-        table.add_row(
+    cells = [
+        [
             row.engine,
             f"{row.seconds:.3f}",
             f"{row.forwards:.1f}",
@@ -261,8 +255,11 @@ def render(rows: list[Row]) -> Table:
             "-" if row.peak_mib is None else f"{row.peak_mib:.0f}",
             "-" if row.error is None else f"{row.error:.1e}",
             row.how,
-        )
-    return table
+        ]
+        for row in rows
+    ]
+    header = ("engine", "seconds", "x forward", "speed-up", "peak MiB", "error", "how")
+    return Table(header, cells, align="lrrrrrl")
 
 
 def about(stage: Stage) -> dict[str, Any]:
@@ -321,7 +318,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"model={asked.model}: out of memory; use a smaller microbatch") from error
     facts = about(stage)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    options.show(render(rows))
+    options.show(drawn(render(rows), "boxed"))
     print("speed-up: over double backward; peak: memory beyond network and batch, at once")
     for engine, reason in skipped.items():
         print(f"{engine}: left out, {reason}")

@@ -36,6 +36,7 @@ from bench.speed.epoch_table import LEGEND, Row, breakdown, render, starts, step
 from bench.speed.loops import OurLoop, PlainLoop, Variant, make_loader, variants
 from bench.speed.optimizer_step import changes_of, environment
 from bench.speed.stopwatch import Epoch, say
+from bench.table_writer import drawn
 from bench.training.accounting import Cost, ceiling, measure_cost, peak_mib, watch_memory
 from bench.training.evaluation import laid_out
 
@@ -223,7 +224,7 @@ def report(asked: EpochOptions, found: dict[str, Any], about: dict[str, str]) ->
         f"{asked.model} on {asked.dataset}, batch {asked.batch_size}, {per_epoch} steps an epoch"
     )
     print(f"{setting}; {', '.join(f'{key} {value}' for key, value in about.items())}")
-    options.show(render(rows))
+    options.show(drawn(render(rows), "boxed"))
     print(LEGEND)
     if asked.plain:
         print(

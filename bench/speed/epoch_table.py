@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from bench.errors import UserError
 from bench.speed.loops import Pace
 from bench.speed.stopwatch import Epoch
+from bench.table_writer import Table
 from bench.training.accounting import Cost
 
 # A graph is tried at the third step, and nothing is new after it.
@@ -216,14 +215,9 @@ class Row:
 
 
 def render(rows: list[Row]) -> Table:
-    """Return the rows as a table for the terminal."""
-    table = Table(box=box.ASCII_DOUBLE_HEAD, pad_edge=False)
-    table.add_column("loop", no_wrap=True)
-    names = ("s/epoch", "x first", "range", "for data s", "samples/s", "TFLOP/s", "of ceiling")
-    for name in (*names, "peak MiB", "first epoch s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
+    """Return the rows as a table."""
+    cells = [
+        [
             row.loop,
             f"{row.seconds:.3f}",
             _ratio(row.ratio),
@@ -234,8 +228,12 @@ def render(rows: list[Row]) -> Table:
             f"{row.utilisation:.1%}",
             "-" if row.peak_mib is None else f"{row.peak_mib:.0f}",
             f"{row.first_epoch:.1f}",
-        )
-    return table
+        ]
+        for row in rows
+    ]
+    header = ("loop", "s/epoch", "x first", "range", "for data s", "samples/s", "TFLOP/s",
+              "of ceiling", "peak MiB", "first epoch s")  # fmt: skip
+    return Table(header, cells)
 
 
 def _ratio(value: float) -> str:

@@ -19,8 +19,6 @@ from typing import Any, Literal, cast
 import torch
 from omegaconf import OmegaConf
 from pydantic import Field
-from rich import box
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,6 +30,7 @@ from bench.files import write_atomically
 from bench.provenance import device_name
 from bench.public_names import locate
 from bench.speed.stopwatch import Timing, Work, say, side_by_side
+from bench.table_writer import Table, drawn
 
 # CIFAR-10's shape, and what GPT-2 was trained on.
 _SHAPES: dict[type[Shape], Shape] = {
@@ -287,16 +286,10 @@ def measure(asked: StepOptions, device: torch.device) -> list[Row]:
 
 
 def render(rows: list[Row]) -> Table:
-    """Return the rows as a table for the terminal."""
-    table = Table(box=box.ASCII_DOUBLE_HEAD, pad_edge=False)
-    table.add_column("optimizer", no_wrap=True)
+    """Return the rows as a table."""
     against = list(rows[0].ratios)
-    columns = ["ms/step", "quartiles", *(f"x {name}" for name in against)]
-    for name in (*columns, "GFLOP", "extra MiB", "error"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("how", no_wrap=True)
-    for row in rows:
-        table.add_row(
+    cells = [
+        [
             row.optimizer,
             f"{row.timing.median:.3f}",
             f"{row.timing.low:.3f}-{row.timing.high:.3f}",
@@ -305,8 +298,12 @@ def render(rows: list[Row]) -> Table:
             _number(row.extra_mib, ".0f"),
             _number(None if row.error is None else 100 * row.error, ".2f", " %"),
             row.how,
-        )
-    return table
+        ]
+        for row in rows
+    ]
+    numbers = ["ms/step", "quartiles", *(f"x {name}" for name in against)]
+    numbers += ["GFLOP", "extra MiB", "error"]
+    return Table(("optimizer", *numbers, "how"), cells, align=f"l{'r' * len(numbers)}l")
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
@@ -344,7 +341,7 @@ def main(argv: list[str]) -> None:
     about = environment(device)
     what = "" if asked.part == "all" else ", hidden matrices only"
     print(f"{asked.model}{what}, {', '.join(f'{key} {value}' for key, value in about.items())}")
-    options.show(render(rows))
+    options.show(drawn(render(rows), "boxed"))
     print(
         "error: largest relative error of a layer's update against an SVD in float64;\n"
         "GFLOP: matrix products only; extra: peak memory of a step beyond weights and state"

@@ -13,6 +13,7 @@ import pytest
 from analysis import tables
 from analysis.run import wandb_files
 from analysis.runs import RunWarning, load_history, load_runs
+from analysis.table.build import build_table
 
 Sources = tuple[str, str]
 
@@ -74,7 +75,7 @@ def test_the_table_does_not_tell_its_source(both: Sources) -> None:
     options: dict[str, Any] = {"cols": ["dataset"], "metric": "test/accuracy"}
     for form in ("text", "markdown", "csv"):
         texts = {
-            tables.render(tables.build_table(load_runs(source), **options), form)
+            tables.render(build_table(load_runs(source), **options), form)
             for source in (*both, *both)  # each built twice
         }
         assert len(texts) == 1

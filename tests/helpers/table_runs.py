@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.run.frame import RunRecord
-from analysis.table.build import Cell, Table
+from analysis.table.model import Cell, Table
 
 
 def record(

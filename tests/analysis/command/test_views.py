@@ -7,6 +7,7 @@ import pytest
 from analysis.command.views import EXPONENT_LEGEND, render_exponents
 from analysis.measure.exponents import exponents_table
 from bench import options as cli
+from bench.table_writer import drawn
 
 RANK = np.arange(1, 21, dtype=np.float64)
 
@@ -23,7 +24,7 @@ def test_no_terminal_cuts_a_number(
     monkeypatch.setenv("COLUMNS", columns)
     good = directions("layer4.0.downsample.0", "conv", 3 * RANK**-1.5, RANK**-3.0)
     flat = directions("head", "head", np.zeros(5), np.ones(5))
-    cli.show(render_exponents(exponents_table(pd.concat([good, flat], ignore_index=True))))
+    cli.show(drawn(render_exponents(exponents_table(pd.concat([good, flat], ignore_index=True)))))
     header, first, second = capsys.readouterr().out.splitlines()
     expected = ["layer", "type", "shape", "alpha", "+-", "se", "R2", "w/o", "1", "gamma", "s"]
     assert header.split() == [*expected, "a*g", "error", "n"]

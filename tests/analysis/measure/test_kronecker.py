@@ -90,8 +90,8 @@ def test_the_view_names_every_layer(network: nn.Module, data: tuple[Tensor, Tens
     found = measure(network, *data, 4, settings=DOUBLE)
     side = measure_kronecker(network, *data, found.directions, settings=DOUBLE)
     table = render_kronecker(side.layers)
-    assert list(table.columns[0].cells) == side.layers["layer"].tolist()
-    assert f"{side.layers['alpha_kron'][0]:.3g}" in list(table.columns[2].cells)
+    assert [row[0] for row in table.rows] == side.layers["layer"].tolist()
+    assert table.rows[0][2] == f"{side.layers['alpha_kron'][0]:.3g}"
     lines = match_lines(side.layers)
     assert len(lines) == 4
     assert lines[0].startswith("class errors: C_delta has the gradient's rank model in ")

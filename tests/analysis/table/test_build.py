@@ -12,7 +12,8 @@ from analysis import stats
 from analysis import stats as bootstrap
 from analysis.run.frame import RunRecord, frame
 from analysis.table import comparisons
-from analysis.table.build import Table, build_table
+from analysis.table.build import build_table
+from analysis.table.model import Table
 
 
 def test_mean_and_sample_std_over_seeds(runs: Any) -> None:

@@ -9,7 +9,8 @@ import pytest
 from table_runs import only, record
 
 from analysis.run.frame import RunRecord, frame
-from analysis.table.build import Table, build_table
+from analysis.table.build import build_table
+from analysis.table.model import Table
 
 H100 = {"device": "NVIDIA H100", "packed": False, "optimizer_source": "a"}
 

@@ -3,18 +3,14 @@ from __future__ import annotations
 import csv
 import io
 import math
-import shutil
-import subprocess
-from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analysis.stats import Interval
-from analysis.table.build import Cell, Table
 from analysis.table.comparisons import Comparison
-from analysis.table.render import Part, Shown, html, latex, render
+from analysis.table.model import Cell, Table
+from analysis.table.render import render
 
 NAN = math.nan
 
@@ -145,23 +141,6 @@ def test_nothing_is_said_of_the_best_where_none_is_marked() -> None:
     assert "best" not in render(plain, "text") + render(plain, "markdown")
 
 
-@pytest.mark.parametrize("variable", ["COLUMNS", "FORCE_COLOR", "NO_COLOR", "TERM", "LINES"])
-def test_the_environment_changes_no_byte(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A narrow terminal must not cut numbers, nor a CI variable add colours to a file."""
-    wide = table(columns=("digits/" + "x" * 90, "y"))
-    before = [render(wide, form) for form in ("text", "markdown", "csv")]
-    monkeypatch.setenv(variable, "20" if variable != "TERM" else "xterm-256color")
-    assert [render(wide, form) for form in ("text", "markdown", "csv")] == before
-    assert "x" * 90 in before[0]
-    assert "\x1b" not in before[0]
-
-
-def test_a_terminal_shows_the_best_in_bold() -> None:
-    shown = render(table(), "text", terminal=True)
-    assert "\x1b[1m* 94.00 ± 1.00 (2/3, 1 diverged)\x1b[0m" in shown
-    assert shown.replace("\x1b[1m", "").replace("\x1b[0m", "") == render(table(), "text")
-
-
 BETTER = Comparison(0.0123, Interval(0.001, 0.0236), 3, "t", 0.01, 0.02, "better")
 ALONE = Comparison(-0.5, Interval(NAN, NAN), 1, "t", NAN, NAN, "not shown")
 NOBODY = Comparison(NAN, Interval(NAN, NAN), 0, "t", NAN, NAN, "not shown")
@@ -231,75 +210,3 @@ def test_an_interval_ends_where_an_accuracy_can() -> None:
     wide = cell(0.99, 0.01, 3, interval=Interval(0.96, 1.02))
     one = table(rows=("a",), columns=("c",), cells=((wide,),), spread="interval")
     assert "99.00 [96.00, 100.00]" in render(one, "markdown")
-
-
-WORDS = Shown(
-    header=("optimizer", "digits_1/a&b", "s/epoch"),
-    rows=(
-        ("adamw lr=1e-3 {x}", (Part("93.21 ± 0.15", "(3/3)", best=True), Part("–"))),
-        ("<sgd> #2 50%", (Part("50.00", "(1/3, 2 diverged)"), Part("1.235"))),
-    ),
-    notes=("All_of & it.",),
-    best_note="best mean of its column.",
-    ids=("adamw, digits: a, b",),
-)
-
-
-def test_latex_is_booktabs_and_escaped() -> None:
-    lines = latex(WORDS, False).splitlines()
-    assert lines[1:4] == [
-        r"\begin{tabular}{lrr}",
-        r"\toprule",
-        r"optimizer & digits\_1/a\&b & s/epoch \\",
-    ]
-    assert lines[5] == r"adamw lr=1e-3 \{x\} & \textbf{93.21 $\pm$ 0.15} (3/3) & -- \\"
-    assert lines[6] == r"$<$sgd$>$ \#2 50\% & 50.00 (1/3, 2 diverged) & 1.235 \\"
-    assert lines[7:9] == [r"\bottomrule", r"\end{tabular}"]
-    assert lines[9:] == ["% bold: best mean of its column.", "% All_of & it."]
-    assert latex(WORDS, True).splitlines()[-1] == "% adamw, digits: a, b"
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on this machine")
-def test_latex_compiles(tmp_path: Path) -> None:
-    whole = [r"\documentclass{article}\usepackage{booktabs}\begin{document}", latex(WORDS, True)]
-    (tmp_path / "t.tex").write_text("\n".join([*whole, r"\end{document}"]))
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
-    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
-
-
-class Cells(HTMLParser):
-    """The cells of each row of a table."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-
-
-def test_html_holds_every_cell_escaped() -> None:
-    parser = Cells()
-    text = html(WORDS, True)
-    parser.feed(text)
-    assert parser.open == []
-    assert parser.rows == [
-        ["optimizer", "digits_1/a&b", "s/epoch"],
-        ["adamw lr=1e-3 {x}", "93.21 ± 0.15 (3/3)", "–"],
-        ["<sgd> #2 50%", "50.00 (1/3, 2 diverged)", "1.235"],
-    ]
-    assert "<b>93.21 ± 0.15</b>" in text
-    assert "<li>adamw, digits: a, b</li>" in text
-    assert "adamw, digits: a, b" not in html(WORDS, False)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.run.frame import RunRecord, frame
-from analysis.table.build import Table, build_table
+from analysis.table.build import build_table
+from analysis.table.model import Table
 from analysis.table.render import render
 from analysis.table.select import TargetTime, is_target, performance_profile, time_to_target
 

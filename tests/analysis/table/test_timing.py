@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from analysis.table.timing import comparable, far_apart, is_timing, mixture, sharing, told_sharing
+from analysis.table.model import Comparable
+from analysis.table.timing import comparable, far_apart, is_timing, whose
 
 
 def run(
@@ -18,6 +19,7 @@ def run(
         "optimizer": "muon",
         "variant": "one",
         "cuda_graph": True,
+        "id": "x",
         **more,
     }
 
@@ -27,16 +29,15 @@ def run(
     [
         ({"device": "H200"}, "2 device models (H100, H200)"),
         ({"device": None}, "2 device models (H100, a device not recorded)"),
-        ({"provenance.packed": True}, "1 of 2 runs shared their device with others (packed)"),
-        ({"provenance.packed": 4.0}, "1 of 2 runs shared their device with others (packed)"),
         ({"source": "v2"}, "2 versions of the code of t.Muon"),
         ({"cuda_graph": False}, "1 of 2 runs of muon had no CUDA graph"),
     ],
 )
 def test_what_is_not_mixed(other: dict[str, Any], why: str) -> None:
-    found = mixture([run(), run(**other)])
-    assert found is not None
-    assert why in found
+    found = comparable([run(), run(**other)])
+    assert why in str(found.mixed)
+    assert not found.apart
+    assert not found.includes(run())
 
 
 @pytest.mark.parametrize(
@@ -51,20 +52,23 @@ def test_what_is_not_mixed(other: dict[str, Any], why: str) -> None:
     ],
 )
 def test_what_is_alike(other: dict[str, Any]) -> None:
-    assert mixture([run(), run(**other)]) is None
-    assert mixture([]) is None
-    assert mixture([run(device=None), run(device=None)]) is None
+    assert comparable([run(), run(**other)]) == Comparable()
+    assert comparable([]) == Comparable()
+    assert comparable([run(device=None), run(device=None)]) == Comparable()
 
 
 def test_runs_that_shared_their_device_stand_apart_from_those_that_had_it_alone() -> None:
     alone, packed = run(id="x"), run(id="y", **{"provenance.packed": 3.0})
     again = run(id="z", **{"provenance.packed": True})
+    found = comparable([alone, packed, alone, again])
+    assert found == Comparable(frozenset({"y", "z"}))
+    assert [found.includes(one) for one in (alone, packed, again)] == [True, False, False]
     rows = {"a": [alone], "b": [packed], "c": [alone, again], "d": []}
-    assert sharing(rows) == {"y", "z"}
-    assert comparable(rows) == ({"y", "z"}, None)
-    assert told_sharing(rows, {"y", "z"}) == "b; 1 of 2 runs of c"
-    assert sharing({"a": [packed], "b": [again], "c": []}) == set()
-    assert sharing({"a": [alone], "b": []}) == set() == sharing({})
+    assert whose(rows, found.apart) == "b; 1 of 2 runs of c"
+    assert comparable([packed, again]) == Comparable() == comparable([alone])
+    other = run(id="w", device="H200")
+    assert "2 device models" in str(comparable([alone, packed, other]).mixed)
+    assert comparable([alone, run("H200", id="v", **{"provenance.packed": 2.0})]).mixed is None
 
 
 def test_names_of_times() -> None:

@@ -94,7 +94,7 @@ def test_speed_up_is_over_double_backward() -> None:
         command.Row("sweep", 2.0, 1.0, 5.0, 1e-8, 10, ""),
         command.Row("double_backward", 30.0, 15.0, None, None, 10, ""),
     ]
-    cells = [list(column.cells) for column in render(rows).columns]
+    cells = [list(column) for column in zip(*render(rows).rows, strict=True)]
     assert cells[3] == ["15.0", "1.0"]
     assert cells[4] == ["5", "-"]
 

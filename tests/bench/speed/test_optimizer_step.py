@@ -43,7 +43,7 @@ def test_every_optimizer_gets_a_row_with_paired_ratios() -> None:
     assert rows[0].error is None and rows[1].error is None
     # AdamW keeps two moments of every weight, the others one of a hidden matrix.
     assert rows[0].state_mib > rows[1].state_mib
-    assert render(rows).row_count == 3
+    assert len(render(rows).rows) == 3
 
 
 def test_flops_are_those_of_the_newton_schulz_products() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.command.options import find_run, require_done
+from analysis.command.measuring import find_run, require_done
 from bench.errors import UserError
 
 
