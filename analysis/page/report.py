@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from analysis.figure.lines import chart
 from analysis.figure.seeds import over_seeds, unit_of
 from analysis.run.measured import read_table
-from analysis.table.model import Cell, Table, in_percent
+from analysis.table.model import Cell, Table
 from analysis.table.render import comparison_text, value
 from bench.config import load
 from bench.errors import UserError
@@ -105,13 +105,14 @@ class Row:
     command: str
 
 
-def rows(table: Table, runs: pd.DataFrame, source: str) -> list[Row]:
+def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False) -> list[Row]:
     """Return the leaderboard, best first within each dataset and model; rows without runs left out.
 
     Args:
         table: of rows optimizer and columns dataset and model, with intervals.
         runs: the frame that the table was built from.
         source: what was loaded, where configs lie if it is a folder.
+        falling: whether a smaller number is better.
     """
     by_id: dict[str, dict[str, Any]] = {
         str(run["id"]): {str(name): told for name, told in run.items()}
@@ -142,14 +143,16 @@ def rows(table: Table, runs: pd.DataFrame, source: str) -> list[Row]:
                     command=_command(source, used),
                 )
             )
-    worst = -math.inf
+    sign = 1 if falling else -1
     return sorted(
         found,
-        key=lambda row: (row.dataset, row.model, -(row.cell.mean if row.cell.n else worst)),
+        key=lambda row: (row.dataset, row.model, sign * row.cell.mean if row.cell.n else math.inf),
     )
 
 
-def chart_of(of: Sequence[Row], source: str, metric: str, detail: str) -> Figure | None:
+def chart_of(
+    of: Sequence[Row], source: str, metric: str, detail: str, *, falling: bool = False
+) -> Figure | None:
     """Return the curves of the rows of one dataset and model; None where none has a history."""
     series = [
         over_seeds(row.label, row.place, source=source, run_ids=row.cell.run_ids, metric=metric)
@@ -158,7 +161,7 @@ def chart_of(of: Sequence[Row], source: str, metric: str, detail: str) -> Figure
     return chart(
         [one for one in series if one is not None],
         title=f"{of[0].model} on {of[0].dataset}", detail=f"{metric} against epochs; {detail}",
-        x_label="epochs", y_label=unit_of(metric), falling=not in_percent(metric),
+        x_label="epochs", y_label=unit_of(metric), falling=falling,
     )  # fmt: skip
 
 

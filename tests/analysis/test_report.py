@@ -95,6 +95,23 @@ def test_a_band_is_the_interval_of_the_seeds(source: Path) -> None:
     assert (at_5.min(), at_5.max()) == pytest.approx(ends)
 
 
+def test_it_takes_the_options_of_the_tables(runs: Any, tmp_path: Path) -> None:
+    for name, errors in (("a", [3.0, 3.1]), ("b", [1.0, 1.1])):
+        for seed, error in enumerate(errors):
+            config = runs.config(name, seed)
+            history = [{"step": e, "epoch": float(e), "test/mse": error / e} for e in (1, 2)]
+            summary = runs.summary(0.5, **{"test/mse": error})
+            runs.folder(tmp_path / "runs", config, summary, history=history)
+    out = tmp_path / "r.html"
+    argv = [f"source={tmp_path / 'runs'}", "metric=test/mse", "baseline=a", f"out={out}"]
+    with pytest.raises(UserError, match="better=higher or better=lower"):
+        report.main(argv)
+    report.main([*argv, "better=lower", "spread=std", "seeds=0,1"])
+    text = out.read_text()
+    assert text.index('<th scope="row" data-value="b">') < text.index('data-value="a">')
+    assert "1.0500 ± 0.0707" in text and "-2.0000 [" in text
+
+
 def test_mistakes_are_one_line(source: Path, tmp_path: Path) -> None:
     for argv, message in (
         ([f"source={tmp_path}/no"], "no such folder of runs"),
