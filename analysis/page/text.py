@@ -14,6 +14,12 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
+def phrase(template: str, macro: str, *values: Any) -> str:
+    """Return what a macro of a template says of ``values``."""
+    module = _environment().get_template(template).module
+    return str(getattr(module, macro)(*values))
+
+
 def listed(names: Iterable[str]) -> str:
     """Return "a, b and c"."""
     *most, last = names
