@@ -91,24 +91,10 @@ def drawn(found: Results, x: str) -> list[Row]:
     return [*named, *rest][:_SHOWN]
 
 
-def words(found: Results) -> str:
-    """Return what the figures of ``found`` show."""
-    told = (
-        "Lines are means over seeds, bands their 95 % intervals (Student's t); rows of fewer than"
-        f" {SEEDS} seeds are not drawn where others have more. Seconds are epochs times the"
-        " table's s/epoch."
-    )
-    parts = [told, *(missing(found, x) for x in axes(found))]
-    return " ".join(part for part in parts if part) + "\n"
-
-
-def missing(found: Results, x: str) -> str:
-    """Return which rows with results the figure against ``x`` leaves out; empty for none."""
+def missing(found: Results, x: str) -> list[str]:
+    """Return the rows with results that the figure against ``x`` leaves out."""
     shown = drawn(found, x)
-    absent = [f"`{row.label}`" for row in found.rows if row.cell.n and row not in shown]
-    if not absent:
-        return ""
-    return f"Not drawn against {AXES[x]}: {', '.join(absent)}."
+    return [row.label for row in found.rows if row.cell.n and row not in shown]
 
 
 def _epoch(row: Row, runs: pd.DataFrame, x: str) -> float:
