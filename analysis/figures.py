@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 
 from analysis.command.messages import user_messages
+from analysis.command.options import RunOptions
 from analysis.figure import curvature, seeds
 from analysis.figure.style import save, styled
 from analysis.runs import load_runs
@@ -24,7 +25,7 @@ from bench import options as cli
 from bench.errors import UserError
 
 
-class FigureOptions(cli.Options):
+class FigureOptions(RunOptions):
     """Options of ``spectral-bench figures``."""
 
     kind: Literal["curves", "sensitivity", "profile", "cost", "curvature"] = Field(
@@ -33,8 +34,6 @@ class FigureOptions(cli.Options):
         " factor of the fastest to the target; metric against seconds per epoch; all figures of"
         " what analysis.curvature measured",
     )
-    source: str = Field("runs", description="folder, archives, offline:<folder> or wandb:<e>/<p>")
-    sweep: str | None = Field(None, description="only the runs of this sweep")
     dataset: str | None = Field(None, description="only this dataset; needed where there are more")
     model: str | None = Field(None, description="only this model; likewise")
     metric: str = Field("test/accuracy", description="a number of summaries, or of histories")

@@ -6,31 +6,27 @@ spectral-bench report source=runs sweep=digits baseline=adamw out=report.html
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import pandas as pd
 from pydantic import Field
 
-from analysis.command.messages import user_messages
+from analysis.command.messages import user_messages, writing
+from analysis.command.options import ComparisonOptions
+from analysis.figure.seeds import circumstances
+from analysis.figure.style import svg
 from analysis.page import report as report_data
-from analysis.page.charts import COLOURS, curves
+from analysis.page.text import render
 from analysis.run.archive import local
 from analysis.runs import load_runs
-from analysis.table.build import build_table
-from analysis.table.model import in_percent
+from analysis.table.build import direction
+from analysis.table.model import Spread, in_percent
 from bench import options as cli
-from bench.errors import UserError
-from bench.tuning.spec import looks_of
 
 
-class ReportOptions(cli.Options):
+class ReportOptions(ComparisonOptions):
     """Options of ``spectral-bench report``."""
 
-    source: str = Field("runs", description="folder, archives, offline:<folder> or wandb:<e>/<p>")
-    sweep: str | None = Field(None, description="only the runs of this sweep")
-    metric: str = Field("test/accuracy", description="a number of the runs' summaries")
-    baseline: str | None = Field(None, description="compare with this row, paired by seed")
+    spread: Spread = Field("interval", description="beside each mean; std: standard deviation")
     title: str = Field("Optimizers compared", description="of the page")
     out: Path = Field(Path("report.html"), description="the page")
 
@@ -42,15 +38,13 @@ def main(argv: list[str]) -> None:
         argv,
         prog="spectral-bench report",
         description="Write one self-contained HTML page: leaderboard, curves, exponents, failures.",
-        examples=["source=runs sweep=digits baseline=adamw", "source=wandb:me/spectral-bench"],
-    )
+        examples=["source=runs sweep=digits baseline=adamw", "source=wandb:me/spectral-bench",
+                  "metric=test/mse better=lower"],
+    )  # fmt: skip
     with user_messages(options.source):
         text = page(load_runs(options.source), options)
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(options.out):
         options.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"out={options.out}: {error.strerror}; name another file") from error
     print(f"{options.out}: {len(text) / 1024:.0f} KiB; open it in a browser")
 
 
@@ -60,26 +54,24 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
     Raises:
         ValueError: as `analysis.table.build.build_table`.
     """
-    table = build_table(
-        runs, metric=options.metric, sweep=options.sweep, baseline=options.baseline,
-        spread="interval", looks=looks_of(options.sweep or ""),
-    )  # fmt: skip
+    table = options.table(runs)
     if options.sweep is not None:
         runs = runs[runs["sweep"] == options.sweep]
     source = local(options.source)
-    rows = report_data.rows(table, runs, source)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis.page"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    return environment.get_template("report.html").render(
+    falling = options.better == "lower" or (
+        options.better is None and direction(options.metric) < 0
+    )
+    rows = report_data.rows(table, runs, source, falling=falling)
+    return render(
+        "report.html.j2",
         title=options.title,
         metric=options.metric,
         unit=" (%)" if in_percent(options.metric) else "",
         baseline=options.baseline,
+        interval=options.spread == "interval",
         rows=rows,
         runs=len(runs),
-        charts=_charts(rows, source, options.metric),
+        charts=_charts(rows, runs, source, options.metric, falling),
         exponents=report_data.exponents(rows, source),
         failures=report_data.failures(runs, source),
         provenance=report_data.provenance(runs),
@@ -88,24 +80,22 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
             name: sorted({getattr(row, name) for row in rows})
             for name in ("dataset", "model", "optimizer")
         },
-        colours=COLOURS,
     )
 
 
-def _charts(rows: list[report_data.Row], source: str, metric: str) -> list[dict[str, Any]]:
+def _charts(
+    rows: list[report_data.Row], runs: pd.DataFrame, source: str, metric: str, falling: bool
+) -> list[dict[str, str]]:
     """Return a chart for each dataset and model whose runs have a history of the metric."""
-    found = []
-    for where in sorted({(row.dataset, row.model) for row in rows}):
-        here = [row for row in rows if (row.dataset, row.model) == where]
-        drawn = report_data.lines(here, source, metric)
-        unit = " (%)" if in_percent(metric) else ""
-        svg = curves(
-            drawn, x_label="epoch", y_label=f"{metric}{unit}", falling=not in_percent(metric)
-        )
-        if svg:
-            legend = [(line.label, line.colour) for line in drawn]
-            found.append({"dataset": where[0], "model": where[1], "svg": svg, "legend": legend})
-    return found
+    charts = []
+    for dataset, model in sorted({(row.dataset, row.model) for row in rows}):
+        here = [row for row in rows if (row.dataset, row.model) == (dataset, model)]
+        detail = circumstances(runs[(runs["dataset"] == dataset) & (runs["model"] == model)])
+        figure = report_data.chart_of(here, source, metric, detail, falling=falling)
+        if figure is not None:
+            figure.set_label(f"{dataset} / {model}: {metric} against epochs")
+            charts.append({"dataset": dataset, "model": model, "svg": svg(figure)})
+    return charts
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from analysis.page.results import FRONT, SENTENCE, pages
+from analysis.page.results import FRONT, pages
 from analysis.page.study import studies
 from analysis.page.sweeps import table
 from analysis.run.frame import RunWarning
@@ -87,11 +87,10 @@ def _files(options: ResultsOptions) -> dict[Path, str]:
         raise UserError(f"sweeps={options.sweeps}: no such folder")
     link = Path(os.path.relpath(options.figures, options.out.parent)).as_posix()
     found = studies(options.results, options.sweeps)
-    made = pages(found, link)
-    page, sentence = made.pop("RESULTS.md"), made.pop(SENTENCE, "")
-    files = {options.out: page, **{options.figures / name: made[name] for name in sorted(made)}}
+    page, front, drawn = pages(found, link)
+    files = {options.out: page, **{options.figures / name: text for name, text in drawn.items()}}
     parts = {
-        options.readme: ("front", _front(options, sentence)),
+        options.readme: ("front", _front(options, front)),
         options.listing: ("sweeps", table(options.sweeps, found)),
     }
     for path, (mark, text) in parts.items():

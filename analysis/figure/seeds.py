@@ -1,17 +1,19 @@
-"""What the figures draw: each function takes the runs' frame and returns a figure."""
+"""Figures over seeds: each function takes the runs' frame and returns a figure."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.figure.lines import Series, chart
 from analysis.figure.style import legend, logarithmic, look, marker, new_axes
 from analysis.run.frame import RunWarning
 from analysis.runs import load_history
@@ -24,6 +26,75 @@ from analysis.table.timing import SECONDS, far_apart
 _UNITS = {"epoch": "epoch", "step": "step", "seconds": "seconds of training", "flops": "FLOPs"}
 
 
+def over_seeds(
+    label: str,
+    place: int,
+    *,
+    source: str,
+    run_ids: Sequence[str],
+    metric: str,
+    along: Literal["epoch", "step"] = "epoch",
+    unit: float = 1.0,
+) -> Series | None:
+    """Return ``metric`` of the histories: mean over runs, band of its 95 % interval (Student's t).
+
+    Args:
+        label: of the curve.
+        place: of the curve, for its colour.
+        source: where the histories are.
+        run_ids: the runs, a seed each; one without a history is left out.
+        metric: a column of the histories.
+        along: what is matched between runs.
+        unit: what an epoch or step is on the axis.
+
+    Returns:
+        None where no run has such a history.
+    """
+    columns = []
+    for run_id in run_ids:
+        with suppress(ValueError):  # no history
+            history = load_history(source, run_id)
+            if metric in history and along in history:
+                columns.append(history.dropna(subset=[metric]).set_index(along)[metric])
+    if not columns:
+        return None
+    whole = pd.concat(columns, axis=1, join="inner").sort_index()
+    values = _scale(metric) * whole.to_numpy(dtype=np.float64)
+    middle = np.array([mean(one) for one in values])
+    ends = possible(metric, np.array([t_interval(one) for one in values]).reshape(-1, 2))
+    low, high = np.where(np.isnan(ends), middle[:, None], ends).T
+    return Series(label, place, unit * whole.index.to_numpy(dtype=np.float64), middle, low, high)
+
+
+def unit_of(metric: str) -> str:
+    """Return a metric as an axis names it."""
+    return f"{metric} (%)" if in_percent(metric) else metric
+
+
+def circumstances(runs: pd.DataFrame) -> str:
+    """Return how long ``runs`` trained and how many seeds a row has: "8 epochs, 5 to 10 seeds"."""
+    parts = []
+    if "config.trainer.epochs" in runs and len(runs):
+        parts.append(_counted(runs["config.trainer.epochs"].dropna().tolist(), "epoch"))
+    named = runs[runs["variant"].notna()]
+    if len(named):
+        seeds = named.groupby(["optimizer", "variant"], sort=True)["seed"].nunique()
+        parts.append(_counted(seeds.tolist(), "seed"))
+    return ", ".join(part for part in parts if part)
+
+
+def _counted(numbers: Sequence[float], noun: str) -> str:
+    if not numbers:
+        return ""
+    low, high = min(numbers), max(numbers)
+    count = f"{high:g}" if low == high else f"{low:g} to {high:g}"
+    return f"{count} {noun}{'s' * (high != 1)}"
+
+
+def _scale(metric: str) -> float:
+    return 100.0 if in_percent(metric) else 1.0
+
+
 def curves(runs: pd.DataFrame, source: str, metric: str, x: str) -> Figure:
     """Draw ``metric`` of the histories against ``x``: mean over seeds, band of its 95 % interval.
 
@@ -34,36 +105,41 @@ def curves(runs: pd.DataFrame, source: str, metric: str, x: str) -> Figure:
         ValueError: no run has such a history, or times that cannot be compared.
     """
     table = build_table(runs, metric=_any_metric(runs))
-    by_id = {str(run["id"]): run for run in runs.to_dict("records")}
     if x == "seconds":
         _require_seconds(table)
-    figure, axes = new_axes()
-    scale = 100.0 if in_percent(metric) else 1.0
+    series = []
     for index, (label, (cell,)) in enumerate(zip(table.rows, table.cells, strict=True)):
-        if x == "seconds" and math.isnan(cell.seconds_per_epoch):
+        if not cell.n or (x == "seconds" and math.isnan(cell.seconds_per_epoch)):
             continue
-        series = []
-        for run_id in cell.run_ids:
-            history = load_history(source, run_id)
-            if metric in history:
-                rows = history.dropna(subset=[metric])
-                along = _along(rows, by_id[run_id], cell, x)
-                series.append((along, scale * rows[metric].to_numpy()))
-        if not series:
-            continue
-        shortest = min(len(values) for _, values in series)
-        values = np.array([values[:shortest] for _, values in series])
-        at = np.mean([along[:shortest] for along, _ in series], axis=0)
-        axes.plot(at, values.mean(axis=0), label=label, **look(index))
-        if len(series) > 1:
-            ends = possible(metric, np.array([t_interval(column) for column in values.T]))
-            axes.fill_between(at, ends[:, 0], ends[:, 1], alpha=0.15, color=look(index)["color"])
-    if not axes.lines:
+        own = runs[runs["id"].isin(cell.run_ids)]
+        one = over_seeds(
+            label, index, source=source, run_ids=cell.run_ids, metric=metric,
+            along="epoch" if x in ("epoch", "seconds") else "step", unit=_unit(own, cell, x),
+        )  # fmt: skip
+        series += [one] if one else []
+    log = x == "seconds" and far_apart([one.x[-1] for one in series])
+    figure = chart(
+        series, title=_where(runs), detail=f"{metric} against {_UNITS[x]}; {circumstances(runs)}",
+        x_label=f"{_UNITS[x]} (logarithmic)" if log else _UNITS[x], y_label=unit_of(metric),
+        log=log, falling=not in_percent(metric),
+    )  # fmt: skip
+    if figure is None:
         raise ValueError(f"no run here has a history of {metric}")
-    last = [float(np.asarray(line.get_xdata())[-1]) for line in axes.lines]
-    _label(axes, _UNITS[x], metric, seconds=last if x == "seconds" else ())
-    legend(figure, axes)
     return figure
+
+
+def _unit(runs: pd.DataFrame, cell: Cell, x: str) -> float:
+    """Return what an epoch (or step) of a row is on the axis ``x``."""
+    if x != "flops":
+        return cell.seconds_per_epoch if x == "seconds" else 1.0
+    for run in runs.to_dict("records"):
+        if pd.isna(run.get("flops/total", math.nan)):
+            raise ValueError(f"{run['id']} did not count its FLOPs; use x=epoch")
+    return float((runs["flops/total"] / runs["steps"]).mean())
+
+
+def _where(runs: pd.DataFrame) -> str:
+    return " and ".join(sorted(set(runs["model"] + " on " + runs["dataset"])))
 
 
 def sensitivity(runs: pd.DataFrame, metric: str) -> Figure:
@@ -76,31 +152,54 @@ def sensitivity(runs: pd.DataFrame, metric: str) -> Figure:
     """
     if "config.optimizer.lr" not in runs or runs["config.optimizer.lr"].nunique() < 2:
         raise ValueError("a sensitivity needs runs of several optimizer.lr")
-    figure, axes = new_axes()
-    scale = 100.0 if in_percent(metric) else 1.0
-    for index, (name, of_one) in enumerate(runs.groupby("optimizer", sort=True)):
-        points: list[tuple[float, float, float, float]] = []
-        lost = []
-        for rate, group in of_one.groupby("config.optimizer.lr"):
-            done = group[group["state"] == "done"][metric].dropna()
-            if (group["state"] == "diverged").any():
-                lost.append(float(rate))  # type: ignore[arg-type]
-            if len(done):
-                low, high = possible(metric, t_interval(scale * done.to_numpy()))
-                points.append((float(rate), scale * mean(done.to_numpy()), low, high))  # type: ignore[arg-type]
-        if not points:
-            continue
-        at, middle, low_ends, high_ends = np.array(sorted(points)).T
-        axes.plot(at, middle, marker="o", markersize=4, label=str(name), **look(index))
-        axes.fill_between(at, low_ends, high_ends, alpha=0.15, color=look(index)["color"])
-        edge = axes.get_xaxis_transform()
-        axes.scatter(
-            lost, [0.02] * len(lost), marker="x", color=look(index)["color"], transform=edge
-        )
-    axes.set_xscale("log")
-    _label(axes, "learning rate (x: a seed diverged)", metric)
-    legend(figure, axes)
+    points, lost = [], []
+    for (name, rate), group in runs.groupby(["optimizer", "config.optimizer.lr"], sort=True):
+        done = group[group["state"] == "done"][metric].dropna().to_numpy()
+        if (group["state"] == "diverged").any():
+            lost.append((name, rate))
+        value = mean(done) if len(done) else math.nan
+        points.append((name, rate, value, *(t_interval(done) if len(done) else (value, value))))
+    names = sorted(set(runs["optimizer"]))
+    places = {name: place for place, name in enumerate(names)}
+    frame = pd.DataFrame(points, columns=RATES)
+    figure = rate_chart(frame, places, metric, title=_where(runs), detail=circumstances(runs))
+    if figure is None:
+        raise ValueError(f"no optimizer here has {metric} at two learning rates")
+    axes = figure.axes[0]
+    axes.set_xlabel("learning rate (x: a seed diverged)")
+    for name, rate in lost:
+        axes.scatter([rate], [0.02], marker="x", color=look(places[name])["color"],
+                     transform=axes.get_xaxis_transform())  # fmt: skip
     return figure
+
+
+RATES = ["optimizer", "lr", "value", "low", "high"]  # columns of what `rate_chart` draws
+
+
+def rate_chart(
+    points: pd.DataFrame, places: Mapping[str, int], metric: str, *, title: str, detail: str
+) -> Figure | None:
+    """Draw ``metric`` against the learning rate; None where no optimizer has two rates.
+
+    Args:
+        points: columns `RATES`; the ends are NaN where there is no interval.
+        places: of each optimizer, for its colour.
+        metric: what the values are.
+        title: of the figure.
+        detail: of the runs behind it.
+    """
+    series = []
+    for name, rows in points.dropna(subset=["value"]).groupby("optimizer", sort=True):
+        at, middle, *ends = rows[RATES[1:]].to_numpy(dtype=np.float64).T
+        middle = _scale(metric) * middle
+        within = possible(metric, _scale(metric) * np.array(ends))
+        low, high = np.where(np.isnan(within), middle, within)
+        rings = np.full(len(at), 1.8)
+        series.append(Series(str(name), places[str(name)], at, middle, low, high, rings=rings))
+    return chart(
+        series, title=title, detail=f"{metric} against the learning rate; {detail}",
+        x_label="learning rate", y_label=unit_of(metric), log=True, falling=not in_percent(metric),
+    )  # fmt: skip
 
 
 def cost(runs: pd.DataFrame, metric: str) -> Figure:
@@ -114,7 +213,7 @@ def cost(runs: pd.DataFrame, metric: str) -> Figure:
     table = build_table(runs, metric=metric, spread="interval")
     _require_seconds(table)
     figure, axes = new_axes()
-    scale = 100.0 if in_percent(metric) else 1.0
+    scale = _scale(metric)
     for index, (label, (cell,)) in enumerate(zip(table.rows, table.cells, strict=True)):
         if not cell.n or math.isnan(cell.seconds_per_epoch):
             continue
@@ -124,6 +223,7 @@ def cost(runs: pd.DataFrame, metric: str) -> Figure:
         axes.errorbar([cell.seconds_per_epoch], [middle], yerr=errors, label=label, **shape)
     times = [cell.seconds_per_epoch for (cell,) in table.cells if cell.seconds]
     _label(axes, "seconds per epoch", metric, seconds=times)
+    axes.set_title(f"{_where(runs)}; {circumstances(runs)}", fontsize=9, loc="left")
     legend(figure, axes)
     return figure
 
@@ -181,16 +281,6 @@ def _any_metric(runs: pd.DataFrame) -> str:
     return "epochs" if "epochs" in runs else "steps"
 
 
-def _along(rows: pd.DataFrame, run: dict[Any, Any], cell: Cell, x: str) -> np.ndarray[Any, Any]:
-    if x in ("epoch", "step"):
-        return rows[x].to_numpy(dtype=np.float64)
-    if x == "seconds":
-        return rows["epoch"].to_numpy() * cell.seconds_per_epoch
-    if "flops/total" not in run or pd.isna(run["flops/total"]):
-        raise ValueError(f"{run['id']} did not count its FLOPs; use x=epoch")
-    return rows["step"].to_numpy() * float(run["flops/total"]) / float(run["steps"])
-
-
 def _require_seconds(table: Table) -> None:
     """Warn of rows of a table of one column that have no seconds to compare.
 
@@ -212,4 +302,4 @@ def _label(axes: Axes, x: str, metric: str, *, seconds: Sequence[float] = ()) ->
         logarithmic(axes)
         x += " (logarithmic)"
     axes.set_xlabel(x)
-    axes.set_ylabel(f"{metric} (%)" if in_percent(metric) else metric)
+    axes.set_ylabel(unit_of(metric))

@@ -1,38 +1,66 @@
-"""One look for every figure: colours that colour-blind readers can tell apart, thin frames."""
+"""One look for every figure, and the files of figures: PNG, PDF, and SVG for light and dark pages.
+
+The same figure gives the same bytes: text stays text, at fixed places, in the font that matplotlib
+brings with it; an SVG's coordinates are rounded, so that neither another machine's last digits nor
+its fonts show.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# Okabe and Ito (2008), without yellow, which is too pale on paper.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#7b4fb5", "#444444")
-DASHES = ("-", "--", ":")
-MARKERS = ("o", "s", "^")
+# After Okabe and Ito (2008), which colour-blind readers can tell apart; dark enough for white.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0418a", "#8a6d00", "#2e9bd6", "#7b4fb5", "#555555")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+MARKERS = ("o", "s", "^", "D")
+INK, SOFT, GRID, PAGE = "#1f2328", "#424a53", "#d9dee3", "#ffffff"
+# What a colour becomes where the reader's page is dark; colours of a scale stay.
+_DARK = {
+    **dict(zip(COLOURS, ("#4aa8e8", "#ff8a3d", "#2fc79a", "#e58cc4", "#d6b01f", "#8bd3ff",
+                         "#b79bea", "#b5b5b5"), strict=True)),
+    INK: "#e6edf3", SOFT: "#a4aeb8", GRID: "#30363d", PAGE: "#0d1117",
+    "#444444": "#c0c7cf", "#888888": "#768390", "#000000": "#e6edf3",
+}  # fmt: skip
 _WITHIN = 6  # names of series that leave room for the series
+_TICKS = 7  # numbers along an axis
 
 _STYLE: dict[Any, Any] = {
     "figure.figsize": (6.0, 3.6),
     "figure.dpi": 120,
+    "figure.facecolor": PAGE,
+    "savefig.facecolor": PAGE,
+    "axes.facecolor": "none",
     "figure.constrained_layout.use": True,
     "savefig.dpi": 200,
+    "font.family": ["DejaVu Sans"],
     "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#d9dee3",
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "lines.linewidth": 1.6,
     "legend.frameon": False,
-    "svg.hashsalt": "spectral-bench",  # the same data give the same file
+    "svg.fonttype": "none",
+    "svg.hashsalt": "spectral-bench",
     "pdf.fonttype": 42,
 }
 
@@ -51,22 +79,35 @@ def new_axes() -> tuple[Figure, Axes]:
 
 
 def look(index: int) -> dict[str, Any]:
-    """Return colour and dash of the ``index``-th series."""
-    dash = DASHES[index // len(COLOURS) % len(DASHES)]
+    """Return colour and dash of the ``index``-th series: neighbours differ in both."""
+    dash = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dash}
 
 
 def marker(index: int) -> dict[str, Any]:
     """Return colour and marker of the ``index``-th series of points."""
-    shape = MARKERS[index // len(COLOURS) % len(MARKERS)]
+    shape = MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
     return {"color": look(index)["color"], "marker": shape}
 
 
+def number(value: float, _: object = None) -> str:
+    """Return a number of an axis; millions as "8 M"."""
+    return f"{value / 1e6:g} M" if abs(value) >= 1e6 else f"{value:g}"
+
+
 def logarithmic(axes: Axes) -> None:
-    """Draw x on a logarithmic scale whose numbers people read: 1, 2, 5, 10."""
+    """Draw x on a logarithmic scale with few numbers that people write: 1, 2, 5, 10 or powers."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter("{x:g}")
+    low, high = axes.dataLim.intervalx
+    chosen = []
+    for digits in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
+        ticks = LogLocator(subs=digits, numticks=_TICKS).tick_values(low, high)
+        chosen = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if len(chosen) <= _TICKS:
+            break
+    axes.xaxis.set_major_locator(FixedLocator(chosen) if len(chosen) > 1 else MaxNLocator(_TICKS))
+    axes.xaxis.set_major_formatter(number)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -83,5 +124,83 @@ def legend(figure: Figure, axes: Axes) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write ``figure`` by the suffix of ``path`` (.png, .svg, .pdf), without a date."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    figure.savefig(path, metadata=undated.get(path.suffix, {}))
+    if path.suffix == ".svg":
+        path.write_text(svg(figure), encoding="utf-8")
+    else:
+        undated = {"CreationDate": None} if path.suffix == ".pdf" else {}
+        figure.savefig(path, metadata=undated)
+
+
+_SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+_NUMBER = re.compile(r"-?\d+\.\d+")
+_COORDINATES = {"d", "x", "y", "width", "height", "transform"}
+
+
+def svg(figure: Figure) -> str:
+    """Return ``figure`` as SVG, to be read on light and on dark pages.
+
+    It is matplotlib's, with coordinates to a tenth of a point and its styles gathered in one sheet.
+    The figure's label is for readers who cannot see it.
+    """
+    stream = io.StringIO()
+    # A figure keeps the layout that it was made with.
+    with mpl.rc_context({**_STYLE, "figure.constrained_layout.use": False}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    text = stream.getvalue()
+    ElementTree.register_namespace("", _SVG[1:-1])
+    ElementTree.register_namespace("xlink", _LINK[1:].partition("}")[0])
+    root = ElementTree.fromstring(text)
+    root.attrib |= {
+        "role": "img", "aria-label": str(figure.get_label()), "stroke-linejoin": "round",
+        "font-family": "DejaVu Sans,Verdana,system-ui,sans-serif",
+    }  # fmt: skip
+    used = set(re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', text))
+    prefix = f"c{hashlib.sha256(text.encode()).hexdigest()[:5]}"  # several may stand on one page
+    classes: dict[str, str] = {}
+    _simplify(root, {name for pair in used for name in pair}, classes, prefix)
+    sheet = ElementTree.Element(f"{_SVG}style")
+    sheet.text = _sheet(classes)
+    root.insert(0, sheet)
+    written = ElementTree.tostring(root, encoding="unicode")
+    return re.sub(r"(?<=>)(?=<)", "\n", written) + "\n"
+
+
+def _simplify(
+    one: ElementTree.Element, used: set[str], classes: dict[str, str], prefix: str
+) -> None:
+    """Round coordinates, turn styles into classes, and leave out names and groups of no use."""
+    if style := one.attrib.pop("style", None):
+        one.set("class", classes.setdefault(style, f"{prefix}-{len(classes)}"))
+    for name in _COORDINATES & one.attrib.keys():
+        one.set(name, _NUMBER.sub(_rounded, one.attrib[name]))
+    if path := one.get("d"):
+        one.set("d", re.sub(r"\s*([A-Za-z])\s*", r"\1", path))
+    if one.get("transform", "").startswith("rotate(-0 "):
+        del one.attrib["transform"]
+    if one.get("id") not in used:
+        one.attrib.pop("id", None)
+    one.text, one.tail = (part if part and part.strip() else "" for part in (one.text, one.tail))
+    kept: list[ElementTree.Element] = []
+    for child in one:
+        _simplify(child, used, classes, prefix)
+        tag = child.tag.removeprefix(_SVG)
+        if tag in ("metadata", "style") or (tag in ("defs", "g") and not len(child)):
+            continue
+        kept += list(child) if tag == "g" and not child.attrib else [child]
+    one[:] = kept
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.1f}".removesuffix(".0")
+
+
+def _sheet(classes: dict[str, str]) -> str:
+    """Return the styles by class, and their colours where the reader's page is dark."""
+    light = dark = ""
+    for style, name in classes.items():
+        pairs = [part.strip().split(": ") for part in style.split(";") if part.strip()]
+        pairs = [pair for pair in pairs if pair[0] != "font-family"]
+        light += f".{name}{{{';'.join(map(':'.join, pairs))}}}"
+        night = [f"{key}:{_DARK[value]}" for key, value in pairs if value in _DARK]
+        dark += f".{name}{{{';'.join(night)}}}" if night else ""
+    return f"{light}@media(prefers-color-scheme:dark){{{dark}}}"

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.page.study import span
+from analysis.page.text import phrase
 from analysis.table.model import NOT_SCIENTIFIC_TRAINER, Run, text
 from analysis.table.select import records
 from analysis.table.timing import SECONDS
@@ -91,19 +92,12 @@ def line(found: Mapping[str, Budget], tuning: pd.DataFrame, *, tuned: bool = Fal
         tuned: whether the reported runs say that they are tuned.
     """
     costs = {one.cost for one in found.values()}
+    kind = "unequal" if len(costs) > 1 else "equal"
     if costs == {Budget().cost}:
-        if tuned:
-            return f"{RED} **Tuned, but by runs that are in no archive**: budgets are unknown."
-        words = "settings are those of the sweep and of the optimizers' files"
-        if len(found) == 1:  # nothing is compared that this could make unfair
-            return f"Untuned: {words}."
-        return f"{RED} **Untuned**: {words}."
-    seeds = span([int(seed) for seed in tuning["seed"].dropna()])
-    if len(costs) == 1:
-        one = next(iter(found.values()))
-        return f"Tuning budgets are equal: {one} each, on the validation split, seeds {seeds}."
-    told = "; ".join(f"{name} {one}" for name, one in sorted(found.items()))
-    return f"{RED} **Tuning budgets are unequal**: {told}. Tuning seeds {seeds}."
+        kind = "unknown" if tuned else "untuned"
+    seeds = span([int(seed) for seed in tuning["seed"].dropna()]) if len(tuning) else ""
+    each, costed = next(iter(found.values())), sorted(found.items())
+    return phrase("study.md.j2", "budget", kind, each, costed, seeds, RED)
 
 
 def _short(key: str) -> str:

@@ -11,13 +11,15 @@ from dataclasses import fields
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.claim.check import check
 from analysis.claim.model import column, load_claims
 from analysis.claim.render import number, render
+from analysis.figure.lines import Series, chart
+from analysis.figure.style import COLOURS
 from analysis.page import figures
 from analysis.page.budget import Place
-from analysis.page.charts import COLOURS, Line, curves
 from analysis.page.maps import of_places
 from analysis.page.study import Output, Study
 from analysis.run.measured import Measured
@@ -28,8 +30,8 @@ _NETWORK = ["model", "dataset", "optimizer"]
 _IDENTITY = ("triangle_relative_error", "null_noise_error")
 
 
-def figures_along_training(layers: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-    """Yield name, title and SVG of each figure; none where fewer than three epochs were measured.
+def figures_along_training(layers: pd.DataFrame) -> Iterator[tuple[str, str, Figure]]:
+    """Yield name, title and figure of each; none where fewer than three epochs were measured.
 
     Args:
         layers: the layers of `analysis.run.measured.Measured`.
@@ -39,28 +41,26 @@ def figures_along_training(layers: pd.DataFrame) -> Iterator[tuple[str, str, str
         for key, rows in layers.groupby(_NETWORK, sort=True)
         if rows["epoch"].nunique() >= _FEWEST
     ]
-    networks = every[:COLOURS]
-    left_out = f"; the first {COLOURS} of {len(every)} networks" if every[COLOURS:] else ""
-    for name in ("alpha", "gamma", "s"):
-        lines = [_exponent(label, k, rows, name) for k, (label, rows) in enumerate(networks)]
-        title = f"{name} along training: mean over layers, then over runs{left_out}"
-        yield from _drawn(name, title, [line for line in lines if line is not None], name)
+    networks = every[: len(COLOURS)]
+    left_out = f"; the first {len(networks)} of {len(every)} networks" * (networks != every)
+    shown = [
+        (name, f"{name} along training", "mean over layers, then over runs", name,
+         [_exponent(label, k, rows, name) for k, (label, rows) in enumerate(networks)])
+        for name in ("alpha", "gamma", "s")
+    ]  # fmt: skip
     pairs = [one for k, (label, rows) in enumerate(networks) for one in _identity(label, k, rows)]
-    title = f"|s - alpha gamma| / s in %, along training: median over layers and runs{left_out}"
-    yield from _drawn("identity", title, pairs, "relative error (%)")
+    title = "|s - alpha gamma| / s in %, along training"
+    shown += [("identity", title, "median over layers and runs", "relative error (%)", pairs)]
+    for name, title, detail, y_label, lines in shown:
+        figure = chart(
+            [line for line in lines if line is not None], title=title, detail=f"{detail}{left_out}",
+            x_label=figures.AXES["epoch"], y_label=y_label, whole=True,
+        )  # fmt: skip
+        if figure is not None:
+            yield name, f"{title}: {detail}{left_out}", figure
 
 
-def _drawn(
-    name: str, title: str, lines: list[Line], y_label: str
-) -> Iterator[tuple[str, str, str]]:
-    svg = curves(lines, x_label=figures.AXES["epoch"], y_label=y_label, whole=True)
-    if svg:
-        seen = [line for line in lines if np.isfinite(line.middle).sum() > 1]  # a point is no line
-        legend = [(line.label, line.colour) for line in seen]
-        yield name, title, figures.document(svg, legend, title)
-
-
-def _exponent(label: str, colour: int, rows: pd.DataFrame, name: str) -> Line | None:
+def _exponent(label: str, place: int, rows: pd.DataFrame, name: str) -> Series | None:
     """Return the mean over runs of their layers' mean, with its 95 % interval."""
     known = rows.assign(value=column(rows, name)).dropna(subset=["value"])
     if known.empty:
@@ -71,18 +71,19 @@ def _exponent(label: str, colour: int, rows: pd.DataFrame, name: str) -> Line | 
     middle = np.array([mean(one) for one in values])
     ends = np.array([t_interval(one) for one in values])
     low, high = np.where(np.isnan(ends), middle[:, None], ends).T
-    return Line(label, colour, np.array(epochs, dtype=np.float64), middle, low, high)
+    return Series(label, place, np.array(epochs, dtype=np.float64), middle, low, high)
 
 
-def _identity(label: str, colour: int, rows: pd.DataFrame) -> Iterator[Line]:
+def _identity(label: str, place: int, rows: pd.DataFrame) -> Iterator[Series]:
     """Yield the identity's median error in percent, and that of a power law with noise, dashed."""
-    for place, name in enumerate(_IDENTITY):
+    for name in _IDENTITY:
         if name not in rows:
             continue
         errors = rows.assign(value=column(rows, name)).groupby("epoch", sort=True)["value"].median()
         at, middle = (np.asarray(v, dtype=np.float64) for v in (errors.index, 100 * errors))
-        words = f"{label}{' (null)' if place else ''}"
-        yield Line(words, colour + COLOURS * place, at, middle, middle, middle)
+        null = name != _IDENTITY[0]
+        own = f"{label}{' (null)' * null}"
+        yield Series(own, place, at, middle, middle, middle, dashed=null)
 
 
 _VERDICTS = {"holds": "hold", "fails": "fail", "undecided": "are undecided"}
@@ -121,8 +122,8 @@ def section(study: Study, out: Output, *, apart: Sequence[Place] = ()) -> str:
     found = [check(claim, measured, other_data=True) for claim in load_claims()]
     judged = [one for one in found if one.verdict != "not measured"]
     parts = [_WORDS, along_training(measured.layers)]
-    for name, title, svg in figures_along_training(measured.layers):
-        parts.append(out.figure(f"{study.name}-{name}.svg", svg, title))
+    for name, title, figure in figures_along_training(measured.layers):
+        parts.append(out.figure(f"{study.name}-{name}.svg", figure, title))
         if name == "identity":
             parts.append(_LINES)
     if judged:

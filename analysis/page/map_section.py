@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from analysis.page import figures
+from analysis.figure.lines import Series, chart
+from analysis.figure.seeds import unit_of
 from analysis.page.budget import NOTHING, RED, Place
-from analysis.page.charts import Line, curves
 from analysis.page.maps import OWN, Map, Setting, build
 from analysis.page.spectra import Likeness, likeness, spectra
 from analysis.page.study import Output, Study
@@ -21,7 +22,7 @@ from analysis.stats import mean, t_quantile
 from analysis.table.model import in_percent, order, text
 
 Alike = Mapping[int, Likeness]  # by the place of a setting in its map
-_RADII = (2.5, 6.5)  # of the dots of the least and the largest value along a line
+_RADII = (2.0, 5.0)  # of the dots of the least and the largest value along a line
 _SHOWN = """{metric}{unit}: mean over seeds at the best of the learning rates tried ({rates}), which
 the mean {chosen_by} chose; that rate, and finished/expected seeds. ↓ ↑: the least or largest of
 them ({ends} of {settings} settings), so that a better one may lie beyond{few}. {device}.
@@ -74,9 +75,9 @@ def sections(study: Study, places: Mapping[Place, tuple[str, ...]], out: Output)
         out.answers += _short_answer(found, alike)
         parts += [_shown(found), *_explained(found, alike)]
         title = f"{found.model} / {found.dataset}: {found.table.metric} against the mean slope"
-        if svg := figure(found, alike, title=title):
+        if (drawn := figure(found, alike)) is not None:
             name = f"{study.name}-{found.model}-{found.dataset}-{found.optimizer}-slope.svg"
-            parts.append(out.figure(name, svg, title))
+            parts.append(out.figure(name, drawn, title))
             parts.append(
                 f"A line is a row of the tables; the larger a ring, the larger {_short(axes[-1])}."
                 " Left of 0 is beyond Muon, 1 is SGD.\n"
@@ -293,25 +294,28 @@ def _range(values: Sequence[float], scale: float, digits: int) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def figure(found: Map, alike: Alike, *, title: str) -> str:
-    """Return the result of each setting against its mean slope; empty where too few are known."""
-    scale = 100.0 if in_percent(found.table.metric) else 1.0
+def figure(found: Map, alike: Alike) -> Figure | None:
+    """Return the result of each setting against its mean slope; None where too few are known."""
+    metric = found.table.metric
+    scale = 100.0 if in_percent(metric) else 1.0
     known = [(i, one) for i, one in enumerate(found.settings) if i in alike and one.cell.n]
     known.sort(key=lambda pair: _line(pair[1]))  # several may differ in what is no axis
     along = _along(one for _, one in known)
     lines = []
     rows = groupby(known, key=lambda pair: (pair[1].values[:-1], pair[1].also))
-    for colour, ((values, also), pairs) in enumerate(rows):
+    for place, ((values, also), pairs) in enumerate(rows):
         members = list(pairs)
         middle = np.array([scale * one.cell.mean for _, one in members])
         at = np.array([alike[i].slope for i, _ in members])
         rank = [along.index(one.values[-1]) / max(len(along) - 1, 1) for _, one in members]
-        radii = np.array([_RADII[0] + (_RADII[1] - _RADII[0]) * one for one in rank])
+        rings = np.array([_RADII[0] + (_RADII[1] - _RADII[0]) * one for one in rank])
         names = [f"{_short(n)}={text(v)}" for n, v in zip(found.axes[:-1], values, strict=True)]
         label = " ".join([*names, *([also] if also else [])])
-        lines.append(Line(label, colour, at, middle, middle, middle, radii))
-    unit = " (%)" if in_percent(found.table.metric) else ""
-    words = "mean slope d ln T / d ln sigma"
-    svg = curves(lines, x_label=words, y_label=found.table.metric + unit, whole=True)
-    legend = [(line.label, line.colour) for line in lines if len(line.x) > 1]
-    return figures.document(svg, legend, title) if svg else ""
+        lines.append(Series(label, place, at, middle, middle, middle, rings=rings))
+    seeds = sorted({one.cell.n for _, one in known})
+    count = " or ".join(map(str, seeds)) + f" seed{'s' * (seeds != [1])}"
+    return chart(
+        lines, title=f"{found.model} on {found.dataset}, {found.optimizer}",
+        detail=f"{metric} against the mean slope; {count}", y_label=unit_of(metric), whole=True,
+        x_label="mean slope d ln T / d ln sigma",
+    )  # fmt: skip

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from hydra.errors import HydraException
+from matplotlib.figure import Figure
 
+from analysis.figure.lines import chart
+from analysis.figure.seeds import over_seeds, unit_of
 from analysis.measure.files import read_table
-from analysis.page.charts import Line, bar
-from analysis.runs import load_history
-from analysis.table.model import Cell, Table, in_percent
+from analysis.table.model import Cell, Table
 from analysis.table.render import comparison_text, value
 from bench.config import load
 from bench.errors import UserError
@@ -88,28 +88,32 @@ def _value(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the leaderboard: an optimizer variant on one dataset and model."""
+    """One row of the leaderboard: an optimizer variant on one dataset and model.
+
+    ``bar``: where its mean, and its interval if it has one, lie among those of its column, 0 to 1.
+    """
 
     label: str
     optimizer: str
     dataset: str
     model: str
-    colour: int
+    place: int
     cell: Cell
     value: str
-    bar: str
+    bar: tuple[float, ...]
     comparison: str
     verdict: str
     command: str
 
 
-def rows(table: Table, runs: pd.DataFrame, source: str) -> list[Row]:
+def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False) -> list[Row]:
     """Return the leaderboard, best first within each dataset and model; rows without runs left out.
 
     Args:
         table: of rows optimizer and columns dataset and model, with intervals.
         runs: the frame that the table was built from.
         source: what was loaded, where configs lie if it is a folder.
+        falling: whether a smaller number is better.
     """
     by_id: dict[str, dict[str, Any]] = {
         str(run["id"]): {str(name): told for name, told in run.items()}
@@ -131,44 +135,35 @@ def rows(table: Table, runs: pd.DataFrame, source: str) -> list[Row]:
                     optimizer=table.rows[i].split(" ")[0],
                     dataset=dataset,
                     model=model,
-                    colour=i,
+                    place=i,
                     cell=cell,
                     value=value(cell, table),
-                    bar=bar(cell.interval.low, cell.mean, cell.interval.high, span),
+                    bar=_bar(cell, span),
                     comparison=comparison_text(cell, table.metric),
                     verdict=verdict if cell.comparison and cell.comparison.n > 1 else "",
                     command=_command(source, used),
                 )
             )
-    worst = -math.inf
+    sign = 1 if falling else -1
     return sorted(
         found,
-        key=lambda row: (row.dataset, row.model, -(row.cell.mean if row.cell.n else worst)),
+        key=lambda row: (row.dataset, row.model, sign * row.cell.mean if row.cell.n else math.inf),
     )
 
 
-def lines(of: Sequence[Row], source: str, metric: str, x: str = "epoch") -> list[Line]:
-    """Return one curve a row: the mean over its runs, and their smallest and largest as a band."""
-    drawn = []
-    for row in of:
-        series = []
-        for run_id in row.cell.run_ids:
-            try:
-                history = load_history(source, run_id)
-            except ValueError:  # a run without a history still has its place in the table
-                continue
-            if metric in history and x in history:
-                series.append(history.set_index(x)[metric].dropna())
-        if not series:
-            continue
-        whole = pd.concat(series, axis=1, join="inner").sort_index()
-        scale = 100.0 if in_percent(metric) else 1.0
-        values = scale * whole.to_numpy(dtype=np.float64)
-        drawn.append(
-            Line(row.label, row.colour, whole.index.to_numpy(dtype=np.float64),
-                 values.mean(axis=1), values.min(axis=1), values.max(axis=1))
-        )  # fmt: skip
-    return drawn
+def chart_of(
+    of: Sequence[Row], source: str, metric: str, detail: str, *, falling: bool = False
+) -> Figure | None:
+    """Return the curves of the rows of one dataset and model; None where none has a history."""
+    series = [
+        over_seeds(row.label, row.place, source=source, run_ids=row.cell.run_ids, metric=metric)
+        for row in of
+    ]
+    return chart(
+        [one for one in series if one is not None],
+        title=f"{of[0].model} on {of[0].dataset}", detail=f"{metric} against epochs; {detail}",
+        x_label="epochs", y_label=unit_of(metric), falling=falling,
+    )  # fmt: skip
 
 
 def exponents(of: Iterable[Row], source: str) -> list[dict[str, Any]]:
@@ -223,6 +218,12 @@ def provenance(runs: pd.DataFrame) -> list[tuple[str, str, int]]:
 def _span(cells: Sequence[Cell]) -> tuple[float, float]:
     ends = [v for cell in cells for v in (cell.mean, *cell.interval) if math.isfinite(v)]
     return (min(ends), max(ends)) if ends else (0.0, 1.0)
+
+
+def _bar(cell: Cell, span: tuple[float, float]) -> tuple[float, ...]:
+    width = (span[1] - span[0]) or 1.0
+    ends = [v for v in (cell.mean, *cell.interval) if math.isfinite(v)]
+    return tuple((end - span[0]) / width for end in ends)
 
 
 def _command(source: str, used: Sequence[dict[str, Any]]) -> str:

@@ -3,162 +3,133 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from analysis.page import budget, exponents, map_section, maps
-from analysis.page import figures as results_figures
-from analysis.page import verdict as contrasts
-from analysis.page import verdict as results_verdict
+from analysis.figure.style import svg
+from analysis.page import budget, exponents, figures, map_section, maps, verdict
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results
+from analysis.page.text import phrase
 from analysis.table.model import in_percent
+from bench.table_writer import Table, write
 
 FRONT = "front.svg"
-SENTENCE = "front.md"  # what README.md says beside it
-_INTRO = """# Results
-
-Made by `python -m analysis.results` from the archives in `results/`. A study's first paragraph
-is what its file in `sweeps/` says of it, typed by hand; all else is computed; CI fails when it no
-longer matches (`python -m analysis.results --check`). Every run behind a number is in the study's
-archive: `python -m analysis.tables source=results/<study>.parquet ids=true` names them. How
-intervals, tests and verdicts are made is in [tables.md](tables.md), also why a verdict on a few
-tenths of a point from five seeds can change when the same runs are made again on a GPU. {red} marks
-what makes a comparison unfair.
-"""
-
-
+_say = partial(phrase, "study.md.j2")
 # What is said of all runs together: column and words.
 _PROVENANCE = {
     "device": "device", "packed": "runs at once on a device, as the launch that made them knew",
     "precision": "precision",
     "versions.torch": "torch", "git.commit": "commit", "git.dirty": "uncommitted changes",
 }  # fmt: skip
+_SETTINGS = ("trainer.epochs", "trainer.batch_size", "schedule", "model", "dataset")
 _HASH = 40
 
 
-def pages(studies: Sequence[Study], figures: str) -> dict[str, str]:
-    """Return the page ("RESULTS.md") and its figures by name: each the text of a file.
+def pages(studies: Sequence[Study], folder: str) -> tuple[str, str, dict[str, str]]:
+    """Return the page, what README.md says, and the text of each figure by its file's name.
 
-    `FRONT` and `SENTENCE` are of the first study that has seconds and Spectral Newton.
+    The front, and its figure `FRONT`, are of the first study that has seconds and Spectral Newton.
 
     Args:
         studies: all of them, run or not.
-        figures: the figures' folder, as links on the page name it.
+        folder: the figures' folder, as links on the page name it.
 
     Raises:
         ValueError: an archive that cannot be read, is of another study, or breaks the rules.
     """
-    drawn: dict[str, str] = {}
-    sections, answers = [], {}
+    drawn: dict[str, Figure] = {}
+    sections, answers, front = [], {}, ""
     for study in studies:
         if study.archive is not None:
-            out = Output(figures)
+            out = Output(folder)
             sections.append(_section(study, tuner(study, studies), out))
             drawn = {**out.figures, **drawn}  # the front is the first study's
-            answers[study.name] = "<br>".join(out.answers)
-    parts = [_INTRO.format(red=budget.RED), _overview(studies, answers), *sections]
+            front = front or out.front
+            answers[study.name] = out.answers
+    overview = [
+        {"name": study.name, "question": study.header.question, "counts": _counts(study),
+         "answers": answers.get(study.name, [])}
+        for study in studies
+    ]  # fmt: skip
+    parts = [_say("intro", budget.RED), _say("overview", overview), *sections]
     idle = [study for study in studies if study.archive is None]
-    if idle:
-        parts.append("## Not run yet\n")
-        parts += [_idle(study) for study in idle]
-    return {"RESULTS.md": "\n".join(part.rstrip("\n") + "\n" for part in parts), **drawn}
+    parts += ["## Not run yet", *(_say("idle", study) for study in idle)] if idle else []
+    return _blocks(parts), front, {name: svg(drawn[name]) for name in sorted(drawn)}
 
 
-def _overview(studies: Sequence[Study], answers: Mapping[str, str]) -> str:
-    if not studies:
-        return "No study yet: there is no sweeps/study_*.yaml and no archive.\n"
-    lines = ["| study | question | answer | runs |", "| --- | --- | --- | --- |"]
-    for study in studies:
-        told = "not run yet"
-        if study.archive is not None:
-            states = Counter(study.runs["state"])
-            parts = [f"{count} {state}" for state, count in sorted(states.items())]
-            parts += [f"{len(study.tuning)} of tuning"] if len(study.tuning) else []
-            told = ", ".join(parts) or "none"
-        where = f"#{study.name}" if study.archive is not None else "#not-run-yet"
-        question = study.header.question.replace("|", r"\|")
-        answer = answers.get(study.name) or "–"
-        lines.append(f"| [{study.name}]({where}) | {question} | {answer} | {told} |")
-    return "\n".join(lines)
+def _blocks(parts: Sequence[str]) -> str:
+    """Return Markdown of several parts, with an empty line between them."""
+    return "\n".join(f"{part.strip()}\n" for part in parts if part.strip())
 
 
-def _idle(study: Study) -> str:
-    commands = "\n".join(study.header.commands)
-    return f"### {study.name}\n\n{study.header.question}\n\n```console\n{commands}\n```\n"
+def _counts(study: Study) -> list[str] | None:
+    """Return how many runs a study has in each state; None where it has not been run."""
+    if study.archive is None:
+        return None
+    states = Counter(study.runs["state"])
+    counts = [f"{count} {state}" for state, count in sorted(states.items())]
+    return [*counts, f"{len(study.tuning)} of tuning"] if len(study.tuning) else counts
 
 
 def _section(study: Study, tuned_by: Study, out: Output) -> str:
-    parts = [f"## {study.name}\n"]
-    if study.header.text:
-        parts.append(f"{study.header.text}\n")
-    parts.append(_protocol(study))
+    parts = [f"## {study.name}", study.header.text, _protocol(study)]
     mapped: dict[budget.Place, tuple[str, ...]] = {}
     if len(study.runs):
         if tuned_by is not study:
-            length = " or ".join(values(tuned_by.tuning, "config.trainer.epochs"))
-            parts.append(
-                f"Settings are those that the tuning runs of {tuned_by.name} chose, of {length}"
-                f" epochs and seeds {span([int(seed) for seed in tuned_by.tuning['seed']])}; the"
-                " report's seeds are disjoint from those (asserted).\n"
-            )
+            epochs = " or ".join(values(tuned_by.tuning, "config.trainer.epochs"))
+            seeds = _seeds(tuned_by.tuning)
+            parts.append(_say("tuned_elsewhere", tuned_by.name, epochs, seeds))
         spent = budget.budgets(tuned_by.tuning)
         mapped = maps.axes_of(study.runs, spent)
         rest = study.runs[~maps.of_places(study.runs, mapped)]
         plan = study.planned
         if len(rest):
             for found in results(rest, spent, plan.first, plan.looks):
-                parts.append(_place(found, study, tuned_by.tuning, out))
-            parts.append(contrasts.section(rest, plan.contrasts, plan.looks, out))
+                parts.append(_results(found, study, tuned_by.tuning, out))
+            parts.append(verdict.section(rest, plan.contrasts, plan.looks, out))
         parts += map_section.sections(study, mapped, out) if mapped else []
     else:
-        parts.append("No report runs yet, only tuning.\n")
-    parts.append(_sensitivity(study, out))
+        parts.append("No report runs yet, only tuning.")
+    parts.append(_rates(study, out))
     parts.append(exponents.section(study, out, apart=tuple(mapped)))
-    return "\n".join(part for part in parts if part)
+    return _blocks(parts)
 
 
 def _protocol(study: Study) -> str:
     """Return how it was done: settings that all runs share or not, seeds, devices, code."""
-    lines = ["Protocol:\n"]
-    for what, runs in (("report", study.runs), ("tuning", study.tuning)):
+    kinds: list[dict[str, Any]] = []
+    for name, runs in (("report", study.runs), ("tuning", study.tuning)):
         if runs.empty:
             continue
-        seeds = span([int(seed) for seed in runs["seed"].dropna()])
-        planned = study.planned.size if what == "report" else 0
-        of_planned = f" of {planned} planned" if planned > len(runs) else ""
-        told = [f"{len(runs)}{of_planned} runs", f"seeds {seeds}"]
-        for name in ("trainer.epochs", "trainer.batch_size", "schedule", "model", "dataset"):
-            column = name if name in runs else f"config.{name}"
-            found = values(runs, column)
-            told += [f"{name.rpartition('.')[2]} {', '.join(found)}"] if found else []
-        lines.append(f"- {what} runs: {'; '.join(told)}")
-    both = pd.concat([one for one in (study.runs, study.tuning) if len(one)])
-    if len(study.runs) and len(study.tuning):
-        lines.append("- report and tuning seeds are disjoint (asserted)")
-    if count := len(study.preparation):
-        seeds = span([int(seed) for seed in study.preparation["seed"]])
-        lines.append(
-            f"- {count} run{'s' if count > 1 else ''} of seed {seeds} measured the exponents that"
-            " some optimizers are given: in no table, and besides the tuning budget"
-        )
-    absent = study.planned.absent(study.runs)
-    if absent:
-        told = [f"{axis} {', '.join(lacking)}" for axis, lacking in absent.items()]
-        lines.append(f"- planned, and not run yet: {'; '.join(told)}")
-    known = provenance(both)
-    for name, words in _PROVENANCE.items():
-        counts = [(_short(name, text), count) for what, text, count in known if what == name]
-        found = [f"{text} ({count} runs){_mark(name, text)}" for text, count in counts]
-        lines += [f"- {words}: {', '.join(found)}"] if found else []
-    return "\n".join(lines) + "\n"
+        settings = {
+            key.rpartition(".")[2]: values(runs, key if key in runs else f"config.{key}")
+            for key in _SETTINGS
+        }
+        kinds.append({
+            "name": name, "runs": len(runs), "seeds": _seeds(runs),
+            "planned": study.planned.size if name == "report" else 0,
+            "settings": {key: shown for key, shown in settings.items() if shown},
+        })  # fmt: skip
+    known = provenance(pd.concat([one for one in (study.runs, study.tuning) if len(one)]))
+    counts = {
+        words: [(_short(name, text), count) for what, text, count in known if what == name]
+        for name, words in _PROVENANCE.items()
+    }
+    return _say(
+        "protocol", kinds, len(study.runs) and len(study.tuning), len(study.preparation),
+        _seeds(study.preparation), study.planned.absent(study.runs),
+        {words: shown for words, shown in counts.items() if shown}, budget.RED,
+    )  # fmt: skip
 
 
-def _mark(name: str, text: str) -> str:
-    """Return a red mark for what makes a run hard to repeat."""
-    return f" {budget.RED}" if (name, text) == ("git.dirty", "True") else ""
+def _seeds(runs: pd.DataFrame) -> str:
+    return span([int(seed) for seed in runs["seed"].dropna()])
 
 
 def _short(name: str, text: str) -> str:
@@ -168,72 +139,63 @@ def _short(name: str, text: str) -> str:
     return text.removesuffix(".0") if name == "packed" else text
 
 
-def _place(found: Results, study: Study, tuning: pd.DataFrame, out: Output) -> str:
+def _results(found: Results, study: Study, tuning: pd.DataFrame, out: Output) -> str:
     """Return the results of one dataset and model."""
-    parts = [f"### {found.model} / {found.dataset}\n"]
-    verdict = results_verdict.sentences(found, study)
-    parts += [f"{verdict}\n"] if verdict else []
+    sentences = verdict.sentences(found, study)
     there = where(study.runs, found.dataset, found.model)
-    out.answers += [f"{there}{words}" for words in results_verdict.short(found)]
+    out.answers += [f"{there}{words}" for words in verdict.short(found)]
     budgets = {row.optimizer: row.budget for row in found.rows}
-    parts += [
-        f"{budget.line(budgets, tuning, tuned=study.tuned)}\n",
-        f"{markdown(found)}\n",
-    ]
-    parts += ["\n".join(f"- {note}" for note in found.notes) + "\n"]
-    for x in results_figures.axes(found):
-        against = results_figures.AXES[x]
-        title = f"{found.model} / {found.dataset}: {found.table.metric} against {against}"
-        svg = results_figures.training(found, study.runs, str(study.archive), x, title=title)
-        if svg:
-            name = f"{study.name}-{found.model}-{found.dataset}-{x}.svg"
-            if x == "seconds" and results_verdict.subject(found) and FRONT not in out.figures:
-                absent = results_figures.missing(found, x)
-                out.figures |= {FRONT: svg, SENTENCE: f"{verdict} {absent}".strip()}
-            parts.append(out.figure(name, svg, title))
+    shown = []
+    for x in figures.axes(found):
+        figure = figures.training(found, study.runs, str(study.archive), x)
+        if figure is None:
+            continue
+        name = f"{study.name}-{found.model}-{found.dataset}-{x}.svg"
+        title = f"{found.model} / {found.dataset}: {found.table.metric} against {figures.AXES[x]}"
+        shown.append(out.figure(name, figure, title))
+        if x == "seconds" and verdict.subject(found) and FRONT not in out.figures:
+            out.figures[FRONT] = figure
+            absent = _say("absent", figures.missing(found, x), figures.AXES[x])
+            out.front = f"{sentences} {absent}".strip()
+    words = ""
     if any(row.cell.n for row in found.rows):
-        parts.append(results_figures.words(found))
-    return "\n".join(parts)
+        left_out = [(figures.AXES[x], figures.missing(found, x)) for x in figures.axes(found)]
+        words = _say("figures", figures.SEEDS, left_out)
+    spent = budget.line(budgets, tuning, tuned=study.tuned)
+    return _say("results", found, sentences, spent, markdown(found), shown, words)
 
 
-def _sensitivity(study: Study, out: Output) -> str:
+def _rates(study: Study, out: Output) -> str:
     """Return how much the learning rate matters, from the tuning runs."""
-    parts = []
-    tuning = study.tuning
-    if tuning.empty:
+    if study.tuning.empty:
         return ""
-    for (dataset, model), runs in tuning.groupby(["dataset", "model"], sort=True):
+    sections = []
+    for (dataset, model), runs in study.tuning.groupby(["dataset", "model"], sort=True):
         metric = study.planned.scored_by or metric_of(runs, "val")
         title = f"{model} / {dataset}: {metric} of the tuning runs against the learning rate"
-        svg = results_figures.sensitivity(runs, metric, title=title)
-        if svg:
-            name = f"{study.name}-{model}-{dataset}-sensitivity.svg"
-            parts.append(out.figure(name, svg, title))
-        parts.append(_rates(runs, metric))
-    return "\n".join(["### Learning rates\n", *parts]) if parts else ""
+        figure = figures.sensitivity(runs, metric)
+        name = f"{study.name}-{model}-{dataset}-sensitivity.svg"
+        link = "" if figure is None else out.figure(name, figure, title)
+        sections.append({"figure": link, "table": _rate_table(runs, metric)})
+    return _say("rates", sections)
 
 
-def _rates(tuning: pd.DataFrame, metric: str) -> str:
+def _rate_table(tuning: pd.DataFrame, metric: str) -> str:
     """Return which learning rates were tried, the best, and those nearly as good."""
     percent = in_percent(metric)
     slack, words = (0.01, "1 point") if percent else (0.05, "0.05")
-    lines = [
-        f"| optimizer | tried | best | within {words} of its best {metric} | diverged runs |",
-        "| --- | --- | ---: | --- | ---: |",
-    ]
-    trials = results_figures.best_trials(tuning, metric)
-    for name, points in trials.groupby("optimizer", sort=True):
+    header = ["optimizer", "tried", "best", f"within {words} of its best {metric}", "diverged runs"]
+    rows = []
+    for name, points in figures.best_trials(tuning, metric).groupby("optimizer", sort=True):
         good = points.dropna(subset=["value"])
-        lost = int((tuning[tuning["optimizer"] == name]["state"] == "diverged").sum())
-        if good.empty:
-            lines.append(f"| {name} | {_range(points['lr'])} | – | – | {lost} |")
-            continue
-        value = good["value"] if percent else -good["value"]
-        near = good["lr"][value >= value.max() - slack]
-        best = good["lr"].iloc[int(value.argmax())]
-        told = f"| {name} | {_range(points['lr'])} | {best:.3g} | {_range(near)} | {lost} |"
-        lines.append(told)
-    return "\n".join([*lines, "", "At each rate the best of the other settings tried with it.\n"])
+        lost = str(((tuning["optimizer"] == name) & (tuning["state"] == "diverged")).sum())
+        best, near = "–", "–"
+        if len(good):
+            value = good["value"] if percent else -good["value"]
+            best = f"{good['lr'].iloc[int(value.argmax())]:.3g}"
+            near = _range(good["lr"][value >= value.max() - slack])
+        rows.append([str(name), _range(points["lr"]), best, near, lost])
+    return write(Table(header, rows, align="llrlr"), "markdown")
 
 
 def _range(rates: pd.Series[float]) -> str:

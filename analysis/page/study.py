@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from analysis.run.archive import is_archive
@@ -38,17 +39,20 @@ class Output:
 
     Args:
         folder: the figures' folder, as links on the page name it.
-        figures: the text of each, by file name.
+        figures: each by its file's name; its label is what it shows.
         answers: what the study found, each a few words for the page's first table.
+        front: what README.md says beside the first figure of seconds; empty where there is none.
     """
 
     folder: str
-    figures: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
     answers: list[str] = field(default_factory=list)
+    front: str = ""
 
-    def figure(self, name: str, svg: str, title: str) -> str:
+    def figure(self, name: str, figure: Figure, title: str) -> str:
         """Keep a figure, and return the Markdown that shows it."""
-        self.figures[name] = svg
+        figure.set_label(title)
+        self.figures[name] = figure
         return f"![{title}]({self.folder}/{name})\n"
 
 

@@ -23,7 +23,8 @@ from analysis.table.timing import (
     is_packed,
     whose,
 )
-from bench.table_writer import markdown_text
+from bench.table_writer import Table as WrittenTable
+from bench.table_writer import write
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
@@ -248,10 +249,8 @@ def markdown(found: Results) -> str:
     header += [f"vs {name} [95 %], corrected p" for name in found.baselines]
     header += ["s to target"] if found.target else []
     common = usual([row.budget for row in found.rows])
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
-    lines += [_line(row, found, common) for row in found.rows]
-    drawn = [" | ".join(markdown_text(cell) for cell in line) for line in lines]
-    return "\n".join(f"| {line} |" for line in drawn)
+    shown = WrittenTable(header, [_line(row, found, common) for row in found.rows])
+    return write(shown, "markdown")
 
 
 def _line(row: Row, found: Results, common: tuple[int, int, float]) -> list[str]:

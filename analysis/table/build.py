@@ -117,7 +117,7 @@ def build_table(
         notes.append(f"{len(everything) - len(chosen)} runs of other seeds left out.")
     notes += _withheld(grid)
     cells = [[_cell(grid, key, where, statistic) for where in grid.columns] for key in grid.labels]
-    sign = {"higher": 1, "lower": -1}.get(better or "", _direction(metric))
+    sign = {"higher": 1, "lower": -1}.get(better or "", direction(metric))
     if baseline is not None or resolve is not None:
         cells, compared = _compared(
             grid, cells, baseline=baseline, direction=sign, level=level, test=test, looks=looks,
@@ -331,7 +331,7 @@ def _marked(
     return tuple(tuple(row) for row in grid)
 
 
-def _direction(metric: str) -> int:
+def direction(metric: str) -> int:
     """Return 1 where larger is better, -1 where smaller is, 0 where neither is."""
     if is_target(metric):
         return -1

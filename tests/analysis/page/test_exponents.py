@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import re
-from xml.etree import ElementTree
-
 import numpy as np
 import pandas as pd
+import pytest
 from scipy import stats
 
 from analysis.page.exponents import along_training, figures_along_training
@@ -53,33 +51,33 @@ def two_layers(epochs: list[float], *, model: str = "m", runs: int = 2) -> pd.Da
 
 def test_a_line_a_network_and_its_null_dashed() -> None:
     both = pd.concat([two_layers([0, 1, 5]), two_layers([0, 1, 5], model="n")])
-    found = {name: svg for name, _, svg in figures_along_training(both)}
+    found = {name: figure.axes[0] for name, _, figure in figures_along_training(both)}
     assert list(found) == ["alpha", "gamma", "identity"]  # s is nowhere known
-    assert found["alpha"].count('class="line c') == 4  # two lines and their keys
-    assert found["identity"].count(" dashed") == 4
-    (path,) = re.findall(r'class="line c0" d="M([^"]*)"><title>', found["alpha"])
-    points = [tuple(map(float, point.split())) for point in path.split("L")]
-    assert len(points) == 3
-    assert [y for _, y in points] == sorted((y for _, y in points), reverse=True)
-    for svg in found.values():
-        ElementTree.fromstring(svg)
-        assert "nan" not in svg
+    first, second = found["alpha"].lines
+    assert [first.get_label(), second.get_label()] == ["m / d / o", "n / d / o"]
+    assert list(first.get_xdata()) == [0, 1, 5]
+    assert first.get_ydata() == pytest.approx([1.055, 2.055, 6.055])  # over layers, then runs
+    pairs = [(one.get_color(), one.is_dashed()) for one in found["identity"].lines]
+    assert [dashed for _, dashed in pairs] == [False, True] * 2
+    assert pairs[0][0] == pairs[1][0] != pairs[2][0]
+    assert found["identity"].lines[0].get_ydata() == pytest.approx([4, 4, 4])
 
 
 def test_two_epochs_are_told_by_the_table() -> None:
     assert list(figures_along_training(two_layers([0, 8]))) == []
     both = pd.concat([two_layers([0, 8]), two_layers([0, 1, 5], model="n")])
-    assert all("m / d / o" not in svg for _, _, svg in figures_along_training(both))
+    for _, _, figure in figures_along_training(both):
+        assert all("n / d / o" in str(one.get_label()) for one in figure.axes[0].lines)
 
 
 def test_a_network_known_at_one_epoch_is_not_in_the_legend() -> None:
     early = two_layers([0, 1, 5], model="n")
     early.loc[early["epoch"] > 0, "alpha"] = np.nan
-    found = {
-        n: svg for n, _, svg in figures_along_training(pd.concat([two_layers([0, 1, 5]), early]))
-    }
-    assert "m / d / o" in found["alpha"] and "n / d / o" not in found["alpha"]
-    assert "n / d / o" in found["gamma"]
+    both = pd.concat([two_layers([0, 1, 5]), early])
+    found = {name: [one.get_label() for one in figure.axes[0].lines]
+             for name, _, figure in figures_along_training(both)}  # fmt: skip
+    assert found["alpha"] == ["m / d / o"]
+    assert found["gamma"] == ["m / d / o", "n / d / o"]
 
 
 def test_networks_beyond_the_colours_are_counted_in_the_title() -> None:

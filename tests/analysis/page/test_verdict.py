@@ -11,7 +11,7 @@ import study_runs
 from analysis.page.budget import budgets
 from analysis.page.study import Header, Output, Study
 from analysis.page.table import Results, results
-from analysis.page.verdict import contrasts, section, sentences, short
+from analysis.page.verdict import Missing, contrasts, section, sentences, short
 from analysis.run import archive
 from analysis.runs import load_runs
 from analysis.table.comparisons import compare
@@ -170,7 +170,7 @@ def test_pairs_are_compared_by_seed_and_corrected_together(
 ) -> None:
     found, missing = contrasts(report, PAIRS, looks)
     assert [(pair.method, pair.other) for pair, _ in found] == PAIRS[:4]
-    assert missing == ["`a` and `absent` are not compared: absent has no run."]
+    assert missing == [Missing("a", "absent", "absent", several=False)]
     by_hand = [np.subtract(ACCURACIES[a][:n], ACCURACIES[b][:n]) for a, b, n in
                [("a", "b", 5), ("a", "c", 5), ("b", "a", 5), ("a", "d", 1)]]  # fmt: skip
     expected = compare(by_hand, looks=looks, floors=[one_floor(other) for _, other in PAIRS[:4]])
@@ -219,7 +219,9 @@ def test_an_optimizer_of_several_settings_is_no_row(runs: Any, tmp_path: Path) -
     other = runs.config("a", 2, sweep="study_x", optimizer__lr=0.5)
     study_runs.write(runs, root, other, 0.9)
     found = contrasts(of(root), [("a", "b")])
-    assert found == ([], ["`a` and `b` are not compared: a has several settings."])
+    assert found == ([], [Missing("a", "b", "a", several=True)])
+    text = section(of(root), [("a", "b")], 1, Output("figures"))
+    assert "- `a` and `b` are not compared: a has several settings.\n" in text
 
 
 def test_places_are_told_apart(runs: Any, tmp_path: Path) -> None:
