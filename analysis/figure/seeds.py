@@ -156,7 +156,7 @@ def sensitivity(runs: pd.DataFrame, metric: str) -> Figure:
     for (name, rate), group in runs.groupby(["optimizer", "config.optimizer.lr"], sort=True):
         done = group[group["state"] == "done"][metric].dropna().to_numpy()
         if (group["state"] == "diverged").any():
-            lost.append((name, rate))
+            lost.append((str(name), float(rate)))  # type: ignore[arg-type]
         value = mean(done) if len(done) else math.nan
         points.append((name, rate, value, *(t_interval(done) if len(done) else (value, value))))
     names = sorted(set(runs["optimizer"]))

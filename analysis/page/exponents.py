@@ -43,7 +43,7 @@ def figures_along_training(layers: pd.DataFrame) -> Iterator[tuple[str, str, Fig
     ]
     networks = every[: len(COLOURS)]
     left_out = f"; the first {len(networks)} of {len(every)} networks" * (networks != every)
-    shown = [
+    shown: list[tuple[str, str, str, str, Sequence[Series | None]]] = [
         (name, f"{name} along training", "mean over layers, then over runs", name,
          [_exponent(label, k, rows, name) for k, (label, rows) in enumerate(networks)])
         for name in ("alpha", "gamma", "s")

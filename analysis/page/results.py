@@ -29,6 +29,7 @@ _PROVENANCE = {
 }  # fmt: skip
 _SETTINGS = ("trainer.epochs", "trainer.batch_size", "schedule", "model", "dataset")
 _HASH = 40
+_BRIEF = 25  # words of an answer in the first table
 
 
 def pages(studies: Sequence[Study], folder: str) -> tuple[str, str, dict[str, str]]:
@@ -54,10 +55,10 @@ def pages(studies: Sequence[Study], folder: str) -> tuple[str, str, dict[str, st
             answers[study.name] = out.answers
     overview = [
         {"name": study.name, "question": study.header.question, "counts": _counts(study),
-         "answers": answers.get(study.name, [])}
+         "answers": _brief(answers.get(study.name, []))}
         for study in studies
     ]  # fmt: skip
-    parts = [_say("intro", budget.RED), _say("overview", overview), *sections]
+    parts = ["# Results", _say("overview", overview), _say("intro", budget.RED), *sections]
     idle = [study for study in studies if study.archive is None]
     parts += ["## Not run yet", *(_say("idle", study) for study in idle)] if idle else []
     return _blocks(parts), front, {name: svg(drawn[name]) for name in sorted(drawn)}
@@ -66,6 +67,12 @@ def pages(studies: Sequence[Study], folder: str) -> tuple[str, str, dict[str, st
 def _blocks(parts: Sequence[str]) -> str:
     """Return Markdown of several parts, with an empty line between them."""
     return "\n".join(f"{part.strip()}\n" for part in parts if part.strip())
+
+
+def _brief(answers: Sequence[str]) -> list[str]:
+    """Return as many of the answers as have `_BRIEF` words together; the first at least."""
+    fits = [len(" ".join(answers[: k + 1]).split()) <= _BRIEF for k in range(len(answers))]
+    return list(answers[: max(1, sum(fits))])
 
 
 def _counts(study: Study) -> list[str] | None:
@@ -78,7 +85,7 @@ def _counts(study: Study) -> list[str] | None:
 
 
 def _section(study: Study, tuned_by: Study, out: Output) -> str:
-    parts = [f"## {study.name}", study.header.text, _protocol(study)]
+    parts: list[str] = []
     mapped: dict[budget.Place, tuple[str, ...]] = {}
     if len(study.runs):
         if tuned_by is not study:
@@ -96,9 +103,15 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         parts += map_section.sections(study, mapped, out) if mapped else []
     else:
         parts.append("No report runs yet, only tuning.")
-    parts.append(_rates(study, out))
-    parts.append(exponents.section(study, out, apart=tuple(mapped)))
-    return _blocks(parts)
+    rest_of_it = {
+        "Learning rates": _rates(study, out),
+        "Exponents, and the preprint's claims": exponents.section(study, out, apart=tuple(mapped)),
+        "Protocol": _protocol(study),
+        "The study's file": study.header.text,
+    }
+    folded = [_say("fold", name, text) for name, text in rest_of_it.items() if text]
+    first = [f"## {study.name}", study.header.question, _say("answers", out.answers)]
+    return _blocks([*first, *parts, *folded])
 
 
 def _protocol(study: Study) -> str:

@@ -30,7 +30,7 @@ def listed(names: Iterable[str]) -> str:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis.page"), undefined=jinja2.StrictUndefined,
-        autoescape=lambda name: bool(name) and name.endswith(".html.j2"), trim_blocks=True,
+        autoescape=lambda name: (name or "").endswith(".html.j2"), trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["listed"] = listed

@@ -181,7 +181,8 @@ def _others(found: Results, left_out: Row | None) -> list[Others]:
                 seeds |= {one.n} if one.verdict == "not shown" else set()
         if rows:
             span = (min(seeds), max(seeds)) if len(seeds) > 1 else None
-            every.append(Others(name, *(rows.get(word, []) for word in _ORDER), span))
+            better, worse, rest = (rows.get(word, []) for word in _ORDER)
+            every.append(Others(name, better, worse, rest, span))
     return every
 
 

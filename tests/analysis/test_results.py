@@ -77,6 +77,8 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
         "spectral-bench train -m +sweeps=study_z",
     ):
         assert line in page.splitlines(), line
+    assert page.startswith("# Results\n\n| study | question | answer | runs |\n")
+    assert page.count("<details>") == page.count("</details>") > 0
     assert page.index("## study_x") < page.index("## Not run yet") < page.index("### study_z")
     verdict = "`spectral_newton` ends at test/accuracy 93.18 ["
     assert verdict in page
