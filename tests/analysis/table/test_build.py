@@ -193,7 +193,7 @@ def test_runs_without_a_config_are_named(runs: Any) -> None:
 
 
 def test_no_runs_say_how_to_make_some() -> None:
-    with pytest.raises(ValueError, match=r"python -m bench\.train"):
+    with pytest.raises(ValueError, match=r"spectral-bench train"):
         build_table(frame([]))
 
 

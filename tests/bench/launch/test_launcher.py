@@ -220,8 +220,8 @@ def test_one_failing_run_takes_no_other_along(command: Command, tmp_path: Path) 
         assert "exception: RuntimeError: SparseAdam does not support dense gradients" in first
         assert "Traceback" in Path(log.partition("log:")[2].strip()).read_text()
         words = shlex.split(again.partition("again:")[2])
-        assert words[:4] == ["python", "-m", "bench.train", "-m"]
-        status, out, err = command(*words[3:])
+        assert words[:3] == ["spectral-bench", "train", "-m"]
+        status, out, err = command(*words[2:])
         assert status == 1
         assert out.startswith("1 planned: 1 failed (1 exception)\nfailed before:\n  ")
 
