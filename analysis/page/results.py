@@ -24,8 +24,8 @@ Made by `python -m analysis.results` from the archives in `results/`. The first 
 is the header of its file in `sweeps/`, typed by hand; all else is computed, and CI fails when it no
 longer matches (`python -m analysis.results --check`). Every run behind a number is in the study's
 archive: `python -m analysis.tables source=results/<study>.parquet ids=true` names them. How
-intervals, tests and verdicts are made is in [comparing.md](comparing.md), also why a verdict on a few
-tenths of a point from five seeds can change when the same runs are made again on a GPU. {red} marks
+intervals, tests and verdicts are made is in [comparing.md](comparing.md), also why a verdict on
+a few tenths of a point from five seeds can change when the same runs are made again on a GPU. {red} marks
 what makes a comparison unfair.
 """
 
