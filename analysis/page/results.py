@@ -25,8 +25,8 @@ is the header of its file in `sweeps/`, typed by hand; all else is computed, and
 longer matches (`python -m analysis.results --check`). Every run behind a number is in the study's
 archive: `python -m analysis.tables source=results/<study>.parquet ids=true` names them. How
 intervals, tests and verdicts are made is in [comparing.md](comparing.md), also why a verdict on
-a few tenths of a point from five seeds can change when the same runs are made again on a GPU. {red} marks
-what makes a comparison unfair.
+a few tenths of a point from five seeds can change when the same runs are made again on a GPU.
+{red} marks what makes a comparison unfair.
 """
 
 
