@@ -69,7 +69,7 @@ def t_interval(values: Numbers, level: float = 0.95) -> Interval:
     """Return Student's interval of the mean of ``values`` [n]; NaN for n = 1.
 
     It covers at its level for normal data of any n >= 2, where the bootstrap of few seeds does
-    not (docs/tables.md has the measured coverage of both).
+    not (docs/comparing.md has the measured coverage of both).
 
     Raises:
         ValueError: no values, one that is not finite, or a level outside (0, 1).

@@ -1,6 +1,6 @@
 """Tune every optimizer of a study with the same budget, on the validation split.
 
-    spectral-bench tune +sweeps=study_a_small                      (docs/tuning.md)
+    spectral-bench tune +sweeps=study_a_small                      (docs/comparing.md)
     spectral-bench tune +sweeps=study_a_8 optimizer=adamw,muon     only these
     spectral-bench tune +sweeps=study_a_8 hydra/launcher=slurm     on a cluster; waits for its jobs
 

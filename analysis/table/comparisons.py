@@ -31,7 +31,7 @@ Verdict = Literal["better", "worse", "not shown"]
 _EXACT = 20  # 2^20 sign patterns take milliseconds
 _FLIPS = 99_999
 _MOST_SEEDS = 10_000
-_FLOOR = 0.5  # of the typical spread; docs/tables.md has what it changes
+_FLOOR = 0.5  # of the typical spread; docs/comparing.md has what it changes
 
 
 @dataclass(frozen=True)

@@ -69,5 +69,5 @@ def test_another_network_is_no_test_of_them(tmp_path: Path) -> None:
     assert {result.verdict for result in found.values()} == {"not measured"}
     write_run(tmp_path / "bare", "r", [])
     bare = load([str(tmp_path / "bare")])
-    assert "analysis.hessian_blocks" in check(CLAIMS["hessian-value-largest"], bare).reason
+    assert "spectral-bench hessian-blocks" in check(CLAIMS["hessian-value-largest"], bare).reason
     assert "analysis.landscape" in check(CLAIMS["landscape-slope"], bare).reason

@@ -202,7 +202,7 @@ def test_null_tables_have_at_most_5_percent_false_verdicts(n: int, noise: str, s
 def test_the_exact_test_holds_where_five_seeds_cannot() -> None:
     """Seeds in two groups, other ones for each method: 1 of 16 tables has all signs alike."""
     assert _false(10, "two groups", _UNEQUAL)[0] <= 50
-    assert _false(5, "two groups", _UNEQUAL)[0] > 50  # as docs/tables.md warns
+    assert _false(5, "two groups", _UNEQUAL)[0] > 50  # as docs/comparing.md warns
 
 
 def _false(n: int, noise: str, scale: Any) -> tuple[int, int]:

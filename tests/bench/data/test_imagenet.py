@@ -128,7 +128,9 @@ def test_another_number_of_classes_is_refused(listed: Path) -> None:
 
 
 def test_it_must_be_listed_first(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match=r"bench\.prepare dataset=imagenet .* source=<the"):
+    with pytest.raises(
+        MissingDataError, match=r"spectral-bench prepare dataset=imagenet .* source=<the"
+    ):
         load(tmp_path, 0, **OPTIONS)
 
 

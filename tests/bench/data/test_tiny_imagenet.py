@@ -116,5 +116,5 @@ def test_damaged_files_are_named_with_the_remedy(copy: Path, tmp_path: Path, dam
 
 
 def test_a_run_needs_it_prepared(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match=r"bench\.prepare dataset=tiny_imagenet"):
+    with pytest.raises(MissingDataError, match=r"spectral-bench prepare dataset=tiny_imagenet"):
         load(tmp_path, 0)
