@@ -1,7 +1,7 @@
 """A page of exponents over training, with its figure, from an archive of measured runs.
 
-    python -m analysis.exponents_page name=exponents_resnet18 source=<folder of runs>
-    python -m analysis.exponents_page name=exponents_resnet18
+    spectral-bench exponents-page name=exponents_resnet18 source=<folder of runs>
+    spectral-bench exponents-page name=exponents_resnet18
 
 The first gathers the runs in docs/measurements/<name>.parquet; both write docs/<name>.md and
 docs/figures/<name>.png from that file alone.

@@ -1,6 +1,6 @@
 """docs/RESULTS.md from the archives in results/: written, or checked against them.
 
-Besides the front of README.md and the table of all sweeps in docs/sweeps.md.
+So are the front of README.md and the table of all sweeps in docs/sweeps.md.
 
 spectral-bench results
 spectral-bench results --check

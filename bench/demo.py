@@ -1,6 +1,6 @@
 """The demo: a sweep, the curvature of a trained network, and the comparison table.
 
-    spectral-bench demo [key=value ...]        any option of bench.train, e.g. trainer.epochs=5
+    spectral-bench demo [key=value ...]        any option of train, e.g. trainer.epochs=5
 
 Each step is an ordinary command, printed before it runs. Every step skips what is done, so the
 demo can be stopped at any moment and started again.

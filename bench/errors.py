@@ -1,6 +1,6 @@
 """Errors that are the user's to mend: one clear line, no traceback.
 
-Which extra of this project brings a package that is not installed.
+That a package is not installed is said with the extra of this project that brings it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Atomic file writes: a reader sees the old file or the new one, never half of one.
 
-Where the config tree and the sweeps lie: in the checkout, or beside an installed package.
+Here is also settled where the config tree and the sweeps lie: in the checkout, or beside an
+installed package.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A study from its first run to its table: measured exponents, tuning, report.
 
     spectral-bench study +sweeps=study_a_small      a tenth of study (a), minutes on a CPU
-    spectral-bench study +sweeps=study_a_8          any option of bench.train as well
+    spectral-bench study +sweeps=study_a_8          any option of train as well
 
 Each step is an ordinary command, printed before it runs. Every step skips what is done, so a study
 can be stopped at any moment and started again; the first failure ends it.

@@ -25,7 +25,7 @@ class ScalarSpectralAdam(torch.optim.Adam):
         eta_l = eta (s_l / s_bar)^beta,   s_l = alpha_l gamma_l
 
     with alpha_l and gamma_l measured on a trained network (``exponents``, a file written by
-    ``python -m analysis.curvature``) and s_bar the mean of s_l over the model's usable layers. The
+    ``spectral-bench curvature``) and s_bar the mean of s_l over the model's usable layers. The
     bias of a layer shares its rate. A layer without a usable measurement (missing, s_l <= 0, or not
     finite) keeps eta; one warning names those whose weight should have had one.
 

@@ -1,8 +1,7 @@
 """All figures of what was measured, each as PNG and PDF, from the Parquet files alone.
 
-Figures of a Hessian's blocks, from their measured table alone.
-
-The figure of a landscape's decay with more data, from its measured tables alone.
+`draw` makes those of many runs. `block_norms` and `block_map` show a Hessian's blocks, `landscape`
+the decay with more data.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Figures of exponents over layers, networks and training, from measured tables alone.
 
 Each function takes `analysis.run.measured.Measured` and returns a figure; ValueError says in one
-line what is not there to draw. Layers that are marked unreliable are drawn hollow.
-
-Figures of one network's layers, a panel a layer, from its measured directions alone.
+line what is not there to draw. Layers that are marked unreliable are drawn hollow. `power_law` and
+`rank_profiles` show one network's measured directions, a panel a layer.
 """
 
 from __future__ import annotations

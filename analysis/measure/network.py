@@ -1,9 +1,9 @@
 """Measure one network on one batch: spectrum, curvature and exponents of each weight layer.
 
-Needs torch, pandas and `optimizers` alone, so that a training run can measure itself.
+The spectra of the weight matrices themselves are measured besides (`weights_table`); their tail has
+two definitions that are not the same thing.
 
-Beside them stand the spectra of the weight matrices themselves, whose tail has two definitions that
-are not the same thing.
+Needs torch, pandas and `optimizers` alone, so that a training run can measure itself.
 """
 
 from __future__ import annotations

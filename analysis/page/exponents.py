@@ -1,6 +1,6 @@
 """The exponents that a study's runs hold: along training, and against the preprint's claims.
 
-Exponents along training as figures: alpha, gamma and s, and the identity beside its null.
+Figures along training show alpha, gamma and s, and the identity beside its null.
 """
 
 from __future__ import annotations

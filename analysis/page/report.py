@@ -1,6 +1,7 @@
 """What the report shows, gathered from the runs: rows, curves, exponents, failures, provenance.
 
-The command that trains a row again: the chosen files, and what differs from their defaults.
+Each row has the command that trains it again: the chosen files, and what differs from their
+defaults.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ are reported, those of <name>_tune chose the settings. Report seeds are below 10
 sweep <name>_exponents, and of <name> with a seed from there on, prepared the others (they measured
 their exponents).
 
-What a study's section leaves beside its text: figures, and its answer in short.
-
-What a study's sweep file plans: the values along each axis of its grid, and which lack runs.
+`Output` is what a study's section leaves beside its text: figures, and its answer in short. `Plan`
+is what its sweep file plans: the values along each axis of its grid, and which lack runs.
 """
 
 from __future__ import annotations

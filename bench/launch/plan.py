@@ -1,6 +1,6 @@
 """The plan: the grid that is expected, beside the run folders that are there.
 
-What its runs would cost, what refuses them, and how a person reads all that.
+It also says what its runs would cost, what refuses them, and what of it a person reads.
 """
 
 from __future__ import annotations
