@@ -24,11 +24,14 @@ SOURCE = ("optimizer=adamw", "seed=0")
 
 
 def main(arguments: list[str]) -> None:
-    """Run the demo with ``arguments`` for every run.
+    """Print the help page, or run the demo with ``arguments`` for every run.
 
     Raises:
         RunsFailedError: a step failed; its own output says why.
     """
+    if arguments[:1] in (["-h"], ["--help"]):
+        print((__doc__ or "").strip())
+        return
     overrides = [f"+sweeps={SWEEP}", *arguments]
     config = load([*overrides, *SOURCE])
     folder = Path(config.runs_dir) / identify(config).id

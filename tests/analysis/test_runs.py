@@ -141,7 +141,7 @@ def test_a_log_killed_before_it_said_anything_is_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["nowhere", "offline:nowhere"])
 def test_a_missing_folder_says_how_to_make_runs(source: str) -> None:
-    with pytest.raises(ValueError, match=r"nowhere: no such folder .*python -m bench\.train"):
+    with pytest.raises(ValueError, match=r"nowhere: no such folder .*spectral-bench train"):
         load_runs(source)
     with pytest.raises(ValueError, match="no such folder"):
         load_history(source, "x")

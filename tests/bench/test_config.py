@@ -17,7 +17,6 @@ import pytest
 import torch
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from bench import cli, config, files
@@ -25,6 +24,7 @@ from bench.build import build_model, declared_shape
 from bench.compose import composing
 from bench.config import GROUPS, RunConfig, TrainerConfig
 from bench.errors import UserError
+from bench.public_names import locate
 
 CHOICES = [
     (group, file.stem)
@@ -132,7 +132,7 @@ def test_every_default_of_our_own_code_is_written_out(
     for part in (component, component.get("params") or {"_target_": "torch.optim.SGD"}):
         if part["_target_"].startswith(("torch.", "pytorch_optimizer.")):
             continue
-        signature = inspect.signature(get_object(part["_target_"]))
+        signature = inspect.signature(locate(part["_target_"]))
         for parameter in signature.parameters.values():
             if parameter.default is not parameter.empty:
                 assert parameter.name in part

@@ -70,4 +70,4 @@ def test_another_network_is_no_test_of_them(tmp_path: Path) -> None:
     write_run(tmp_path / "bare", "r", [])
     bare = load([str(tmp_path / "bare")])
     assert "spectral-bench hessian-blocks" in check(CLAIMS["hessian-value-largest"], bare).reason
-    assert "analysis.landscape" in check(CLAIMS["landscape-slope"], bare).reason
+    assert "spectral-bench landscape" in check(CLAIMS["landscape-slope"], bare).reason

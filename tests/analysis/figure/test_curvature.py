@@ -161,7 +161,7 @@ def test_a_landscape_shows_both_ends_their_nulls_and_the_constant(measured: Meas
 
 def test_nothing_measured_is_said(measured: Measured) -> None:
     empty = Measured(*_rest(measured), pd.DataFrame())
-    with pytest.raises(ValueError, match=r"analysis\.hessian_blocks measures them"):
+    with pytest.raises(ValueError, match=r"spectral-bench hessian-blocks measures them"):
         block_plots.block_norms(empty)
 
 
