@@ -109,9 +109,7 @@ def build_table(
     chosen = [run for run in everything if seeds is None or run["seed"] in seeds]
     grid = _grid(chosen, rows, cols, seeds, metric)
     notes = [_what_is_shown(metric, statistic, spread)]
-    if not mix_timing:
-        grid = _timed(grid)
-    grid, left_out = _alone(grid)
+    grid, left_out = _alone(grid if mix_timing else _timed(grid))
     notes += [_whose_seconds(grid), *_counts(chosen, grid), *left_out]
     if len(chosen) < len(everything):
         notes.append(f"{len(everything) - len(chosen)} runs of other seeds left out.")

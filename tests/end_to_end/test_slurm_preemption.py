@@ -83,12 +83,8 @@ def test_preempted_and_timed_out_runs_are_as_if_undisturbed(
         *("sbatch", "--parsable", "--output=/dev/null"),
         *("-p", "urgent", "-N2", "--exclusive", "--wrap", "sleep 2"),
     )
-    wait_for(
-        lambda: (
-            cluster("sacct", "-n", "-X", "-j", urgent.strip(), "-o", "state").strip() == "COMPLETED"
-        ),
-        90,
-    )
+    state = ("sacct", "-n", "-X", "-j", urgent.strip(), "-o", "state")
+    wait_for(lambda: cluster(*state).strip() == "COMPLETED", 90)
     wait_for(lambda: all(f.status.get("state") == "done" for f in folders.values()), 480)
 
     for folder in folders.values():
