@@ -230,11 +230,11 @@ def test_a_dropped_run_makes_its_cell_partial(
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     import wandb
 
+    wandb.teardown()  # or its service's address would be back in the environment after the test
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
-    wandb.teardown()
     return tmp_path
 
 

@@ -33,13 +33,13 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbSer
     import wandb
 
     with serving() as made:
+        wandb.teardown()  # or its service's address would be back in the environment after the test
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("WANDB_BASE_URL", made.address)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        wandb.teardown()
         yield made
         wandb.teardown()
 

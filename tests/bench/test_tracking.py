@@ -147,7 +147,10 @@ def offline(
     tmp_path_factory: pytest.TempPathFactory, server: socket.socket
 ) -> tuple[Path, dict[str, str]]:
     """A runs folder with two attempts of one W&B run, and the environment they left behind."""
+    import wandb
+
     folder = tmp_path_factory.mktemp("wandb") / "runs"
+    wandb.teardown()  # or its service's address would be back in the environment after the tests
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
