@@ -51,7 +51,7 @@ def test_a_sweep_goes_on_from_an_archive(
     archive.main(["unpack", "results/tiny.parquet", "into=runs"])
     assert capsys.readouterr().out == "runs: 6 of 6 runs (6 done) unpacked\n"
     sweep.main(["plan", *QUICK, "sweep=tiny", "seed=0,1,2"])
-    assert capsys.readouterr().out.startswith("6 planned: 4 done, 2 missing\n")
+    assert "\n6 planned: 4 done, 2 missing\n" in capsys.readouterr().out
     archive.main(["source=runs", "out=again.parquet"])
     assert Path("again.parquet").read_bytes() == kept.read_bytes()
     for folder in trained.glob("*-s?-*"):

@@ -27,7 +27,7 @@ def done(command, module: str, *options: str, folder: tuple[str, ...] = ()) -> s
 
 def test_a_study_in_two_pieces_on_two_machines(command, tmp_path: Path) -> None:
     (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "study_q.yaml").write_text("study: {question: Which is best?}\n")
+    (tmp_path / "sweeps" / "study_q.yaml").write_text('study: {question: "Which is best?"}\n')
     tuning = [*QUICK, "sweep=study_q_tune", "seed=1000", "optimizer.lr=0.01,0.02"]
     done(command, "bench.train", "-m", *tuning)
     done(command, "bench.train", "-m", *QUICK, "optimizer.lr=0.02", "sweep=study_q", "seed=0,1")
