@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from bench.run_folder import RunFolder
 
@@ -23,17 +23,8 @@ State = Literal[
     "missing",
     "failed",
 ]
-# In the order of a plan's line.
-STATES: tuple[State, ...] = (
-    "done",
-    "diverged",
-    "untracked",
-    "running",
-    "queued",
-    "interrupted",
-    "missing",
-    "failed",
-)
+# In the order of a plan's line, which is that of the names above.
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True)
