@@ -92,7 +92,10 @@ LEAST = {"outcome": "test/accuracy", "primary": [["muon", "adamw"]]}
         ({"primary": [["muon", "muon"]]}, "study.registered.primary: muon cannot be compared with"),
         ({"primary": [["a", "b"], ["b", "a"]]}, "study.registered.primary: a pair stands there"),
         ({"primary": [["*", "adamw"]]}, 'study.registered.primary: "*" is for secondary'),
-        ({"secondary": [["adamw", "*"]]}, 'study.registered.secondary: write the "*" first: ["*", '),
+        (
+            {"secondary": [["adamw", "*"]]},
+            'study.registered.secondary: write the "*" first: ["*", ',
+        ),
         ({"secondary": [["muon"]]}, "study.registered.secondary.0.1: field required"),
         ({"margin": 0}, "study.registered.margin: input should be greater than 0"),
         ({"margin": "0.1"}, "study.registered.margin: input should be a valid number"),
@@ -273,7 +276,11 @@ def judged(made: Registration | None = None, **changes: Any) -> Badge:
 
 @pytest.mark.parametrize(
     ("pair", "role"),
-    [(("muon", "adamw"), "primary"), (("adamw", "muon"), "primary"), (("adamw", "soap"), "secondary")],
+    [
+        (("muon", "adamw"), "primary"),
+        (("adamw", "muon"), "primary"),
+        (("adamw", "soap"), "secondary"),
+    ],
 )
 def test_a_registered_comparison(pair: tuple[str, str], role: str) -> None:
     found = judged(pair=pair, horizon=8.0, model="convnet", dataset="digits", current="f" * 64)
@@ -316,7 +323,11 @@ def test_what_was_found_afterwards_says_why(changes: dict[str, Any], reasons: li
 
 def test_a_study_without_a_registration() -> None:
     found = badge(None, pair=("muon", "adamw"), outcome="test/accuracy", seeds=ALL)
-    assert (found.role, found.reasons, str(found)) == (None, ("not registered",), "found afterwards")
+    assert (found.role, found.reasons, str(found)) == (
+        None,
+        ("not registered",),
+        "found afterwards",
+    )
 
 
 def test_seeds_that_are_missing_are_no_verdict_yet() -> None:

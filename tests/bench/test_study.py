@@ -26,6 +26,12 @@ def test_the_small_study_is_tuned_reported_and_tabled() -> None:
     ]
 
 
+def test_the_table_of_a_registered_study_is_by_its_outcome() -> None:
+    *_, table = study.commands(["+sweeps=demo_study", "runs_dir=r", "tuned=t"])
+    assert table == ["tables", "source=r", "sweep=demo_study", "metric=test/loss",
+                     "baseline=adamw", "spread=interval"]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "words", [["optimizer=sgd,muon"], ["optimizer=adamw"], ["trainer.batch_size=32,64"]]
 )
