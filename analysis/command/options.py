@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field
 
+from analysis.judge.section import Plan
 from analysis.table.build import build_table
-from analysis.table.comparisons import Test
 from analysis.table.model import Spread, Statistic, Table
 from bench import options as cli
 from bench.tuning.spec import looks_of
@@ -29,14 +29,17 @@ class ComparisonOptions(RunOptions):
     seeds: list[int] | None = Field(None, description="expected seeds; default: all seen")
     statistic: Statistic = Field("mean", description="of the seeds; iqm: interquartile mean")
     spread: Spread = Field("std", description="beside it; interval: 95 % confidence interval")
-    baseline: str | None = Field(None, description="compare with this row, paired by seed")
+    baseline: list[str] = Field([], description="compare with these rows, paired by seed")
     better: Literal["higher", "lower"] | None = Field(
         None, description="direction of a metric whose name does not tell"
     )
     level: float = Field(
         0.05, gt=0, lt=1, description="probability of any false verdict in the table"
     )
-    test: Test = Field("auto", description="of the verdicts; auto: exact where n suffices, else t")
+    margin: float | None = Field(
+        None, gt=0, description="the smallest difference that matters, in the metric's unit:"
+        " what is shown to be below it is called equivalent"
+    )  # fmt: skip
     looks: int | None = Field(
         None, ge=1, description="how often results were seen while seeds were added, this time"
         " counted; default: as the file of sweep= says (study.looks), else 1"
@@ -55,5 +58,6 @@ class ComparisonOptions(RunOptions):
         """
         names = signature(build_table).parameters.keys() & type(self).model_fields.keys()
         asked: dict[str, Any] = {name: getattr(self, name) for name in names}
-        asked["looks"] = self.looks or looks_of(self.sweep or "")
+        looks = self.looks or looks_of(self.sweep or "")
+        asked["plan"] = Plan(level=self.level, looks=looks, margin=self.margin)
         return build_table(runs, **asked)

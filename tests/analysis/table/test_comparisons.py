@@ -6,11 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats as scipy_stats
-
-from analysis.table import comparisons
 from analysis.table.comparisons import (
     choose_test,
     compare,
@@ -20,6 +15,11 @@ from analysis.table.comparisons import (
     sign_flip_p,
     wilcoxon_p,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from analysis.table import comparisons
 
 differences = st.lists(st.integers(-20, 20).map(lambda k: k / 7), min_size=2, max_size=9)
 
