@@ -8,11 +8,11 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field
 
-from analysis.judge.section import Plan
+from analysis.judge.registered import plan_of
+from analysis.judge.section import NO_PLAN
 from analysis.table.build import build_table
 from analysis.table.model import Spread, Statistic, Table
 from bench import options as cli
-from bench.tuning.spec import looks_of
 
 
 class RunOptions(cli.Options):
@@ -58,6 +58,11 @@ class ComparisonOptions(RunOptions):
         """
         names = signature(build_table).parameters.keys() & type(self).model_fields.keys()
         asked: dict[str, Any] = {name: getattr(self, name) for name in names}
-        looks = self.looks or looks_of(self.sweep or "")
-        asked["plan"] = Plan(level=self.level, looks=looks, margin=self.margin)
+        sweeps = {self.sweep} if self.sweep else set(runs["sweep"])
+        plan = plan_of(
+            next(iter(sweeps)) if len(sweeps) == 1 else None, self.metric,
+            level=self.level, looks=self.looks, margin=self.margin,
+        )  # fmt: skip
+        # Pairs that a study's file asks for are one family with the baselines' columns.
+        asked["plan"] = plan if self.baseline or plan.primary else NO_PLAN
         return build_table(runs, **asked)
