@@ -87,7 +87,9 @@ def build_table(
     sign = {"higher": 1, "lower": -1}.get(better or "", direction(metric))
     compared = None
     if baseline or plan.pairs or resolve is not None:
-        compared, cells, more = compare(grid, cells, baseline, sign, plan, resolve)
+        compared, cells, more = compare(
+            grid, cells, plan, baselines=baseline, direction=sign, resolve=resolve
+        )
         notes += more
     return Table(
         metric, "/".join(name.removeprefix("config.") for name in rows),

@@ -20,9 +20,10 @@ Numbers = Sequence[Sequence[Seeds]]
 def compare(
     grid: Grid,
     cells: list[list[Cell]],
+    plan: Plan,
+    *,
     baselines: Sequence[str],
     direction: int,
-    plan: Plan,
     resolve: float | None = None,
 ) -> tuple[Section, list[list[Cell]], list[str]]:
     """Return the section of a grid, its cells with their comparisons, and notes on them.
@@ -30,9 +31,9 @@ def compare(
     Args:
         grid: the runs in rows and columns.
         cells: ``cells[row][column]``.
+        plan: how they are judged, and which pairs besides.
         baselines: labels of the rows that every other is compared with.
         direction: 1 where larger is better, -1 where smaller is, 0 where that is not known.
-        plan: how they are judged, and which pairs besides.
         resolve: a difference in the metric's unit; cells say how many seeds would show it.
 
     Raises:
