@@ -59,7 +59,7 @@ class Loop:
         self.total_steps = self.steps_per_epoch * config.epochs
         self.step = 0
         self.energy = energy_of(setup)
-        self.clock = Clock(self.energy and self.energy.training)
+        self.clock = Clock(None if self.energy is None else self.energy.training)
         self.history: list[Row] = []
         self.arrival: Arrival | None = None
         self._written, self._written_at = -1, time.monotonic()  # the newest checkpoint
