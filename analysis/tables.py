@@ -141,9 +141,11 @@ def _publish(table: Table, runs: pd.DataFrame, options: TableOptions) -> None:
         print("no W&B Report: nothing was sent (WANDB_MODE=offline)", file=sys.stderr)
         return
     networks = sorted({*zip(runs["dataset"], runs["model"], strict=True)})
-    shown = {"sweep": options.sweep, "metric": options.metric}
+    text, sweep = render(table, "markdown"), options.sweep
     try:
-        addresses = wandb_report.write(published, render(table, "markdown"), networks, **shown)
+        addresses = wandb_report.write(
+            published, text, networks, sweep=sweep, metric=options.metric
+        )
     except wandb_report.NoReportError as error:
         print(f"no W&B Report: {error}", file=sys.stderr)
     else:

@@ -162,7 +162,7 @@ def exponent_map(measured: Measured, name: str) -> Figure:
     far = max(abs(low - 2), abs(high - 2), 0.1)
     norm = Normalize(2 - far, 2 + far) if name == "alpha" else Normalize(low, high)
     colours = colormaps["PuOr" if name == "alpha" else "viridis"]
-    variants = layers.groupby("optimizer")["variant"].nunique()
+    optimizers = [optimizer for (optimizer, _), _ in groups]
     for axes, ((optimizer, variant), group) in zip(grid, groups, strict=True):
         cells = group.pivot_table(name, "layer", "epoch", dropna=False).reindex(order)
         sure = group.pivot_table("reliable", "layer", "epoch", aggfunc="min").reindex(order)
@@ -170,7 +170,7 @@ def exponent_map(measured: Measured, name: str) -> Figure:
         y, x = np.nonzero(sure.to_numpy(dtype=float) == 0)
         axes.plot(x, y, ".", color="#888888", markersize=3)
         seeds = group["run"].nunique()
-        which = f" {str(variant)[:6]}" if variants[optimizer] > 1 else ""
+        which = f" {str(variant)[:6]}" if optimizers.count(optimizer) > 1 else ""
         axes.set_title(f"{optimizer}{which}\n({seeds} seed{'s' if seeds > 1 else ''})")
         axes.set_xticks(range(cells.shape[1]), [f"{epoch:g}" for epoch in cells.columns])
         axes.set_xlabel("epoch")

@@ -74,12 +74,11 @@ def test_the_map_is_the_mean_over_seeds_by_layer_and_epoch(tmp_path: Path) -> No
     for axes, optimizer in ((adamw, "adamw"), (muon, "muon")):
         (image,) = axes.get_images()
         drawn = np.asarray(image.get_array())
+        own = layers[layers["optimizer"] == optimizer]
         for row, layer in enumerate(LAYERS):
             for at, epoch in enumerate((0.0, 2.0, 5.0)):
-                here = layers.query(
-                    "layer == @layer and epoch == @epoch and optimizer == @optimizer"
-                )
-                assert drawn[row, at] == pytest.approx(here["alpha"].mean())
+                cell = own[(own["layer"] == layer) & (own["epoch"] == epoch)]
+                assert drawn[row, at] == pytest.approx(cell["alpha"].mean())
         # White is alpha = 2, whatever was measured.
         assert (image.norm.vmin + image.norm.vmax) / 2 == pytest.approx(2.0)
         # A dot where a fit of some seed is not reliable: the last layer, at each epoch.
