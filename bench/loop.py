@@ -15,7 +15,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +29,7 @@ from bench.setup import Setup
 from bench.tracking import Tracker
 from bench.training.accounting import flops_until, usage_summary, watch_memory
 from bench.training.compile_lock import CompileLock
+from bench.training.energy import energy_of
 from bench.training.evaluation import Evaluation, laid_out, self_measurement
 from bench.training.losses import DivergedError, LinAlgError, LossWindow, symptom
 from bench.training.progress import make_progress
@@ -57,7 +58,8 @@ class Loop:
         self.steps_per_epoch = parts.data.steps_per_epoch(config.batch_size)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.step = 0
-        self.clock = Clock()
+        self.energy = energy_of(setup)
+        self.clock = Clock(None if self.energy is None else self.energy.training)
         self.history: list[Row] = []
         self.arrival: Arrival | None = None
         self._written, self._written_at = -1, time.monotonic()  # the newest checkpoint
@@ -80,7 +82,7 @@ class Loop:
             StopRequested: the process was asked to stop; a checkpoint is written.
         """
         watch_memory(self.setup.device)
-        with self.progress:
+        with self.progress, closing(self.energy) if self.energy else nullcontext():
             self.progress.start_at(self.step)
             if self.step == 0:
                 self._measure_curvature()
@@ -104,6 +106,8 @@ class Loop:
         entropies = entropy_summary(self.data)
         if self.setup.device.type == "cuda":  # a step launched from Python takes another time
             used["cuda_graph"] = self.training_step.graph is not None
+        if self.energy is not None:
+            used |= self.energy.summary(self.history, self.clock.training)
         return {**summary, **entropies, **used, **target_summary(self.setup.target, self.arrival)}
 
     def _run_epoch(self) -> None:
@@ -205,6 +209,8 @@ class Loop:
             self.arrival = Arrival(step=self.step, epoch=epoch, seconds=seconds, flops=flops)
         if flops is not None:
             measured["flops"] = flops
+        if self.energy is not None and (joules := self.energy.total()) is not None:
+            measured["joules"] = joules
         self._log(measured, self.step)
         self.progress.epoch(self.step // self.steps_per_epoch, self.history[-1])
 
@@ -262,6 +268,8 @@ class Loop:
             "arrival": self.arrival,
             **random_state(self.setup.device),
         }
+        if self.energy is not None:
+            state["energy"] = self.energy.state_dict()
         if self.evaluation.weights.differ:
             state["training_model"] = self.model.state_dict()
         return state
@@ -274,6 +282,8 @@ class Loop:
         self.parts.schedule.load_state_dict(state["schedule"])
         self.window.load(state["window"])
         self.clock.load_state_dict(state["clock"])
+        if self.energy is not None:
+            self.energy.load_state_dict(state.get("energy"))
         self.arrival = state["arrival"]
         set_random_state(state, self.setup.device)
         self.history = self.folder.history(up_to_step=self.step)

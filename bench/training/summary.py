@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypedDict, cast, get_args
 
@@ -22,6 +22,7 @@ from bench.run_folder import Row, State
 
 Phase = Literal["data", "step", "evaluation", "compile", "checkpoint", "curvature"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+_TRAINING: tuple[Phase, ...] = ("data", "step")
 
 
 class Clock:
@@ -29,16 +30,22 @@ class Clock:
 
     On a GPU the host waits for the device only where a number is read, at the end of a logging
     window, so that "data" there is the time to launch the work and "step" includes the waiting.
+
+    Args:
+        training: is called at the start of each phase, with whether it is one of training.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, training: Callable[[bool], None] | None = None) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self._training = training
 
     @contextmanager
     def __call__(self, phase: Phase) -> Iterator[None]:
         """Count the time inside the block to ``phase``."""
         start = time.perf_counter()
         try:
+            if self._training is not None:
+                self._training(phase in _TRAINING)
             yield
         finally:
             self.seconds[phase] += time.perf_counter() - start
@@ -46,7 +53,7 @@ class Clock:
     @property
     def training(self) -> float:
         """Seconds of training proper: data and steps, without the others."""
-        return self.seconds["data"] + self.seconds["step"]
+        return sum(self.seconds[phase] for phase in _TRAINING)
 
     def state_dict(self) -> dict[str, float]:
         """Return the seconds so far."""
