@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import stats
+from analysis.run.frame import nearest
 from analysis.stats import NO_INTERVAL, Interval
 from analysis.table import select, targets
 from analysis.table.comparisons import Test, against_baseline
@@ -178,9 +179,11 @@ def _to_target(
     """
     if not is_target(grid.metric) or histories is None:
         raise ValueError(f"target= goes with metric=target/seconds or target/step, not {grid.metric}")
-    if target == "auto" and baseline not in grid.labels.values():
-        known = ", ".join(grid.labels.values())
-        raise ValueError(f"target=auto needs baseline=<row> whose final value it is; rows: {known}")
+    labels = list(grid.labels.values())
+    if target == "auto" and baseline not in labels:
+        more = f"no row {baseline!r}{nearest(baseline, labels)}" if baseline else "add it"
+        rows = f"rows here: {', '.join(labels[:5])}{', ...' if len(labels) > 5 else ''}"
+        raise ValueError(f"target=auto takes the final value of baseline=<row>: {more}; {rows}")
     runs, how = dict(grid.runs), {}
     for where in grid.columns:
         found, how[where] = targets.with_target(grid.at(where), target, baseline, histories)
@@ -199,7 +202,7 @@ def _with_targets(
         notes += [f"Target of {_name(where)}: {said}."] if said else []
         reason = targets.withheld(runs)
         if reason is not None:
-            notes.append(f"{grid.metric} of {_name(where)} withheld: {reason}.")
+            notes.append(f"{grid.metric} of {_name(where)}{targets.WITHHELD}{reason}.")
             for line in cells:
                 line[j] = replace(line[j], mean=math.nan, iqm=math.nan)
     return cells, notes

@@ -65,6 +65,7 @@ def time_to_target(times: Sequence[float | None], spent: Sequence[float]) -> Tar
 
 
 _TARGET = "target/"
+WITHHELD = " withheld: "  # in notes, before the reason
 TOKENS = "tokens_per_second"  # only language models have it
 # What a run spent in all, at which its miss is censored: summary columns that add up to it.
 _SPENT = {
@@ -171,9 +172,9 @@ def _at_first_evaluation(run: Run) -> bool:
 
 def _named(runs: Sequence[Run]) -> str:
     """Return the runs' targets: "val/accuracy 0.93"."""
-    found = {(run.get("target/metric"), run.get("target/value")) for run in runs}
-    names = [f"{metric} {value:.5g}" for metric, value in sorted(found) if metric]
-    return " or ".join(names) or "their target"
+    stated = [run for run in runs if run.get("target/metric") and run.get("target/value")]
+    found = sorted({(run["target/metric"], run["target/value"]) for run in stated})
+    return " or ".join(f"{metric} {value:.5g}" for metric, value in found) or "their target"
 
 
 def described(runs: Sequence[Run]) -> str:
