@@ -55,7 +55,9 @@ def publish(table: Table, project: str, name: str) -> None:
     try:
         run = wandb.init(
             entity=entity, project=only, name=f"comparison {name}", job_type=JOB_TYPE,
-            config={"metric": table.metric, "baseline": table.baseline, "notes": table.notes},
+            config={
+                "metric": table.metric, "baseline": list(table.baselines), "notes": table.notes,
+            },
             settings=wandb.Settings(console="off", silent=True, init_timeout=60),
         )  # fmt: skip
         run.log({"comparison": wandb.Table(columns=list(_COLUMNS), data=rows(table))})

@@ -11,11 +11,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.config import RunConfig
 from bench.errors import MissingHereError
 from bench.public_names import with_canonical
+
+if TYPE_CHECKING:
+    from bench.config import RunConfig
 
 # Raised when the meaning of a config changes without its keys changing.
 _SCHEMA = 1

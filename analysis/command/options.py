@@ -10,9 +10,9 @@ import pandas as pd
 import yaml
 from pydantic import Field, ValidationError
 
+from analysis.judge.section import Plan
 from analysis.runs import load_history
 from analysis.table.build import build_table
-from analysis.table.comparisons import Test
 from analysis.table.model import Spread, Statistic, Table
 from analysis.table.targets import Asked
 from bench import options as cli
@@ -34,14 +34,17 @@ class ComparisonOptions(RunOptions):
     seeds: list[int] | None = Field(None, description="expected seeds; default: all seen")
     statistic: Statistic = Field("mean", description="of the seeds; iqm: interquartile mean")
     spread: Spread = Field("std", description="beside it; interval: 95 % confidence interval")
-    baseline: str | None = Field(None, description="compare with this row, paired by seed")
+    baseline: list[str] = Field([], description="compare with these rows, paired by seed")
     better: Literal["higher", "lower"] | None = Field(
         None, description="direction of a metric whose name does not tell"
     )
     level: float = Field(
         0.05, gt=0, lt=1, description="probability of any false verdict in the table"
     )
-    test: Test = Field("auto", description="of the verdicts; auto: exact where n suffices, else t")
+    margin: float | None = Field(
+        None, gt=0, description="the smallest difference that matters, in the metric's unit:"
+        " what is shown to be below it is called equivalent"
+    )  # fmt: skip
     looks: int | None = Field(
         None, ge=1, description="how often results were seen while seeds were added, this time"
         " counted; default: as the file of sweep= says (study.looks), else 1"
@@ -64,7 +67,8 @@ class ComparisonOptions(RunOptions):
         """
         names = signature(build_table).parameters.keys() & type(self).model_fields.keys()
         asked: dict[str, Any] = {name: getattr(self, name) for name in names}
-        asked["looks"] = self.looks or looks_of(self.sweep or "")
+        looks = self.looks or looks_of(self.sweep or "")
+        asked["plan"] = Plan(level=self.level, looks=looks, margin=self.margin)
         asked["target"] = _target(self.target)
         asked["histories"] = partial(load_history, self.source)
         return build_table(runs, **asked)

@@ -268,9 +268,7 @@ def profile(runs: pd.DataFrame, measure: str) -> Figure:
     return figure
 
 
-def _costs(
-    rows: Iterable[Sequence[Cell]], table: Table
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _costs(rows: Iterable[Sequence[Cell]], table: Table) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return [rows, problems] of those problems whose times ``table`` does not withhold."""
     kept = [
         j for j, column in enumerate(zip(*table.cells, strict=True))

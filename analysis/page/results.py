@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figure.style import svg
+from analysis.judge.section import Plan
 from analysis.page import budget, exponents, figures, map_section, maps, verdict
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
@@ -42,7 +43,7 @@ def pages(studies: Sequence[Study], folder: str) -> tuple[str, str, dict[str, st
         folder: the figures' folder, as links on the page name it.
 
     Raises:
-        ValueError: an archive that cannot be read, is of another study, or breaks the rules.
+        ValueError: an archive that cannot be read, is of another study, or breaks the plan.
     """
     drawn: dict[str, Figure] = {}
     sections, answers, front = [], {}, ""
@@ -97,9 +98,11 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         rest = study.runs[~maps.of_places(study.runs, mapped)]
         plan = study.planned
         if len(rest):
-            for found in results(rest, spent, plan.first, plan.looks):
-                parts.append(_results(found, study, tuned_by.tuning, out))
-            parts.append(verdict.section(rest, plan.contrasts, plan.looks, out))
+            judged = results(
+                rest, spent, plan.first, Plan(looks=plan.looks, contrasts=plan.contrasts)
+            )
+            parts += [_results(found, study, tuned_by.tuning, out) for found in judged]
+            parts.append(verdict.section(judged, out))
         parts += map_section.sections(study, mapped, out) if mapped else []
     else:
         parts.append("No report runs yet, only tuning.")

@@ -15,10 +15,12 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import stats
-from analysis.run.frame import nearest
+from analysis.judge import section
+from analysis.judge.power import seeds_needed
+from analysis.judge.section import NO_PLAN, Plan
+from analysis.judge.verdicts import paired
 from analysis.stats import NO_INTERVAL, Interval
 from analysis.table import select, targets
-from analysis.table.comparisons import Test, against_baseline
 from analysis.table.model import (
     Cell,
     Comparable,
@@ -74,9 +76,9 @@ def build_table(
     runs: pd.DataFrame, *, metric: str = "test/accuracy", rows: Sequence[str] = ("optimizer",),
     cols: Sequence[str] = ("dataset", "model"), sweep: str | None = None,
     seeds: Sequence[int] | None = None, statistic: Statistic = "mean", spread: Spread = "std",
-    baseline: str | None = None, better: Literal["higher", "lower"] | None = None,
-    level: float = 0.05, test: Test = "auto", looks: int = 1, resolve: float | None = None,
-    mix_timing: bool = False, target: Asked | None = None, histories: Histories | None = None,
+    baseline: Sequence[str] = (), better: Literal["higher", "lower"] | None = None,
+    plan: Plan = NO_PLAN, resolve: float | None = None, mix_timing: bool = False,
+    target: Asked | None = None, histories: Histories | None = None,
 ) -> Table:  # fmt: skip
     """Return the table of ``metric`` over ``runs`` (the frame of `analysis.runs.load_runs`).
 
@@ -90,16 +92,14 @@ def build_table(
         statistic: what a cell shows of its runs.
         spread: what is shown beside it: sample standard deviation or 95 % interval (Student's for
             the mean, BCa bootstrap for the interquartile mean, from 10 seeds on).
-        baseline: the row that every other is compared with, paired by seed.
+        baseline: the rows that every other is compared with, paired by seed.
         better: the metric's direction, where its name does not tell.
-        level: of any false verdict; this, ``test`` and ``looks`` as `comparisons.compare` has them.
-        test: of the verdicts.
-        looks: how many interim analyses there were, this one counted.
+        plan: how comparisons are judged, and which there are besides.
         resolve: a difference in the metric's unit; cells say how many seeds would show it.
         mix_timing: use seconds that cannot be compared. Else runs that shared their device have
             none beside runs that had it alone: where the metric is a time they are left out.
         target: of times to a target: another one than the runs' own. "auto": the median of the
-            final values of ``baseline``, which is then compared with nothing.
+            final values of the first ``baseline``, which is then compared with nothing.
         histories: where ``target`` is looked for.
 
     Raises:
@@ -117,7 +117,7 @@ def build_table(
     chosen_as: dict[Key, str] = {}
     if target is not None:
         grid, chosen_as = _to_target(grid, target, baseline, histories)
-    compared_with = None if target == "auto" else baseline
+        baseline = () if target == "auto" else baseline
     grid, left_out = _alone(grid if mix_timing else _timed(grid))
     notes += [_whose_seconds(grid), *_counts(chosen, grid), *left_out]
     if len(chosen) < len(everything):
@@ -128,17 +128,16 @@ def build_table(
         cells, said = _with_targets(grid, cells, chosen_as)
         notes += said
     sign = {"higher": 1, "lower": -1}.get(better or "", direction(metric))
-    if compared_with is not None or resolve is not None:
-        cells, compared = _compared(
-            grid, cells, baseline=compared_with, direction=sign, level=level, test=test, looks=looks,
-            resolve=resolve,
-        )  # fmt: skip
-        notes += compared
+    compared = None
+    if baseline or plan.primary or plan.contrasts or resolve is not None:
+        compared = _compared(grid, baseline, sign, plan, resolve)
+        cells = _with_comparisons(grid, cells, compared, baseline, resolve)
+        notes += _how_compared(compared, baseline, plan, metric, resolve)
     return Table(
         metric, "/".join(name.removeprefix("config.") for name in rows),
         tuple(grid.labels.values()), tuple(map(_name, grid.columns)),
         _marked(cells, sign, statistic), tuple(notes), tuple(grid.timing.values()),
-        statistic, spread, compared_with, resolve,
+        statistic, spread, tuple(baseline), compared, resolve,
     )  # fmt: skip
 
 
@@ -170,7 +169,7 @@ def _grid(
 
 
 def _to_target(
-    grid: Grid, target: Asked, baseline: str | None, histories: Histories | None
+    grid: Grid, target: Asked, baselines: Sequence[str], histories: Histories | None
 ) -> tuple[Grid, dict[Key, str]]:
     """Return the grid with times to ``target``, and how it was chosen, by column.
 
@@ -178,12 +177,14 @@ def _to_target(
         ValueError: the metric is no time to a target, or there is no such baseline.
     """
     if not is_target(grid.metric) or histories is None:
-        raise ValueError(f"target= goes with metric=target/seconds or target/step, not {grid.metric}")
-    labels = list(grid.labels.values())
-    if target == "auto" and baseline not in labels:
-        more = f"no row {baseline!r}{nearest(baseline, labels)}" if baseline else "add it"
-        rows = f"rows here: {', '.join(labels[:5])}{', ...' if len(labels) > 5 else ''}"
-        raise ValueError(f"target=auto takes the final value of baseline=<row>: {more}; {rows}")
+        raise ValueError(
+            f"target= goes with metric=target/seconds or target/step, not {grid.metric}"
+        )
+    if target == "auto" and not baselines:
+        raise ValueError("target=auto is the final value of a row: add baseline=<row>")
+    for name in baselines:
+        section.check_baseline(name, list(grid.labels.values()))
+    baseline = baselines[0] if baselines else ""
     runs, how = dict(grid.runs), {}
     for where in grid.columns:
         found, how[where] = targets.with_target(grid.at(where), target, baseline, histories)
@@ -265,34 +266,87 @@ def _whose_seconds(grid: Grid) -> str:
     return f"s/epoch: median seconds per epoch of {same}."
 
 
+def _numbers(grid: Grid) -> list[list[dict[int, float | None]]]:
+    """Return each cell's numbers by seed."""
+    return [
+        [by_seed(grid.runs.get((key, where), []), grid.metric) for where in grid.columns]
+        for key in grid.labels
+    ]
+
+
 def _compared(
-    grid: Grid, cells: list[list[Cell]], **how: Any
-) -> tuple[list[list[Cell]], list[str]]:
-    """Return the cells with what `against_baseline` says of the grid's numbers, and its notes.
+    grid: Grid, baselines: Sequence[str], sign: int, plan: Plan, resolve: float | None
+) -> section.Section:
+    """Return the comparisons of the grid's numbers.
 
     Raises:
-        ValueError: the metric has no numbers to pair, or see there.
+        ValueError: the metric has no numbers to pair, or no direction; no such row.
     """
     if is_target(grid.metric):
         raise ValueError(
             f"{grid.metric}: no verdicts, because a run that missed has no number to pair; "
             "leave baseline= and resolve= out"
         )
-    numbers = [
-        [by_seed(grid.runs.get((key, where), []), grid.metric) for where in grid.columns]
-        for key in grid.labels
-    ]
-    results, notes = against_baseline(
-        list(grid.labels.values()), numbers, metric=grid.metric, **how
-    )
-    compared = [
+    if resolve is not None and not baselines:
+        raise ValueError("resolve= needs a baseline to differ from: add baseline=<row>")
+    labels = list(grid.labels.values())
+    for name in baselines:
+        section.check_baseline(name, labels)
+    if sign == 0:
+        raise ValueError(
+            f"{grid.metric}: say which way is better with better=higher or better=lower"
+        )
+    return section.judged(labels, _numbers(grid), plan, baselines=baselines, direction=sign)
+
+
+def _with_comparisons(
+    grid: Grid,
+    cells: list[list[Cell]],
+    compared: section.Section,
+    baselines: Sequence[str],
+    resolve: float | None,
+) -> list[list[Cell]]:
+    """Return the cells with their comparisons with each baseline, and the seeds to resolve."""
+    numbers, labels = _numbers(grid), list(grid.labels.values())
+    base = numbers[labels.index(baselines[0])] if baselines else []
+    return [
         [
-            replace(cell, comparison=comparison, needed=needed)
-            for cell, (comparison, needed) in zip(line, found, strict=True)
+            replace(
+                cell,
+                comparisons=tuple(compared.against(label, name, j) for name in baselines),
+                needed=_needed(list(paired(numbers[i][j], base[j]).values()), resolve)
+                if resolve is not None and label != baselines[0] else None,
+            )
+            for j, cell in enumerate(line)
         ]
-        for line, found in zip(cells, results, strict=True)
-    ]
-    return compared, notes
+        for i, (label, line) in enumerate(zip(labels, cells, strict=True))
+    ]  # fmt: skip
+
+
+def _needed(differences: Sequence[float], resolve: float) -> int | None:
+    if len(differences) < 2:
+        return None
+    try:
+        return seeds_needed(stats.sample_std(differences), resolve)
+    except ValueError:  # more than anyone can train
+        return None
+
+
+def _how_compared(
+    compared: section.Section,
+    baselines: Sequence[str],
+    plan: Plan,
+    metric: str,
+    resolve: float | None,
+) -> list[str]:
+    first, *notes = section.notes(compared, plan)
+    notes.insert(0, f"vs {' and '.join(baselines)}: {first}" if baselines else first)
+    if resolve is not None:
+        notes.append(
+            f"seeds: how many would show a difference of {resolve:g} in {metric} (80 % power,"
+            " alone, with the spread seen here)."
+        )
+    return notes
 
 
 def _name(where: Key) -> str:

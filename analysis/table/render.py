@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from analysis.table.comparisons import Comparison
+from analysis.judge.verdicts import Comparison
 from analysis.table.model import Cell, Table, in_percent, possible
 from bench import table_writer
 from bench.table_writer import Form, Marked
@@ -17,8 +17,8 @@ _BEST = "of its column, among the rows with every seed finished where there are 
 _CSV = (
     "row", "column", "metric", "mean", "std", "n", "expected_n", "diverged",
     "seconds_per_epoch", "run_ids", "iqm", "interval_low", "interval_high",
-    "baseline", "difference", "difference_low", "difference_high", "pairs", "test", "p",
-    "adjusted_p", "verdict", "seeds_needed", "reached",
+    "baseline", "difference", "difference_low", "difference_high", "pairs", "p", "adjusted_p",
+    "equivalence_p", "verdict", "registered", "seeds_needed", "reached",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def _for_people(table: Table, ids: bool) -> table_writer.Table:
     header = [table.corner]
     for name in table.columns:
         header += [name, "s/epoch"]
-        header += [f"vs {table.baseline}"] if table.baseline else []
+        header += [f"vs {name}" for name in table.baselines]
         header += [f"seeds for {_number(table.resolve, table.metric)}"] if table.resolve else []
     marked = any(cell.best for row in table.cells for cell in row)
     best = "mean" if table.statistic == "mean" else "interquartile mean"
@@ -63,8 +63,7 @@ def _for_people(table: Table, ids: bool) -> table_writer.Table:
 def _parts(cell: Cell, table: Table) -> list[str | Marked]:
     own = Marked(value(cell, table), f" {_count(cell)}")
     parts = [own if cell.best else str(own), _seconds(cell)]
-    if table.baseline:
-        parts.append(comparison_text(cell, table.metric))
+    parts += [comparison_text(one, table.metric) for one in cell.comparisons]
     if table.resolve:
         parts.append(NOTHING if cell.needed is None else str(cell.needed))
     return parts
@@ -88,12 +87,11 @@ def value(cell: Cell, table: Table) -> str:
     return f"{text} [{', '.join(number(float(end)) for end in ends)}]"
 
 
-def comparison_text(cell: Cell, metric: str) -> str:
+def comparison_text(one: Comparison | None, metric: str) -> str:
     """Return "+0.31 [+0.02, +0.60] better", or a dash for the baseline itself and lone runs."""
-    found = cell.comparison
-    if found is None or found.n == 0:
+    if one is None or one.n == 0:
         return NOTHING
-    return f"{difference(found, metric)}{f' {found.verdict}' if found.n > 1 else ''}"
+    return f"{difference(one, metric)}{f' {one.verdict}' if one.n > 1 else ''}"
 
 
 def difference(found: Comparison, metric: str) -> str:
@@ -135,28 +133,34 @@ def _seconds(cell: Cell) -> str:
 
 
 def _tidy(table: Table) -> table_writer.Table:
-    """Return one row a cell, numbers unrounded (fractions stay fractions), empty where absent."""
+    """Return one row a cell and baseline, numbers unrounded (fractions stay fractions).
+
+    What is absent is empty.
+    """
     rows = []
     for label, row in zip(table.rows, table.cells, strict=True):
         for column, cell in zip(table.columns, row, strict=True):
             numbers = [cell.mean, cell.std, cell.n, cell.expected, cell.diverged]
             own = _numbers(*numbers, cell.seconds_per_epoch)
             spread = _numbers(cell.iqm, *cell.interval)
-            compared = _compared(cell, table.baseline)
             ids = ";".join(cell.run_ids)
-            reached = "" if cell.reached is None else str(cell.reached)
-            rows.append([label, column, table.metric, *own, ids, *spread, *compared, reached])
+            rest = ["" if one is None else str(one) for one in (cell.needed, cell.reached)]
+            compared = zip(table.baselines, cell.comparisons, strict=True)
+            for baseline, one in compared if table.baselines else [("", None)]:
+                judged = [baseline, *_compared(one)]
+                rows.append([label, column, table.metric, *own, ids, *spread, *judged, *rest])
     return table_writer.Table(_CSV, rows)
 
 
-def _compared(cell: Cell, baseline: str | None) -> list[str]:
-    found = cell.comparison
-    needed = "" if cell.needed is None else str(cell.needed)
-    if found is None:
-        return [baseline or "", *[""] * 8, needed]
-    numbers = _numbers(found.difference, *found.interval, found.n)
-    tested = [found.test, *_numbers(found.p, found.adjusted_p), found.verdict]
-    return [baseline or "", *numbers, *(tested if found.n > 1 else [""] * 4), needed]
+def _compared(one: Comparison | None) -> list[str]:
+    if one is None:
+        return [""] * 9
+    numbers = _numbers(one.difference, *one.interval, one.n)
+    if one.n < 2:
+        return [*numbers, *[""] * 5]
+    badge = "" if one.badge is None else str(one.badge)
+    tested = _numbers(one.p, one.adjusted_p, one.equivalence_p)
+    return [*numbers, *tested, one.verdict, badge]
 
 
 def _numbers(*numbers: float) -> list[str]:

@@ -1,8 +1,6 @@
-"""What a table is asked for, taken from the runs' frame; a misspelt name is an error of one line."""
+"""What a table is asked for, taken from the runs' frame; a misspelt name is an error."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd

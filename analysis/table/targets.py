@@ -198,7 +198,7 @@ def described(runs: Sequence[Run]) -> str:
 
 
 def with_target(
-    rows: Mapping[str, Sequence[Run]], asked: Asked, baseline: str | None, histories: Histories
+    rows: Mapping[str, Sequence[Run]], asked: Asked, baseline: str, histories: Histories
 ) -> tuple[dict[str, list[Run]], str]:
     """Return a column's runs, by row, with the times to the target that is asked for.
 
@@ -217,7 +217,7 @@ def with_target(
         every = [run for runs in rows.values() for run in runs]
         language = any(run.get(TOKENS) is not None for run in every)
         metric: Metric = "val/loss" if language else "val/accuracy"
-        done = [run for run in rows.get(str(baseline), ()) if run["state"] == "done"]
+        done = [run for run in rows.get(baseline, ()) if run["state"] == "done"]
         known = [_evaluations(histories, run, metric) for run in done]
         finals = [float(one[-1][-1]) for one in known if one]
         if not finals:

@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.errors import UserError, suggestion
 from bench.files import home
+from bench.registration import Registered
 from bench.tuning.settings import FIRST_TUNING_SEED
 
 Point = tuple[float, ...]  # a value for each parameter
@@ -302,6 +303,7 @@ class Study(_Strict):
         looks: how many interim analyses: how often its results were looked at while seeds were
             added, the last time counted.
         contrasts: pairs of optimizers.
+        registered: what is settled before the first report run (bench.registration).
     """
 
     question: str | None = None
@@ -312,6 +314,7 @@ class Study(_Strict):
     tuning: Tuning | None = None
     looks: int = Field(1, ge=1)
     contrasts: list[tuple[str, str]] = []
+    registered: Registered | None = None
 
     @field_validator("contrasts")
     @classmethod

@@ -1,0 +1,240 @@
+"""The comparisons of one section of rows and columns: which there are, and what they say.
+
+A section is what is printed together: every row against each baseline, the contrasts that a study
+asks for, and what it has registered, at every dataset and model. All are one family
+(`analysis.judge.verdicts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+
+from analysis.judge.family import EXACT, FLIPS, least_p
+from analysis.judge.verdicts import (
+    Badge,
+    Comparison,
+    Role,
+    Rules,
+    Seeds,
+    judge,
+    paired,
+    without_luck,
+)
+
+Pair = tuple[str, str]  # method, other: of optimizers, or of rows' labels
+
+
+@dataclass(frozen=True)
+class Plan(Rules):
+    """How a section is judged, and which pairs of optimizers are compared besides the baselines.
+
+    Attributes:
+        primary: pairs that come first.
+        contrasts: the others.
+        badge: returns whether a pair's comparison was registered, given the pair, its role and the
+            column; None where nobody asks.
+    """
+
+    primary: tuple[Pair, ...] = ()
+    contrasts: tuple[Pair, ...] = ()
+    badge: Callable[[Pair, Role | None, int], Badge] | None = None
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """All pairs, primary ones first, each once."""
+        return tuple(dict.fromkeys((*self.primary, *self.contrasts)))
+
+
+NO_PLAN = Plan()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One comparison of a section: rows ``method`` and ``other`` in column ``column``."""
+
+    column: int
+    method: str
+    other: str
+    contrast: bool = False
+    role: Role | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A pair of optimizers that is not compared: ``lacking`` has no run, or ``several`` rows."""
+
+    method: str
+    other: str
+    lacking: str
+    several: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """``comparisons`` of all that were asked, and ``missing`` pairs."""
+
+    comparisons: Mapping[Asked, Comparison]
+    missing: tuple[Missing, ...]
+
+    def against(self, label: str, other: str, column: int) -> Comparison | None:
+        """Return the comparison of row ``label`` with the baseline ``other``; None for itself."""
+        return self.comparisons.get(Asked(column, label, other))
+
+    @property
+    def contrasts(self) -> dict[Asked, Comparison]:
+        """The comparisons asked for pair by pair."""
+        return {asked: one for asked, one in self.comparisons.items() if asked.contrast}
+
+
+def judged(
+    labels: Sequence[str],
+    numbers: Sequence[Sequence[Seeds]],
+    plan: Plan,
+    *,
+    baselines: Sequence[str] = (),
+    direction: int,
+) -> Section:
+    """Judge a section of rows ``labels`` and columns.
+
+    Args:
+        labels: one a row; its first word is the optimizer.
+        numbers: ``numbers[row][column]``: the cell's numbers by seed.
+        plan: level, margin, pairs.
+        baselines: labels of rows that every other is compared with.
+        direction: 1 where larger is better, -1 where smaller is.
+    """
+    columns = range(len(numbers[0]) if numbers else 0)
+    index = {label: i for i, label in enumerate(labels)}
+    asked = [
+        Asked(j, label, base, role=_role((label, base), plan.primary))
+        for base in baselines for label in labels if label != base for j in columns
+    ]  # fmt: skip
+    pairs, missing = _contrasts(labels, numbers, plan)
+    asked += [Asked(j, a, b, contrast=True, role=role) for j, a, b, role in pairs]
+    cells = [(numbers[index[one.method]][one.column], numbers[index[one.other]][one.column])
+             for one in asked]  # fmt: skip
+    results = judge(
+        [paired(row, other) for row, other in cells],
+        plan, higher_is_better=direction > 0,
+        primary=[k for k, one in enumerate(asked) if one.role == "primary"],
+    )  # fmt: skip
+    comparisons = {
+        one: _badged(without_luck(result, *cell), one, plan)
+        for one, result, cell in zip(asked, results, cells, strict=True)
+    }
+    return Section(comparisons, tuple(missing))
+
+
+def _badged(comparison: Comparison, asked: Asked, plan: Plan) -> Comparison:
+    """Return the comparison with its badge; one whose seeds are not all there has no verdict."""
+    if plan.badge is None:
+        return comparison
+    pair = (optimizer_of(asked.method), optimizer_of(asked.other))
+    badge = plan.badge(pair, asked.role, asked.column)
+    verdict = comparison.verdict if badge.complete else "undecided"
+    return replace(comparison, badge=badge, verdict=verdict)
+
+
+def optimizer_of(label: str) -> str:
+    """Return the optimizer of a row's label, "adamw" of "adamw lr=0.01"."""
+    return label.split(" ", maxsplit=1)[0]
+
+
+def _role(labels: Pair, primary: Sequence[Pair]) -> Role | None:
+    pair = {optimizer_of(label) for label in labels}
+    return "primary" if any(pair == set(one) for one in primary) else None
+
+
+def _contrasts(
+    labels: Sequence[str], numbers: Sequence[Sequence[Seeds]], plan: Plan
+) -> tuple[list[tuple[int, str, str, Role | None]], list[Missing]]:
+    """Return the pairs asked by name, primary ones first, wherever both have numbers."""
+    pairs: list[tuple[int, str, str, Role | None]] = []
+    missing: list[Missing] = []
+    wanted = plan.pairs
+    for j in range(len(numbers[0]) if numbers else 0):
+        rows: dict[str, list[str]] = {}
+        for label, line in zip(labels, numbers, strict=True):
+            if line[j]:
+                rows.setdefault(optimizer_of(label), []).append(label)
+        for method, other in wanted:
+            lacking = [name for name in (method, other) if len(rows.get(name, [])) != 1]
+            if lacking:
+                missing.append(Missing(method, other, lacking[0], lacking[0] in rows))
+                continue
+            own, its = rows[method][0], rows[other][0]
+            pairs.append((j, own, its, _role((own, its), plan.primary)))
+    return pairs, list(dict.fromkeys(missing))
+
+
+def check_baseline(name: str, labels: Sequence[str]) -> None:
+    """Raise ValueError unless a row is called ``name``; one line that names the nearest."""
+    if name in labels:
+        return
+    close = get_close_matches(name, labels, n=1)
+    near = [label for label in labels if label.startswith(f"{name} ")] or list(labels)
+    more = ", ..." if len(near) > 5 else ""
+    hint = f"rows here: {', '.join(near[:5])}{more}"
+    hint = f"the nearest is {close[0]!r}" if close else hint
+    raise ValueError(f"no row {name!r} to be the baseline; {hint}")
+
+
+def notes(section: Section, plan: Plan) -> list[str]:
+    """Return how the section was judged, in sentences: a first one, and more."""
+    tested = {asked: one for asked, one in section.comparisons.items() if one.n > 1}
+    first = [one for asked, one in tested.items() if asked.role == "primary"]
+    rest = len(tested) - len(first)
+    family = f"{_count(len(tested))} of this section"
+    if first:
+        family = f"{_count(len(first), 'primary ')} first, then, if they are decided, {rest} more"
+    looked = ""
+    if plan.looks > 1:
+        looked = f", times {plan.looks} interim analyses (seeds were added to results already seen)"
+    lines = [
+        f"mean difference paired by seed [{100 * (1 - plan.level):g} % interval, not corrected];"
+        f" verdict by step-down max-T sign flips over {family}{looked}, at {plan.level:g}.",
+        _meaning(plan),
+    ]
+    lines += _few_seeds(list(tested.values()), plan)
+    if any(one.n > EXACT for one in tested.values()):
+        lines.append(f"Beyond {EXACT} seeds {FLIPS:,} drawn patterns of signs, else all of them.")
+    lines += _reasons(section)
+    return lines
+
+
+def _meaning(plan: Plan) -> str:
+    undecided = "undecided: neither shown, which is evidence of nothing"
+    if plan.margin is None:
+        return f"{undecided}. No margin was declared, so nothing is called equivalent."
+    return f"equivalent: the difference is below the margin of {plan.margin:g}; {undecided}."
+
+
+def _few_seeds(tested: Sequence[Comparison], plan: Plan) -> list[str]:
+    """Return a note where so few seeds can give no verdict, whatever they say."""
+    few = [one.n for one in tested if plan.looks * least_p(one.n) > plan.level]
+    if not few:
+        return []
+    n = max(few)
+    least = min(1.0, plan.looks * least_p(n))
+    needed = next(k for k in range(2, 64) if plan.looks * least_p(k) <= plan.level)
+    return [
+        f"{len(few)} of {_count(len(tested))} can have no verdict: with {n} seeds no p is below"
+        f" {least:.3g}; {needed} seeds can."
+    ]
+
+
+def _reasons(section: Section) -> list[str]:
+    """Return why comparisons were found afterwards, each reason once, with how many it is of."""
+    counts: dict[str, int] = {}
+    for one in section.comparisons.values():
+        for reason in one.badge.reasons if one.badge else ():
+            counts[reason] = counts.get(reason, 0) + 1
+    total = len(section.comparisons)
+    some = {count: "" if count == total else f" ({count} of {total})" for count in counts.values()}
+    return [f"found afterwards{some[count]}: {reason}." for reason, count in counts.items()]
+
+
+def _count(number: int, what: str = "") -> str:
+    return f"{number} {what}comparison{'' if number == 1 else 's'}"
