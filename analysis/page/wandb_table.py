@@ -61,7 +61,9 @@ def publish(
     try:
         run = wandb.init(
             entity=entity, project=only, name=f"comparison {name}", job_type=JOB_TYPE,
-            config={"metric": table.metric, "baseline": list(table.baselines), "notes": table.notes},
+            config={
+                "metric": table.metric, "baseline": list(table.baselines), "notes": table.notes,
+            },
             settings=wandb.Settings(console="off", silent=True, init_timeout=60),
         )  # fmt: skip
         artifact = wandb.Artifact(f"comparison-{name}", type=JOB_TYPE)
