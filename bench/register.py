@@ -43,7 +43,7 @@ from bench.tuning.spec import study_of
 # Grids of other keys make several rows of an optimizer.
 _AXES = ("optimizer", "seed", "model", "dataset")
 # The plan has these by themselves, or they only say what a reader is told.
-_IN_PLAN = {*_AXES, "trainer.epochs", "+sweeps"}
+_IN_PLAN = {*_AXES, "trainer.epochs", "sweeps"}
 _OF_STUDY = ("registered", "looks", "tuning", "contrasts", "question", "part_of", "notes", "cost")
 
 
@@ -130,10 +130,10 @@ def _plan(
 
 def _counts(override: str) -> bool:
     """Whether an override could change a result in a way that the plan's other keys do not say."""
-    key = override.partition("=")[0]
+    key = override.partition("=")[0].lstrip("+~")
     if key in _IN_PLAN or any(key.startswith(f"study.{own}") for own in _OF_STUDY):
         return False
-    return is_binding(key.lstrip("+~"))
+    return is_binding(key)
 
 
 # -- register --------------------------------------------------------------------------------------
