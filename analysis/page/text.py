@@ -8,6 +8,8 @@ from typing import Any
 
 import jinja2
 
+from analysis.table.model import text as typed
+
 
 def render(template: str, **values: Any) -> str:
     """Return a template with its values; what it lacks is an error, and HTML is escaped."""
@@ -33,6 +35,6 @@ def _environment() -> jinja2.Environment:
         autoescape=lambda name: (name or "").endswith(".html.j2"), trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["listed"] = listed
+    environment.filters |= {"listed": listed, "typed": typed}
     environment.filters["code"] = lambda names: [f"`{name}`" for name in names]
     return environment
