@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 from pydantic import Field
 
-from analysis.claim.render import render
 from analysis.command.messages import user_messages
 from analysis.figure.exponents import alpha_training
 from analysis.figure.style import save, styled
+from analysis.page.claims import render
 from analysis.page.exponents import judged_claims
 from analysis.page.text import phrase
 from analysis.run import archive as run_archive

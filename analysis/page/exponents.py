@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 
 from analysis.claim.check import Result, check
 from analysis.claim.model import column, load_claims
-from analysis.claim.render import number, render
 from analysis.figure.lines import Series, chart
 from analysis.figure.style import COLOURS
 from analysis.page import figures
 from analysis.page.budget import Place
+from analysis.page.claims import render
 from analysis.page.maps import of_places
 from analysis.page.study import Output, Study
-from analysis.page.text import phrase
+from analysis.page.text import number, phrase
 from analysis.run.measured import Measured
 from analysis.stats import mean, t_interval
 from bench.table_writer import Table, write
