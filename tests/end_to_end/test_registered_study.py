@@ -25,7 +25,9 @@ study:
     extension: 0
     seeds: [1000]
     method: grid
-    space: {sgd: {optimizer.lr: {low: 0.1, high: 0.2}}, adamw: {optimizer.lr: {low: 0.01, high: 0.1}}}
+    space:
+      sgd: {optimizer.lr: {low: 0.1, high: 0.2}}
+      adamw: {optimizer.lr: {low: 0.01, high: 0.1}}
 hydra:
   mode: MULTIRUN
   sweeper: {params: {optimizer: "sgd,adamw", seed: "range(0,6)"}}
