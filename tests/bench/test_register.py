@@ -111,7 +111,9 @@ def test_a_plan_is_frozen_printed_and_found_again(own: Own) -> None:
         ("digits",),
     )
     assert plan.tuning is not None
-    assert plan.tuning["space"]["sgd"] == {"optimizer.lr": {"low": 0.1, "high": 0.2}}
+    assert plan.tuning["space"]["sgd"] == {
+        "optimizer.lr": {"low": 0.1, "high": 0.2, "log": True, "extend": True}
+    }
     assert plan.overrides == ()
     assert current_file_hash(made) == plan.file
     path = "sweeps/registered/study_own.json"
