@@ -24,7 +24,7 @@ _ENUMERATED = 5  # seeds of which every resample is counted: 5^5 = 3125
 
 def setting_scores(scores: Array) -> Array:
     """Return the score of each setting ``[k]``; -inf where a seed of it diverged."""
-    return _whole(scores).mean(axis=1)
+    return np.asarray(_whole(scores).mean(axis=1))
 
 
 def _whole(scores: Array) -> Array:
@@ -101,7 +101,7 @@ def best_of_k(scores: Array, *, replace: bool = False) -> BestOfK:
 
 def _first(reached: Array, level: float) -> NDArray[np.intp]:
     """Return the first place of each row at which a cumulative share is ``level``."""
-    return np.argmax(reached >= level - 1e-12, axis=1)  # up to rounding
+    return np.asarray(np.argmax(reached >= level - 1e-12, axis=1))  # up to rounding
 
 
 # -- how often the same setting is selected -------------------------------------------------------
@@ -138,7 +138,7 @@ def selections(
         else:
             seeds = np.random.default_rng(seed).integers(0, s, (redraws, s))
         drawn = _whole(scores).T[seeds].mean(axis=1)
-    return np.argmax(drawn, axis=1)
+    return np.asarray(np.argmax(drawn, axis=1))
 
 
 def frequencies(chosen: NDArray[np.intp], k: int) -> Array:
@@ -225,6 +225,11 @@ class Tuned:
     reports: Array
     comparable: bool = True
 
+    @property
+    def unreported(self) -> NDArray[np.bool_]:
+        """Which settings were never reported ``[k]``."""
+        return np.asarray(np.isnan(self.reports).all(axis=1))
+
     def completed(self) -> Array:
         """Return ``reports`` with rows for settings that were never reported, where they can be.
 
@@ -234,7 +239,7 @@ class Tuned:
         differences, and with them the interval, are too wide rather than too narrow.
         """
         best, scores = winner(self.scores), setting_scores(self.scores)
-        lacking = np.isnan(self.reports).all(axis=1)
+        lacking = self.unreported
         apart = scores - scores[best] if np.isfinite(scores[best]) else np.full(len(scores), np.nan)
         if not self.comparable:
             apart = np.full(len(scores), np.nan)
@@ -297,7 +302,7 @@ def tuned_interval(
         table[:, common][setting[:, None], seeds].mean(axis=1)
         for table, setting in zip(reports, chosen, strict=True)
     )
-    never = [np.isnan(one.reports).all(axis=1) for one in both]
+    never = [one.unreported for one in both]
     approximate = float(np.mean(never[0][chosen[0]] | never[1][chosen[1]]))
     if not np.isfinite(first - second).all():
         return TunedInterval(NO_INTERVAL, approximate)

@@ -61,13 +61,15 @@ class Plan:
 
     ``scored_by`` is what the tuning is scored by, such as "val/loss"; None without tuning.
     ``looks``: how often results were looked at while seeds were added. ``contrasts``: pairs of
-    optimizers to compare, beside those with the baselines.
+    optimizers to compare, beside those with the baselines. ``known``: what was known before the
+    tuning, a sentence each.
     """
 
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     scored_by: str | None = None
     looks: int = 1
     contrasts: tuple[tuple[str, str], ...] = ()
+    known: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -114,6 +116,7 @@ def plan(path: Path | None) -> Plan:
         scored_by,
         study.looks,
         tuple(study.contrasts),
+        tuple(study.tuning.known) if study.tuning else (),
     )
 
 
