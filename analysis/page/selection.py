@@ -30,7 +30,7 @@ from bench.table_writer import Table, write
 
 Array = NDArray[np.float64]
 _EPOCHS = "config.trainer.epochs"
-_BANDS = 5  # lines at most whose bands can be told apart
+_BANDS = 3  # lines at most whose bands can be told apart
 HEADER = ("optimizer", "best setting", "score", "selected again", "beside it", "edge")
 
 
@@ -182,8 +182,10 @@ def figure(trials: Sequence[Trials], metric: str, title: str, detail: str) -> Fi
         low, high = ends if len(trials) <= _BANDS else (middle, middle)
         along = np.arange(1.0, len(middle) + 1)
         series.append(Series(one.optimizer, places[one.optimizer], along, middle, low, high))
+    series.sort(key=lambda line: -scale * line.middle[-1])
+    bands = ", band: 10 to 90 %" if len(trials) <= _BANDS else ""
     return chart(
-        series, title=title, detail=f"best {metric} expected of k trials; {detail}",
+        series, title=title, detail=f"best {metric} expected of k trials{bands}; {detail}",
         x_label="trials drawn", y_label=unit_of(metric), falling=not in_percent(metric),
     )  # fmt: skip
 
