@@ -195,7 +195,7 @@ def neighbours(settings: Array, best: int) -> list[tuple[int | None, int | None]
     width = np.ptp(at, axis=0)
     away = (at - at[best]) / np.where(width > 0, width, 1.0)
     far = np.linalg.norm(away, axis=1)
-    mainly = np.abs(away) >= np.abs(away).max(axis=1, keepdims=True) * (1 - 1e-9)
+    mainly = np.abs(away) >= np.abs(away).max(axis=1, initial=0, keepdims=True) * (1 - 1e-9)
     found = []
     for index in range(settings.shape[1]):
         sides = []

@@ -20,113 +20,17 @@ from analysis.figure.lines import Series, chart
 from analysis.figure.seeds import circumstances, unit_of
 from analysis.figure.style import svg
 from analysis.judge import selection as judge
-from analysis.page import budget
 from analysis.page.figures import colours
 from analysis.page.table import metric_of
 from analysis.page.text import phrase, render
+from analysis.page.trials import EPOCHS, Trials, at_usual_length, noise_of, trials_of
 from analysis.table.build import direction
 from analysis.table.model import in_percent
 from bench.table_writer import Table, write
 
 Array = NDArray[np.float64]
-_EPOCHS = "config.trainer.epochs"
 _BANDS = 3  # lines at most whose bands can be told apart
 HEADER = ("optimizer", "best setting", "score", "selected again", "beside it", "edge")
-
-
-@dataclass(frozen=True)
-class Trials:
-    """The finished trials of one optimizer at one length, by rising values.
-
-    Attributes:
-        optimizer: its name.
-        keys: short names of what was searched; what only follows another is left out.
-        settings: ``[k, d]``.
-        scores: ``[k, s]`` by tuning seed, larger is better; NaN where a run diverged.
-        epochs: of a run.
-    """
-
-    optimizer: str
-    keys: tuple[str, ...]
-    settings: Array
-    scores: Array
-    epochs: float
-
-    def text(self, index: int) -> str:
-        """Return a setting as it would be typed."""
-        values = zip(self.keys, self.settings[index], strict=True)
-        return ", ".join(f"{key}={value:.4g}" for key, value in values) or "as in its file"
-
-
-def trials_of(tuning: pd.DataFrame, metric: str) -> list[Trials]:
-    """Return the trials of each optimizer and length, of the tuning runs of one dataset and model.
-
-    A trial counts once all of its runs are finished.
-    """
-    if tuning.empty or metric not in tuning:
-        return []
-    every = []
-    for optimizer, runs in tuning.groupby("optimizer", sort=True):
-        columns = _free(runs, budget.searched(runs))
-        seeds = sorted(runs["seed"].unique())
-        for epochs, alike in runs.groupby(_EPOCHS, sort=True):
-            rows = []
-            for _, trial in alike.groupby("variant", sort=True):
-                scores = _scores(trial, metric, seeds)
-                if scores is not None:
-                    rows.append((tuple(trial[columns].iloc[0].astype(float)), scores))
-            if rows:
-                settings, table = zip(*sorted(rows, key=lambda row: row[0]), strict=True)
-                used = ~np.isnan(np.array(table)).all(axis=0) | (len(seeds) == 1)
-                keys = tuple(budget.short(column) for column in columns)
-                every.append(Trials(
-                    str(optimizer), keys, np.array(settings).reshape(len(rows), len(keys)),
-                    np.array(table)[:, used], float(epochs),  # type: ignore[arg-type]
-                ))  # fmt: skip
-    return every
-
-
-def _scores(trial: pd.DataFrame, metric: str, seeds: Sequence[int]) -> list[float] | None:
-    """Return a trial's score by seed; None where a run is not finished."""
-    if not trial["state"].isin(["done", "diverged"]).all():
-        return None
-    by_seed = dict(zip(trial["seed"], zip(trial["state"], trial[metric], strict=True), strict=True))
-    values = []
-    for seed in seeds:
-        state, value = by_seed.get(seed, ("missing", math.nan))
-        good = state == "done" and math.isfinite(value)
-        values.append(direction(metric) * float(value) if good else math.nan)
-    return values
-
-
-def _free(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """Return the columns of numbers that follow no other in a fixed ratio; rates first."""
-    found: list[str] = []
-    for column in sorted(columns, key=lambda name: (not name.endswith(".lr"), len(name), name)):
-        values = pd.to_numeric(runs[column], errors="coerce").to_numpy(dtype=np.float64)
-        ratios = [values / runs[other].to_numpy(dtype=np.float64) for other in found]
-        follows = any(np.ptp(ratio) <= 2e-3 * abs(ratio.mean()) for ratio in ratios)  # four digits
-        if np.isfinite(values).all() and not follows:
-            found.append(column)
-    return found
-
-
-def at_usual_length(trials: Sequence[Trials]) -> list[Trials]:
-    """Return those of the length at which most settings were tried, of equals the longest."""
-    counts: dict[float, int] = {}
-    for one in trials:
-        counts[one.epochs] = counts.get(one.epochs, 0) + one.scores.size
-    usual = max(counts, key=lambda epochs: (counts[epochs], epochs), default=math.nan)
-    return [one for one in trials if one.epochs == usual]
-
-
-def noise_of(report: pd.DataFrame, metric: str) -> float:
-    """Return the noise of a run of ``report`` (`judge.run_noise`); NaN where it tells none."""
-    if report.empty or metric not in report:
-        return math.nan
-    done = report[report["state"] == "done"]
-    wide = done.pivot_table(index=["optimizer", "variant"], columns="seed", values=metric)
-    return judge.run_noise(wide.to_numpy(dtype=np.float64)) if len(wide) else math.nan
 
 
 def rows(trials: Sequence[Trials], metric: str, noise: float) -> list[tuple[str, ...]]:
@@ -208,7 +112,9 @@ def transfers(trials: Sequence[Trials], metric: str) -> list[dict[str, str]]:
             if any(np.isnan(each).all() for each in scores):
                 continue
             error = judge.transfer(scores[0], scores[1])
-            every = Trials(name, one.keys, np.array(settings), scores[1][:, None], longest.epochs)
+            every = Trials(
+                name, one.columns, np.array(settings), scores[1][:, None], longest.epochs
+            )
             found.append({
                 "optimizer": name, "short": f"{one.epochs:g}", "long": f"{longest.epochs:g}",
                 "chosen": every.text(error.short), "best": every.text(error.long),
@@ -265,7 +171,7 @@ def selection(tuning: pd.DataFrame, report: pd.DataFrame, metric: str) -> Select
         here = report[(report["dataset"] == dataset) & (report["model"] == model)]
     usual = at_usual_length(trials)
     noise = noise_of(here, metric)
-    shown = tuning[tuning[_EPOCHS] == usual[0].epochs]
+    shown = tuning[tuning[EPOCHS] == usual[0].epochs]
     drawn = figure(usual, metric, f"{model} on {dataset}, tuning", circumstances(shown))
     percent = 100.0 if in_percent(metric) else 1.0
     return Selection(

@@ -12,17 +12,8 @@ import pandas as pd
 import pytest
 import study_runs
 
-from analysis.page.selection import (
-    at_usual_length,
-    figure,
-    html,
-    noise_of,
-    rows,
-    selection,
-    transfers,
-    trials_of,
-    words,
-)
+from analysis.page.selection import figure, html, rows, selection, transfers, words
+from analysis.page.trials import at_usual_length, noise_of, trials_of, tuned_difference
 from analysis.runs import load_runs
 
 METRIC = "val/accuracy"
@@ -176,3 +167,35 @@ def test_the_report_has_a_section_of_its_tuning_runs(runs: Any, tmp_path: Path) 
     assert len(re.findall("<svg", text)) == 1
     assert html(tuning, None) == text
     assert html(tuning, "study_y") == html(tuning.iloc[:0], None) == ""
+
+
+def test_the_interval_of_a_tuned_difference_is_of_both_tunings(runs: Any, tmp_path: Path) -> None:
+    write(runs, tmp_path, TRIED)
+    tuning = write(runs, tmp_path, {(0.1, 0.1): (0.9, 0.9, 0.9)}, optimizer="sgd")
+    apart = (0.010, 0.012, 0.008, 0.011, 0.009, 0.010, 0.013, 0.007)
+    for seed, more in enumerate(apart):
+        for optimizer, lr, decay, value in (
+            ("muon", 0.02, 0.2, 0.8 + more), ("sgd", 0.1, 0.1, 0.8)
+        ):  # fmt: skip
+            config = runs.config(
+                optimizer, seed, sweep="study_x", optimizer__lr=lr,
+                optimizer__adamw_lr=lr / 10, optimizer__weight_decay=decay,
+            )  # fmt: skip
+            study_runs.write(runs, tmp_path, config, value)
+    every = load_runs(tmp_path)
+    report, tuning = (every[every["sweep"] == name] for name in ("study_x", "study_x_tune"))
+    pair = ("muon", "sgd")
+    found = tuned_difference(tuning, report, pair, metric=METRIC, scored_by=METRIC)
+    assert found is not None
+    # One draw of 27 selects a setting that was never reported, worse by 0.025 of its scores.
+    assert found.approximate == pytest.approx(1 / 27, abs=0.01)
+    low, high = found.interval
+    assert low < 0.010 - 0.015 < np.mean(apart) < high < 0.013
+    losses = tuned_difference(tuning, report, pair, metric="val/loss", scored_by="val/loss")
+    assert losses is not None
+    assert losses.interval == pytest.approx((-high, -low))
+    other = tuned_difference(tuning, report, pair, metric="val/loss", scored_by=METRIC)
+    assert other is not None
+    assert math.isnan(other.interval.low)  # a difference of accuracies is none of losses
+    lacking = ("muon", "adamw")
+    assert tuned_difference(tuning, report, lacking, metric=METRIC, scored_by=METRIC) is None
