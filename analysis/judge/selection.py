@@ -217,13 +217,13 @@ class Tuned:
         scores: of its trials ``[k, s]``.
         reports: the reported number of each setting by report seed ``[k, n]``; a row of NaN where
             the setting was never run at the report's length. Larger is better.
-        comparable: whether scores and reported numbers are of one unit and scale (val/accuracy and
-            test/accuracy), so that a difference of scores may stand for one of reports.
+        beside: the reported quantity on the validation split (val/loss for test/loss), of the same
+            trials ``[k, s]``, larger is better. None: the scores are of it; NaN: not known.
     """
 
     scores: Array
     reports: Array
-    comparable: bool = True
+    beside: Array | None = None
 
     @property
     def unreported(self) -> NDArray[np.bool_]:
@@ -233,16 +233,16 @@ class Tuned:
     def completed(self) -> Array:
         """Return ``reports`` with rows for settings that were never reported, where they can be.
 
-        Such a row is the winner's, changed by how far the setting's score lies from the winner's:
+        Such a row is the winner's, changed by how far the setting's trials lie from the winner's:
         the difference on the validation split at the tuning's length is taken for the difference
-        in the report. The winner's score is the highest of k, hence a little lucky, so the
-        differences, and with them the interval, are too wide rather than too narrow.
+        in the report. Where scores are of the reported quantity, the winner's is the highest of k,
+        hence a little lucky: the differences, and with them the interval, are rather too wide than
+        too narrow.
         """
-        best, scores = winner(self.scores), setting_scores(self.scores)
-        lacking = self.unreported
-        apart = scores - scores[best] if np.isfinite(scores[best]) else np.full(len(scores), np.nan)
-        if not self.comparable:
-            apart = np.full(len(scores), np.nan)
+        best, lacking = winner(self.scores), self.unreported
+        trials = setting_scores(self.scores if self.beside is None else self.beside)
+        with np.errstate(invalid="ignore"):
+            apart = trials - trials[best]
         guessed = self.reports[best] + np.where(np.isfinite(apart), apart, np.nan)[:, None]
         return np.where(lacking[:, None], guessed, self.reports)
 

@@ -138,15 +138,20 @@ def tuned_difference(
     Returns:
         None where one of the two has no finished trial. As `judge.tuned_interval` otherwise.
     """
-    trials = {one.optimizer: one for one in at_usual_length(trials_of(tuning, scored_by))}
-    if not all(name in trials for name in names):
+    beside_by = f"val/{metric.partition('/')[2]}"
+    scored, beside = (
+        {one.optimizer: one for one in at_usual_length(trials_of(tuning, name))}
+        for name in (scored_by, beside_by)
+    )
+    if not all(name in scored for name in names):
         return None
     seeds = sorted(report["seed"].unique())
-    same = metric.partition("/")[2] == scored_by.partition("/")[2]
-    both = [
-        judge.Tuned(trials[name].scores, _reports(trials[name], report, metric, seeds), same)
-        for name in names
-    ]
+    both = []
+    for name in names:
+        own = scored[name]
+        unknown = np.full_like(own.scores, np.nan)
+        other = beside[name].scores if name in beside else unknown
+        both.append(judge.Tuned(own.scores, _reports(own, report, metric, seeds), other))
     single = min(one.scores.shape[1] for one in both) == 1
     noise = noise_of(report, scored_by) if single else math.nan
     found = judge.tuned_interval(*both, noise=None if math.isnan(noise) else noise)

@@ -186,8 +186,10 @@ def test_a_setting_that_was_never_reported_takes_its_difference_from_its_scores(
     chosen = frequencies(selections(one.scores), 2)[1]
     assert found.approximate == pytest.approx(chosen, abs=0.02)
     assert math.isfinite(found.interval.low)
-    other_unit = Tuned(one.scores, reports, comparable=False)
-    assert math.isnan(tuned_interval(other_unit, fixed([0.8] * 3)).interval.low)
+    losses = Tuned(one.scores, -reports, np.array([[-0.3] * 3, [-0.1, -0.2, -0.3]]))
+    assert losses.completed()[1] == pytest.approx(-reports[0] + 0.1)  # it has the better loss
+    unknown = Tuned(one.scores, reports, np.full((2, 3), np.nan))
+    assert math.isnan(tuned_interval(unknown, fixed([0.8] * 3)).interval.low)
     lost = Tuned(np.array([[0.5, 0.6, 0.7], [0.6, np.nan, 0.4]]), reports)  # it is never selected
     assert math.isfinite(tuned_interval(lost, fixed([0.8] * 3)).interval.low)
 

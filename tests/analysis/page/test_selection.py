@@ -196,6 +196,10 @@ def test_the_interval_of_a_tuned_difference_is_of_both_tunings(runs: Any, tmp_pa
     assert losses.interval == pytest.approx((-high, -low))
     other = tuned_difference(tuning, report, pair, metric="val/loss", scored_by=METRIC)
     assert other is not None
-    assert math.isnan(other.interval.low)  # a difference of accuracies is none of losses
+    assert other.interval == pytest.approx(losses.interval)  # the made-up loss is 1 - accuracy
+    without = tuning.drop(columns="val/loss")
+    unknown = tuned_difference(without, report, pair, metric="val/loss", scored_by=METRIC)
+    assert unknown is not None
+    assert math.isnan(unknown.interval.low)  # a difference of accuracies is none of losses
     lacking = ("muon", "adamw")
     assert tuned_difference(tuning, report, lacking, metric=METRIC, scored_by=METRIC) is None
