@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figure.style import svg
-from analysis.page import budget, exponents, figures, map_section, maps, selection, verdict
+from analysis.judge.registered import plan_of
+from analysis.page import budget, exponents, figures, maps, selection, verdict
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results
@@ -97,10 +98,11 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         rest = study.runs[~maps.of_places(study.runs, mapped)]
         plan = study.planned
         if len(rest):
-            for found in results(rest, spent, plan.first, plan.looks):
-                parts.append(_results(found, study, tuned_by, out))
-            parts.append(verdict.section(rest, plan.contrasts, plan.looks, out))
-        parts += map_section.sections(study, mapped, out) if mapped else []
+            judging = partial(plan_of, study.name, study=plan.study)
+            judged = results(rest, spent, plan.first, judging)
+            parts += [_results(found, study, tuned_by, out) for found in judged]
+            parts.append(verdict.section(judged, out))
+        parts += maps.sections(study, mapped, out) if mapped else []
     else:
         parts.append("No report runs yet, only tuning.")
     rest_of_it = {
@@ -174,9 +176,10 @@ def _results(found: Results, study: Study, tuned_by: Study, out: Output) -> str:
     if any(row.cell.n for row in found.rows):
         left_out = [(figures.AXES[x], figures.missing(found, x)) for x in figures.axes(found)]
         words = _say("figures", figures.SEEDS, left_out)
+    searched = tuned_by.planned.study.tuning
     spent = budget.line(
         budgets, tuned_by.tuning, tuned=study.tuned, report=study.runs,
-        known=tuned_by.planned.known,
+        known=searched.known if searched else (),
     )  # fmt: skip
     return _say("results", found, sentences, spent, markdown(found), shown, words)
 

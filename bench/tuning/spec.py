@@ -34,6 +34,7 @@ from pydantic import (
 
 from bench.errors import UserError, suggestion
 from bench.files import home
+from bench.registration import Registered
 from bench.tuning.search import Covering, Method, Narrowing, Range, Search
 from bench.tuning.settings import FIRST_TUNING_SEED
 from bench.tuning.space import Tie, declared_space, declared_ties, tied
@@ -190,6 +191,7 @@ class Study(_Strict):
         looks: how many interim analyses: how often its results were looked at while seeds were
             added, the last time counted.
         contrasts: pairs of optimizers.
+        registered: what is settled before the first report run (bench.registration).
     """
 
     question: str | None = None
@@ -200,6 +202,7 @@ class Study(_Strict):
     tuning: Tuning | None = None
     looks: int = Field(1, ge=1)
     contrasts: list[tuple[str, str]] = []
+    registered: Registered | None = None
 
     @field_validator("contrasts")
     @classmethod
