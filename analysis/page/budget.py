@@ -126,7 +126,7 @@ def transferred(tuning: pd.DataFrame, report: pd.DataFrame) -> list[tuple[str, s
             continue
         values = [frame[key].dropna().unique() for frame in (tuning, report)]
         if all(len(one) == 1 for one in values) and values[0][0] != values[1][0]:
-            found.append((f"{group}.{option}", *(text(one[0]) for one in values)))
+            found.append((f"{group}.{option}", text(values[0][0]), text(values[1][0])))
     return found
 
 
