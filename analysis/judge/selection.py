@@ -196,14 +196,14 @@ def neighbours(settings: Array, best: int) -> list[tuple[int | None, int | None]
     away = (at - at[best]) / np.where(width > 0, width, 1.0)
     far = np.linalg.norm(away, axis=1)
     mainly = np.abs(away) >= np.abs(away).max(axis=1, initial=0, keepdims=True) * (1 - 1e-9)
-    found = []
+    beside = []
     for index in range(settings.shape[1]):
         sides = []
         for side in (-1, 1):
             there = np.flatnonzero(mainly[:, index] & (side * away[:, index] > 0))
             sides.append(int(there[np.argmin(far[there])]) if len(there) else None)
-        found.append((sides[0], sides[1]))
-    return found
+        beside.append((sides[0], sides[1]))
+    return beside
 
 
 # -- the interval of a tuned method ---------------------------------------------------------------

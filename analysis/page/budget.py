@@ -119,15 +119,15 @@ def transferred(tuning: pd.DataFrame, report: pd.DataFrame) -> list[tuple[str, s
 
     Of the options of trainer, dataset, model and schedule of which each of the two has one value.
     """
-    found = []
+    changes = []
     for key in map(str, report.columns):
         group, _, option = key.removeprefix("config.").partition(".")
         if key not in tuning or group not in _SCALE or option in NOT_SCIENTIFIC_TRAINER:
             continue
         values = [frame[key].dropna().unique() for frame in (tuning, report)]
         if all(len(one) == 1 for one in values) and values[0][0] != values[1][0]:
-            found.append((f"{group}.{option}", text(values[0][0]), text(values[1][0])))
-    return found
+            changes.append((f"{group}.{option}", text(values[0][0]), text(values[1][0])))
+    return changes
 
 
 def short(key: str) -> str:

@@ -196,13 +196,13 @@ def _rates(study: Study, out: Output) -> str:
         name = f"{study.name}-{model}-{dataset}-sensitivity.svg"
         link = "" if figure is None else out.figure(name, figure, title)
         sections.append({"figure": link, "table": _rate_table(runs, metric)})
-        found = selection.selection(runs, study.runs, metric)
-        if found is not None:
-            chosen.append(selection.words(found))
-        if found is not None and found.figure is not None:
+        choice = selection.selection(runs, study.runs, metric)
+        if choice is not None:
+            chosen.append(selection.text(choice))
+        if choice is not None and choice.figure is not None:
             name = f"{study.name}-{model}-{dataset}-best-of-k.svg"
             title = f"{model} / {dataset}: {metric} of the best of k trials"
-            chosen.append(out.figure(name, found.figure, title))
+            chosen.append(out.figure(name, choice.figure, title))
     return _blocks([_say("rates", sections), *chosen])
 
 

@@ -29,7 +29,7 @@ from analysis.table.model import in_percent
 from bench.table_writer import Table, write
 
 Array = NDArray[np.float64]
-_BANDS = 3  # lines at most whose bands can be told apart
+_BANDS = 3  # lines at most whose bands can be seen apart
 HEADER = ("optimizer", "best setting", "score", "selected again", "beside it", "edge")
 
 
@@ -39,11 +39,11 @@ def rows(trials: Sequence[Trials], metric: str, noise: float) -> list[tuple[str,
     ``noise``: of a run, for trials of one seed; NaN where it is not known.
     """
     scale, digits = (100.0, 2) if in_percent(metric) else (1.0, 4)
-    found = []
+    table = []
     for one in trials:
         best, scores = judge.winner(one.scores), scale * judge.setting_scores(one.scores)
         if not math.isfinite(scores[best]):
-            found.append((one.optimizer, *["–"] * (len(HEADER) - 1)))
+            table.append((one.optimizer, *["–"] * (len(HEADER) - 1)))
             continue
         beside = [
             f"{key} {', '.join(_apart(scores, best, at, digits) for at in sides)}"
@@ -52,11 +52,11 @@ def rows(trials: Sequence[Trials], metric: str, noise: float) -> list[tuple[str,
         sides = zip(one.keys, judge.edges(one.settings, best), strict=True)
         edge = [f"{'high' if side > 0 else 'low'} {key}" for key, side in sides if side]
         score = f"{direction(metric) * scores[best]:.{digits}f}"
-        found.append((
+        table.append((
             one.optimizer, one.text(best), score, _again(one, best, noise),
             "; ".join(beside) or "–", ", ".join(edge) or "no",
         ))  # fmt: skip
-    return found
+    return table
 
 
 def _apart(scores: Array, best: int, at: int | None, digits: int) -> str:
@@ -101,7 +101,7 @@ def transfers(trials: Sequence[Trials], metric: str) -> list[dict[str, str]]:
     setting chosen at the shorter length was not tried at the longer one.
     """
     scale, digits = (100.0, 2) if in_percent(metric) else (1.0, 4)
-    found = []
+    errors = []
     for name in dict.fromkeys(one.optimizer for one in trials):
         *shorter, longest = sorted(
             (one for one in trials if one.optimizer == name), key=lambda one: one.epochs
@@ -115,12 +115,12 @@ def transfers(trials: Sequence[Trials], metric: str) -> list[dict[str, str]]:
             every = Trials(
                 name, one.columns, np.array(settings), scores[1][:, None], longest.epochs
             )
-            found.append({
+            errors.append({
                 "optimizer": name, "short": f"{one.epochs:g}", "long": f"{longest.epochs:g}",
                 "chosen": every.text(error.short), "best": every.text(error.long),
                 "loss": f"{scale * error.loss:.{digits}f}" if math.isfinite(error.loss) else "",
             })  # fmt: skip
-    return found
+    return errors
 
 
 def _by_setting(one: Trials, settings: Sequence[tuple[float, ...]]) -> Array:
@@ -180,9 +180,9 @@ def selection(tuning: pd.DataFrame, report: pd.DataFrame, metric: str) -> Select
     )  # fmt: skip
 
 
-def words(found: Selection) -> str:
+def text(chosen: Selection) -> str:
     """Return how the table was made and what transfers cost, as Markdown."""
-    return phrase("study.md.j2", "selection", found)
+    return phrase("study.md.j2", "selection", chosen)
 
 
 def html(runs: pd.DataFrame, sweep: str | None) -> str:
@@ -195,9 +195,9 @@ def html(runs: pd.DataFrame, sweep: str | None) -> str:
     names = runs["sweep"].fillna("").astype(str)
     of_tuning = names == f"{sweep}_tune" if sweep else names.str.endswith("_tune")
     report = runs[names == sweep] if sweep else runs[~of_tuning]
-    found = []
+    sections = []
     for _, here in runs[of_tuning].groupby(["dataset", "model"], sort=True):
         one = selection(here, report, metric_of(here, "val"))
         if one is not None:
-            found.append((one, "" if one.figure is None else svg(one.figure)))
-    return render("selection.html.j2", found=found, header=HEADER) if found else ""
+            sections.append((one, "" if one.figure is None else svg(one.figure)))
+    return render("selection.html.j2", sections=sections, header=HEADER) if sections else ""

@@ -59,9 +59,9 @@ def trials_of(tuning: pd.DataFrame, metric: str) -> list[Trials]:
     for optimizer, runs in tuning.groupby("optimizer", sort=True):
         columns = tuple(_free(runs, budget.searched(runs)))
         seeds = sorted(runs["seed"].unique())
-        for epochs, alike in runs.groupby(EPOCHS, sort=True):
+        for epochs, same_length in runs.groupby(EPOCHS, sort=True):
             made = []
-            for _, trial in alike.groupby("variant", sort=True):
+            for _, trial in same_length.groupby("variant", sort=True):
                 scores = _scores(trial, metric, seeds)
                 if scores is not None:
                     made.append((tuple(trial[list(columns)].iloc[0].astype(float)), scores))
@@ -90,14 +90,15 @@ def _scores(trial: pd.DataFrame, metric: str, seeds: Sequence[int]) -> list[floa
 
 def _free(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """Return the columns of numbers that follow no other in a fixed ratio; rates first."""
-    found: list[str] = []
+    free: list[str] = []
     for column in sorted(columns, key=lambda name: (not name.endswith(".lr"), len(name), name)):
         values = pd.to_numeric(runs[column], errors="coerce").to_numpy(dtype=np.float64)
-        ratios = [values / runs[other].to_numpy(dtype=np.float64) for other in found]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = [values / runs[other].to_numpy(dtype=np.float64) for other in free]
         follows = any(np.ptp(ratio) <= 2e-3 * abs(ratio.mean()) for ratio in ratios)  # four digits
         if np.isfinite(values).all() and not follows:
-            found.append(column)
-    return found
+            free.append(column)
+    return free
 
 
 def at_usual_length(trials: Sequence[Trials]) -> list[Trials]:
@@ -154,20 +155,20 @@ def tuned_difference(
         both.append(judge.Tuned(own.scores, _reports(own, report, metric, seeds), other))
     single = min(one.scores.shape[1] for one in both) == 1
     noise = noise_of(report, scored_by) if single else math.nan
-    found = judge.tuned_interval(*both, noise=None if math.isnan(noise) else noise)
+    tuned = judge.tuned_interval(*both, noise=None if math.isnan(noise) else noise)
     if direction(metric) < 0:
-        low, high = found.interval
-        return judge.TunedInterval(Interval(-high, -low), found.approximate)
-    return found
+        low, high = tuned.interval
+        return judge.TunedInterval(Interval(-high, -low), tuned.approximate)
+    return tuned
 
 
 def _reports(one: Trials, report: pd.DataFrame, metric: str, seeds: Sequence[int]) -> Array:
     """Return the report's number of each setting by seed, larger is better; NaN where none is."""
     done = report[(report["optimizer"] == one.optimizer) & (report["state"] == "done")]
-    found = np.full((len(one.settings), len(seeds)), np.nan)
+    reports = np.full((len(one.settings), len(seeds)), np.nan)
     for place, setting in enumerate(one.settings):
         values = done[list(one.columns)].to_numpy(dtype=np.float64)
         same = done[np.isclose(values, setting, rtol=1e-9, atol=0).all(axis=1)]
         by_seed = same.set_index("seed")[metric]
-        found[place] = [direction(metric) * by_seed.get(seed, math.nan) for seed in seeds]
-    return found
+        reports[place] = [direction(metric) * by_seed.get(seed, math.nan) for seed in seeds]
+    return reports

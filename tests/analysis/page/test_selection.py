@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import study_runs
 
-from analysis.page.selection import figure, html, rows, selection, transfers, words
+from analysis.page.selection import figure, html, rows, selection, text, transfers
 from analysis.page.trials import at_usual_length, noise_of, trials_of, tuned_difference
 from analysis.runs import load_runs
 
@@ -83,11 +83,11 @@ def test_one_tuning_seed_is_redrawn_with_the_reports_noise(runs: Any, tmp_path: 
     found = selection(tuning, report, METRIC)
     assert found is not None
     assert found.rows[0][3] == "100 %"  # 0.94 to 0.93, at a noise of 0.0009
-    assert f"the noise of a run, {100 * noise:.2g} points" in words(found)
+    assert f"the noise of a run, {100 * noise:.2g} points" in text(found)
     without = selection(tuning, report.iloc[:0], METRIC)
     assert without is not None
     assert without.rows[0][3] == "–"
-    assert "do not tell" in words(without)
+    assert "do not tell" in text(without)
 
 
 def test_a_trial_counts_once_all_its_runs_are_finished(runs: Any, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_what_the_choice_at_a_shorter_length_costs(runs: Any, tmp_path: Path) ->
     }  # fmt: skip
     found = selection(tuning, tuning.iloc[:0], METRIC)
     assert found is not None
-    said = " ".join(words(found).split())
+    said = " ".join(text(found).split())
     assert (
         "- `muon`: trials of 4 epochs choose lr=0.02, weight_decay=0.2, those of 8 lr=0.01,"
         " weight_decay=0.1; at 8 epochs the first scores 1.20 points worse than the second."
@@ -161,11 +161,11 @@ def test_what_the_choice_at_a_shorter_length_costs(runs: Any, tmp_path: Path) ->
 
 def test_the_report_has_a_section_of_its_tuning_runs(runs: Any, tmp_path: Path) -> None:
     tuning = write(runs, tmp_path, TRIED)
-    text = html(tuning, "study_x")
-    assert '<h2 id="tuning">' in text
-    assert "<td>lr=0.02, weight_decay=0.2</td>" in text
-    assert len(re.findall("<svg", text)) == 1
-    assert html(tuning, None) == text
+    page = html(tuning, "study_x")
+    assert '<h2 id="tuning">' in page
+    assert "<td>lr=0.02, weight_decay=0.2</td>" in page
+    assert len(re.findall("<svg", page)) == 1
+    assert html(tuning, None) == page
     assert html(tuning, "study_y") == html(tuning.iloc[:0], None) == ""
 
 
