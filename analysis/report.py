@@ -15,6 +15,7 @@ from analysis.command.options import ComparisonOptions
 from analysis.figure.seeds import circumstances
 from analysis.figure.style import svg
 from analysis.page import report as report_data
+from analysis.page import selection
 from analysis.page.text import render
 from analysis.run.archive import local
 from analysis.runs import load_runs
@@ -55,6 +56,7 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
         ValueError: as `analysis.table.build.build_table`.
     """
     table = options.table(runs)
+    tuning = selection.html(runs, options.sweep)
     if options.sweep is not None:
         runs = runs[runs["sweep"] == options.sweep]
     source = local(options.source)
@@ -76,6 +78,7 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
         failures=report_data.failures(runs, source),
         provenance=report_data.provenance(runs),
         notes=table.notes,
+        tuning=tuning,
         choices={
             name: sorted({getattr(row, name) for row in rows})
             for name in ("dataset", "model", "optimizer")
