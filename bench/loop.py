@@ -15,7 +15,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any
 
 import torch
@@ -30,12 +30,13 @@ from bench.setup import Setup
 from bench.tracking import Tracker
 from bench.training.accounting import flops_until, usage_summary, watch_memory
 from bench.training.compile_lock import CompileLock
+from bench.training.energy import energy_of
 from bench.training.evaluation import Evaluation, laid_out, self_measurement
 from bench.training.losses import DivergedError, LinAlgError, LossWindow, symptom
 from bench.training.progress import make_progress
 from bench.training.step import TrainingStep
 from bench.training.summary import Clock, entropy_summary, summarise
-from bench.training.target import OF_STEPS, Approach, target_summary
+from bench.training.target import OF_STEPS, Approach, Spent, target_summary
 
 
 class Loop:
@@ -59,7 +60,8 @@ class Loop:
         self.steps_per_epoch = parts.data.steps_per_epoch(config.batch_size)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.step = 0
-        self.clock = Clock()
+        self.energy = energy_of(setup)
+        self.clock = Clock(None if self.energy is None else self.energy.training)
         self.history: list[Row] = []
         self.approach = None if setup.target is None else Approach(setup.target)
         self._written, self._written_at = -1, time.monotonic()  # the newest checkpoint
@@ -82,7 +84,7 @@ class Loop:
             StopRequested: the process was asked to stop; a checkpoint is written.
         """
         watch_memory(self.setup.device)
-        with self.progress:
+        with self.progress, closing(self.energy) if self.energy else nullcontext():
             self.progress.start_at(self.step)
             if self.step == 0:
                 self._measure_curvature()
@@ -106,6 +108,8 @@ class Loop:
         entropies = entropy_summary(self.data)
         if self.setup.device.type == "cuda":  # a step launched from Python takes another time
             used["cuda_graph"] = self.training_step.graph is not None
+        if self.energy is not None:
+            used |= self.energy.summary(self.history, self.clock.training)
         return {**summary, **entropies, **used, **target_summary(self.approach)}
 
     def _run_epoch(self) -> None:
@@ -204,10 +208,11 @@ class Loop:
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} is {value} after step {self.step}")
-        self._look_for_target(measured)
-        flops = self._spent()["flops"]
-        if flops is not None:
-            measured["flops"] = flops
+        spent = self._spent()
+        self._look_for_target(measured, spent)
+        for name in ("flops", "joules"):
+            if (used := spent[name]) is not None:
+                measured[name] = used
         self._log(measured, self.step)
         self.progress.epoch(self.step // self.steps_per_epoch, self.history[-1])
 
@@ -222,10 +227,10 @@ class Loop:
         with self.clock("step_evaluation"):
             measured = self.evaluation.measure_part(self.step)
         if measured:
-            self._look_for_target(measured)
+            self._look_for_target(measured, self._spent())
             self._log(measured, self.step)
 
-    def _look_for_target(self, measured: Mapping[str, float]) -> None:
+    def _look_for_target(self, measured: Mapping[str, float], spent: Spent) -> None:
         """Look for the target in the finest evaluations that the run has of its metric."""
         if self.approach is None:
             return
@@ -233,16 +238,17 @@ class Loop:
         if self.config.evaluate_every is not None:
             name = OF_STEPS.get(name, name)
         if name in measured:
-            self.approach.see(measured[name], self._spent())
+            self.approach.see(measured[name], spent)
 
     def _spent(self) -> dict[str, float | None]:
-        """Return what the run has spent until now, by `bench.training.target.MEASURES`."""
+        """Return what the run has spent until now, by `MEASURES`; every rank must ask."""
         cost, step = self.parts.cost, self.step
         return {
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "seconds": self.clock.training,
             "flops": None if cost is None else flops_until(step, cost, self.config.batch_size),
+            "joules": None if self.energy is None else self.energy.total(),
         }
 
     def _measure_curvature(self) -> None:
@@ -299,6 +305,8 @@ class Loop:
             "approach": None if self.approach is None else self.approach.state_dict(),
             **random_state(self.setup.device),
         }
+        if self.energy is not None:
+            state["energy"] = self.energy.state_dict()
         if self.evaluation.weights.differ:
             state["training_model"] = self.model.state_dict()
         return state
@@ -311,6 +319,8 @@ class Loop:
         self.parts.schedule.load_state_dict(state["schedule"])
         self.window.load(state["window"])
         self.clock.load_state_dict(state["clock"])
+        if self.energy is not None:
+            self.energy.load_state_dict(state.get("energy"))
         approach = state.get("approach")
         if arrival := state.get("arrival"):  # of an earlier version: at an epoch's end
             found = {"spent": arrival, "interpolated": False, "resolution": self.steps_per_epoch}

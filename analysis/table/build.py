@@ -39,7 +39,10 @@ from analysis.table.targets import Asked, Histories, has_target, is_target, targ
 from analysis.table.timing import SECONDS, SHARED, comparable, is_packed, is_timing, whose
 
 _HIGHER = ("accuracy", "samples_per_second", "tokens_per_second", "utilisation")
-_LOWER = ("loss", "seconds", "seconds_per_epoch", "seconds_per_step", "perplexity")
+_LOWER = (
+    "loss", "seconds", "seconds_per_epoch", "seconds_per_step", "perplexity", "joules",
+    "joules_per_epoch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ def _timed(grid: Grid) -> Grid:
     """Return the grid with the decision which seconds of each column may be compared.
 
     Raises:
-        ValueError: the metric itself is a time, and not of all runs.
+        ValueError: the metric itself is a time or an energy, and not of all runs.
     """
     timing = {
         where: comparable([run for runs in grid.used(where).values() for run in runs])

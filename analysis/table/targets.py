@@ -2,7 +2,7 @@
 
 A run that misses the target is censored: its miss counts as longer than the run was. A run's
 summary has the target of its config; times to any other are found in the runs' histories, where
-seconds and FLOPs are spread evenly over the run's steps.
+seconds, FLOPs and joules are spread evenly over the run's steps.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ _SPENT = {
     "step": ("steps",),
     "epoch": ("epochs",),
     "flops": ("flops/total",),
+    "joules": ("energy/joules",),
 }
 SPENT = tuple(name for names in _SPENT.values() for name in names)
 REACHED = "target/reached"

@@ -6,7 +6,7 @@ The clock is split by where seconds go.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,7 @@ Phase = Literal[
     "data", "step", "evaluation", "step_evaluation", "compile", "checkpoint", "curvature"
 ]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+_TRAINING: tuple[Phase, ...] = ("data", "step")
 
 
 class Clock:
@@ -26,16 +27,22 @@ class Clock:
 
     On a GPU the host waits for the device only where a number is read, at the end of a logging
     window, so that "data" there is the time to launch the work and "step" includes the waiting.
+
+    Args:
+        training: is called at the start of each phase, with whether it is one of training.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, training: Callable[[bool], None] | None = None) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self._training = training
 
     @contextmanager
     def __call__(self, phase: Phase) -> Iterator[None]:
         """Count the time inside the block to ``phase``."""
         start = time.perf_counter()
         try:
+            if self._training is not None:
+                self._training(phase in _TRAINING)
             yield
         finally:
             self.seconds[phase] += time.perf_counter() - start
@@ -43,7 +50,7 @@ class Clock:
     @property
     def training(self) -> float:
         """Seconds of training proper: data and steps, without the others."""
-        return self.seconds["data"] + self.seconds["step"]
+        return sum(self.seconds[phase] for phase in _TRAINING)
 
     def state_dict(self) -> dict[str, float]:
         """Return the seconds so far."""

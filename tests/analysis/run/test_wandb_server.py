@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from wandb_server import WandbServer, serving
+from wandb_server import WandbServer
 
 from analysis import tables
 from analysis.run import wandb_server
@@ -21,20 +20,6 @@ from analysis.run.frame import RunWarning
 from analysis.runs import load_history, load_runs
 
 READING = {"Viewer", "GetDefaultEntity", "ServerFeaturesQuery", "Runs"}
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
-    import wandb
-
-    with serving() as made:
-        monkeypatch.setenv("WANDB_BASE_URL", made.address)
-        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-        monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        wandb.teardown()  # the client reads its settings once
-        yield made
-        wandb.teardown()
 
 
 def put(server: WandbServer, config: dict[str, Any], summary: dict[str, Any], **more: Any) -> None:
