@@ -10,14 +10,14 @@ import pandas as pd
 import yaml
 from pydantic import Field, ValidationError
 
-from analysis.judge.section import Plan
+from analysis.judge.registered import plan_of
+from analysis.judge.section import NO_PLAN
 from analysis.runs import load_history
 from analysis.table.build import build_table
 from analysis.table.model import Spread, Statistic, Table
 from analysis.table.targets import Asked
 from bench import options as cli
 from bench.training.target import Target
-from bench.tuning.spec import looks_of
 
 
 class RunOptions(cli.Options):
@@ -67,8 +67,13 @@ class ComparisonOptions(RunOptions):
         """
         names = signature(build_table).parameters.keys() & type(self).model_fields.keys()
         asked: dict[str, Any] = {name: getattr(self, name) for name in names}
-        looks = self.looks or looks_of(self.sweep or "")
-        asked["plan"] = Plan(level=self.level, looks=looks, margin=self.margin)
+        sweeps = {self.sweep} if self.sweep else set(runs["sweep"])
+        plan = plan_of(
+            next(iter(sweeps)) if len(sweeps) == 1 else None, self.metric,
+            level=self.level, looks=self.looks, margin=self.margin,
+        )  # fmt: skip
+        # Pairs that a study's file asks for are one family with the baselines' columns.
+        asked["plan"] = plan if self.baseline or plan.primary else NO_PLAN
         asked["target"] = _target(self.target)
         asked["histories"] = partial(load_history, self.source)
         return build_table(runs, **asked)

@@ -7,23 +7,17 @@ asks for, and what it has registered, at every dataset and model. All are one fa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from typing import Any
 
 from analysis.judge.family import EXACT, FLIPS, least_p
-from analysis.judge.verdicts import (
-    Badge,
-    Comparison,
-    Role,
-    Rules,
-    Seeds,
-    judge,
-    paired,
-    without_luck,
-)
+from analysis.judge.verdicts import Comparison, Pair, Rules, Seeds, judge, paired, without_luck
+from bench.registration import Badge
 
-Pair = tuple[str, str]  # method, other: of optimizers, or of rows' labels
+Run = Mapping[str, Any]  # a row of the runs' frame
 
 
 @dataclass(frozen=True)
@@ -31,20 +25,32 @@ class Plan(Rules):
     """How a section is judged, and which pairs of optimizers are compared besides the baselines.
 
     Attributes:
-        primary: pairs that come first.
+        primary: registered pairs that come first.
+        secondary: registered pairs that come next.
         contrasts: the others.
-        badge: returns whether a pair's comparison was registered, given the pair, its role and the
-            column; None where nobody asks.
+        badge: returns whether a pair's comparison was registered, given the runs of both rows;
+            None where nobody asks.
+        registered: which registration holds; empty where there is none.
     """
 
     primary: tuple[Pair, ...] = ()
+    secondary: tuple[Pair, ...] = ()
     contrasts: tuple[Pair, ...] = ()
-    badge: Callable[[Pair, Role | None, int], Badge] | None = None
+    badge: Callable[[Pair, Sequence[Run], Sequence[Run]], Badge] | None = None
+    registered: str = ""
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """All pairs, primary ones first, each once."""
-        return tuple(dict.fromkeys((*self.primary, *self.contrasts)))
+        return tuple(dict.fromkeys((*self.primary, *self.secondary, *self.contrasts)))
+
+    def tier(self, pair: Pair) -> int:
+        """Return 0 for a primary pair, 1 for a secondary one, 2 for another."""
+        registered = (self.primary, self.secondary)
+        return next(
+            (k for k, pairs in enumerate(registered) if set(pair) in map(set, pairs)),
+            len(registered),
+        )
 
 
 NO_PLAN = Plan()
@@ -52,13 +58,13 @@ NO_PLAN = Plan()
 
 @dataclass(frozen=True)
 class Asked:
-    """One comparison of a section: rows ``method`` and ``other`` in column ``column``."""
+    """Rows ``method`` and ``other`` in column ``column``, by baseline or as a pair by itself."""
 
     column: int
     method: str
     other: str
     contrast: bool = False
-    role: Role | None = field(default=None, compare=False)
+    tier: int = field(default=2, compare=False)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Section:
 
 def judged(
     labels: Sequence[str],
+    cells: Sequence[Sequence[Sequence[Run]]],
     numbers: Sequence[Sequence[Seeds]],
     plan: Plan,
     *,
@@ -100,7 +107,8 @@ def judged(
 
     Args:
         labels: one a row; its first word is the optimizer.
-        numbers: ``numbers[row][column]``: the cell's numbers by seed.
+        cells: ``cells[row][column]``: the runs that have a number, or diverged.
+        numbers: ``numbers[row][column]``: their numbers by seed.
         plan: level, margin, pairs.
         baselines: labels of rows that every other is compared with.
         direction: 1 where larger is better, -1 where smaller is.
@@ -108,33 +116,27 @@ def judged(
     columns = range(len(numbers[0]) if numbers else 0)
     index = {label: i for i, label in enumerate(labels)}
     asked = [
-        Asked(j, label, base, role=_role((label, base), plan.primary))
+        Asked(j, label, base, tier=plan.tier((optimizer_of(label), optimizer_of(base))))
         for base in baselines for label in labels if label != base for j in columns
     ]  # fmt: skip
-    pairs, missing = _contrasts(labels, numbers, plan)
-    asked += [Asked(j, a, b, contrast=True, role=role) for j, a, b, role in pairs]
-    cells = [(numbers[index[one.method]][one.column], numbers[index[one.other]][one.column])
-             for one in asked]  # fmt: skip
+    pairs, missing = _pairs(labels, numbers, plan)
+    asked += pairs
+    places = [((index[one.method], one.column), (index[one.other], one.column)) for one in asked]
+    both = [(numbers[i][j], numbers[k][j]) for (i, j), (k, _) in places]
     results = judge(
-        [paired(row, other) for row, other in cells],
-        plan, higher_is_better=direction > 0,
-        primary=[k for k, one in enumerate(asked) if one.role == "primary"],
+        [paired(row, other) for row, other in both],
+        plan, higher_is_better=direction > 0, tiers=[one.tier for one in asked],
     )  # fmt: skip
-    comparisons = {
-        one: _badged(without_luck(result, *cell), one, plan)
-        for one, result, cell in zip(asked, results, cells, strict=True)
-    }
+    comparisons = {}
+    for one, result, pair, ((i, j), (k, _)) in zip(asked, results, both, places, strict=True):
+        kept = without_luck(result, *pair)
+        if plan.badge is not None:
+            names = (optimizer_of(one.method), optimizer_of(one.other))
+            badge = plan.badge(names, cells[i][j], cells[k][j])
+            lacking = badge.registered and not badge.complete  # no verdict before its last seed
+            kept = replace(kept, badge=badge, verdict="undecided" if lacking else kept.verdict)
+        comparisons[one] = kept
     return Section(comparisons, tuple(missing))
-
-
-def _badged(comparison: Comparison, asked: Asked, plan: Plan) -> Comparison:
-    """Return the comparison with its badge; one whose seeds are not all there has no verdict."""
-    if plan.badge is None:
-        return comparison
-    pair = (optimizer_of(asked.method), optimizer_of(asked.other))
-    badge = plan.badge(pair, asked.role, asked.column)
-    verdict = comparison.verdict if badge.complete else "undecided"
-    return replace(comparison, badge=badge, verdict=verdict)
 
 
 def optimizer_of(label: str) -> str:
@@ -142,30 +144,24 @@ def optimizer_of(label: str) -> str:
     return label.split(" ", maxsplit=1)[0]
 
 
-def _role(labels: Pair, primary: Sequence[Pair]) -> Role | None:
-    pair = {optimizer_of(label) for label in labels}
-    return "primary" if any(pair == set(one) for one in primary) else None
-
-
-def _contrasts(
+def _pairs(
     labels: Sequence[str], numbers: Sequence[Sequence[Seeds]], plan: Plan
-) -> tuple[list[tuple[int, str, str, Role | None]], list[Missing]]:
+) -> tuple[list[Asked], list[Missing]]:
     """Return the pairs asked by name, primary ones first, wherever both have numbers."""
-    pairs: list[tuple[int, str, str, Role | None]] = []
+    pairs: list[Asked] = []
     missing: list[Missing] = []
-    wanted = plan.pairs
     for j in range(len(numbers[0]) if numbers else 0):
         rows: dict[str, list[str]] = {}
         for label, line in zip(labels, numbers, strict=True):
             if line[j]:
                 rows.setdefault(optimizer_of(label), []).append(label)
-        for method, other in wanted:
-            lacking = [name for name in (method, other) if len(rows.get(name, [])) != 1]
+        for pair in plan.pairs:
+            lacking = [name for name in pair if len(rows.get(name, [])) != 1]
             if lacking:
-                missing.append(Missing(method, other, lacking[0], lacking[0] in rows))
-                continue
-            own, its = rows[method][0], rows[other][0]
-            pairs.append((j, own, its, _role((own, its), plan.primary)))
+                missing.append(Missing(*pair, lacking[0], lacking[0] in rows))
+            else:
+                own, its = (rows[name][0] for name in pair)
+                pairs.append(Asked(j, own, its, contrast=True, tier=plan.tier(pair)))
     return pairs, list(dict.fromkeys(missing))
 
 
@@ -184,24 +180,30 @@ def check_baseline(name: str, labels: Sequence[str]) -> None:
 def notes(section: Section, plan: Plan) -> list[str]:
     """Return how the section was judged, in sentences: a first one, and more."""
     tested = {asked: one for asked, one in section.comparisons.items() if one.n > 1}
-    first = [one for asked, one in tested.items() if asked.role == "primary"]
-    rest = len(tested) - len(first)
-    family = f"{_count(len(tested))} of this section"
-    if first:
-        family = f"{_count(len(first), 'primary ')} first, then, if they are decided, {rest} more"
     looked = ""
     if plan.looks > 1:
         looked = f", times {plan.looks} interim analyses (seeds were added to results already seen)"
     lines = [
         f"mean difference paired by seed [{100 * (1 - plan.level):g} % interval, not corrected];"
-        f" verdict by step-down max-T sign flips over {family}{looked}, at {plan.level:g}.",
+        f" verdict by step-down max-T sign flips over {_families(tested)}{looked}, at"
+        f" {plan.level:g}.",
         _meaning(plan),
     ]
     lines += _few_seeds(list(tested.values()), plan)
     if any(one.n > EXACT for one in tested.values()):
         lines.append(f"Beyond {EXACT} seeds {FLIPS:,} drawn patterns of signs, else all of them.")
-    lines += _reasons(section)
-    return lines
+    if plan.registered:
+        lines.append(f"Registered: {plan.registered}.")
+    return [*lines, *_reasons(section)]
+
+
+def _families(tested: Mapping[Asked, Comparison]) -> str:
+    counts = Counter(asked.tier for asked in tested)
+    if len(counts) < 2:
+        return _count(len(tested)) + (" of this section" if 2 in counts else "")
+    names = ("primary ", "secondary ", "further ")
+    first, *rest = (_count(counts[tier], names[tier]) for tier in sorted(counts))
+    return f"{first} first, then, where all before are decided, {', then '.join(rest)}"
 
 
 def _meaning(plan: Plan) -> str:

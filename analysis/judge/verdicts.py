@@ -6,15 +6,16 @@ also tests that its difference is the margin, or minus the margin; where both ar
 within, the methods are equivalent (two one-sided tests, Schuirmann 1987). At most one of the three
 statements is true, and all are in the same family.
 
-Primary comparisons, where a study has registered some, are a family of their own and come first.
-The others can be decided only where every primary one is (serial gatekeeping, Westfall and Krishen
-2001), so that a false verdict anywhere in the section has the probability ``level`` at most.
+Primary comparisons, where a study has registered some, are a family of their own and come first,
+then its secondary ones, then what nobody registered. A family can be decided only where all before
+it are (serial gatekeeping, Westfall and Krishen 2001), so that a false verdict anywhere in the
+section has the probability ``level`` at most.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,28 +24,14 @@ import numpy as np
 from analysis.judge import family
 from analysis.judge.family import Array, Differences
 from analysis.stats import NO_INTERVAL, Interval, check_level, mean, t_interval
+from bench.registration import Badge
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
-Role = Literal["primary", "secondary"]
 VERDICTS: tuple[Verdict, ...] = ("better", "worse", "equivalent", "undecided")
 
+Pair = tuple[str, str]  # method, other: of optimizers, or of rows' labels
 # One row's numbers at one dataset and model: seed -> number, None for a run that diverged.
 Seeds = Mapping[int, float | None]
-
-
-@dataclass(frozen=True)
-class Badge:
-    """Whether a comparison was registered before its runs; ``reasons`` say why it was not.
-
-    ``complete`` is False where registered seeds have no run yet: there is no verdict before.
-    """
-
-    registered: bool
-    reasons: tuple[str, ...] = ()
-    complete: bool = True
-
-    def __str__(self) -> str:
-        return "registered" if self.registered else "found afterwards"
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ def judge(
     rules: Rules,
     *,
     higher_is_better: bool = True,
-    primary: Collection[int] = (),
+    tiers: Sequence[int] = (),
 ) -> list[Comparison]:
     """Judge all comparisons of one section.
 
@@ -112,21 +99,21 @@ def judge(
         comparisons: for each its differences by seed; with one or none it is not tested.
         rules: level, interim analyses and margin.
         higher_is_better: the direction of the metric.
-        primary: indices of the comparisons that come first.
+        tiers: of each comparison; those of a lower tier are a family that comes first. None: all
+            are one family.
 
     Raises:
         ValueError: a difference that is infinite.
     """
     sign = 1.0 if higher_is_better else -1.0
-    first = sorted(primary)
-    rest = [index for index in range(len(comparisons)) if index not in set(first)]
+    tiers = tiers or [0] * len(comparisons)
     results: dict[int, Comparison] = {}
     gate = 0.0
-    for members in (first, rest):
+    for tier in sorted(set(tiers)):
+        members = [index for index, its in enumerate(tiers) if its == tier]
         judged = _family([comparisons[index] for index in members], rules, sign, gate)
         results |= dict(zip(members, judged, strict=True))
-        if members is first and first:
-            gate = max(min(_known(one.adjusted_p), _known(one.equivalence_p)) for one in judged)
+        gate = max(min(_known(one.adjusted_p), _known(one.equivalence_p)) for one in judged)
     return [results[index] for index in range(len(comparisons))]
 
 
@@ -134,8 +121,6 @@ def _family(
     comparisons: Sequence[Differences], rules: Rules, sign: float, gate: float
 ) -> list[Comparison]:
     """Return the comparisons of one family; no p is below ``gate``, that of those before it."""
-    if not comparisons:
-        return []
     data = family.matrix(comparisons)
     margin = rules.margin
     columns = [data] if margin is None else [data, data - margin, data + margin]

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figure.style import svg
-from analysis.judge.section import Plan
+from analysis.judge.registered import plan_of
 from analysis.page import budget, exponents, figures, map_section, maps, verdict
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
@@ -43,7 +43,7 @@ def pages(studies: Sequence[Study], folder: str) -> tuple[str, str, dict[str, st
         folder: the figures' folder, as links on the page name it.
 
     Raises:
-        ValueError: an archive that cannot be read, is of another study, or breaks the plan.
+        ValueError: an archive that cannot be read, is of another study, or breaks the rules.
     """
     drawn: dict[str, Figure] = {}
     sections, answers, front = [], {}, ""
@@ -98,9 +98,8 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         rest = study.runs[~maps.of_places(study.runs, mapped)]
         plan = study.planned
         if len(rest):
-            judged = results(
-                rest, spent, plan.first, Plan(looks=plan.looks, contrasts=plan.contrasts)
-            )
+            judging = partial(plan_of, study.name, study=plan.study)
+            judged = results(rest, spent, plan.first, judging)
             parts += [_results(found, study, tuned_by.tuning, out) for found in judged]
             parts.append(verdict.section(judged, out))
         parts += map_section.sections(study, mapped, out) if mapped else []

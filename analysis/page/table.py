@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import pandas as pd
 
-from analysis.judge.section import NO_PLAN, Plan, optimizer_of
+from analysis.judge.registered import plan_of
+from analysis.judge.section import Plan, optimizer_of
 from analysis.judge.verdicts import Comparison
 from analysis.page.budget import NOTHING, RED, Budget, Place, usual
 from analysis.table.build import build_table
 from analysis.table.model import Cell, Run, Table
-from analysis.table.render import comparison_text, difference, value
+from analysis.table.render import badge_text, common_badge, comparison_text, difference, value
 from analysis.table.select import REACHED, records
 from analysis.table.timing import (
     GRAPH,
@@ -30,6 +32,7 @@ from bench.table_writer import write
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
+_UNREGISTERED = partial(plan_of, None)  # of runs that are no study's
 _LOSS = "{metric} is a mean cross-entropy in nats, of a language model a token's: lower is better."
 _SHARED = f"Seconds are withheld of {{told}}: {SHARED}."
 _ALL_SHARED = (
@@ -90,7 +93,7 @@ def results(
     runs: pd.DataFrame,
     budgets: dict[Place, Budget],
     first: str | None = None,
-    plan: Plan = NO_PLAN,
+    judging: Callable[[str], Plan] = _UNREGISTERED,
 ) -> list[Results]:
     """Return the results of each dataset and model.
 
@@ -100,12 +103,14 @@ def results(
         runs: the report runs.
         budgets: what tuning has cost.
         first: the optimizer that others are compared with where there is none of `BASELINES`.
-        plan: how they are judged.
+        judging: how comparisons by a metric are judged.
     """
     place = runs.groupby(["dataset", "model"], dropna=False)
     metrics = place["id"].transform(lambda ids: metric_of(runs.loc[ids.index]))
     judged = [runs[metrics == metric] for metric in sorted(set(metrics))]
-    return [one for alike in judged for one in _judged(alike, budgets, first, plan)]
+    return [
+        one for alike in judged for one in _judged(alike, budgets, first, judging(metric_of(alike)))
+    ]
 
 
 def _judged(
@@ -256,7 +261,8 @@ def markdown(found: Results) -> str:
     """Return the table as Markdown."""
     header = ["optimizer", f"{found.table.metric} [95 %]", "trials", "settings",
               "s/epoch", "device"]  # fmt: skip
-    header += [f"vs {name} [95 %], corrected p" for name in found.baselines]
+    badge = common_badge(found.table)
+    header += [f"vs {name} [95 %], corrected p{badge and f', {badge}'}" for name in found.baselines]
     header += ["s to target"] if found.target else []
     common = usual([row.budget for row in found.rows])
     shown = WrittenTable(header, [_line(row, found, common) for row in found.rows])
@@ -269,19 +275,20 @@ def _line(row: Row, found: Results, common: tuple[int, int, float]) -> list[str]
     line = [row.label, words, f"{row.budget.trials}{mark}"]
     line.append(row.budget.settings(row.run) if row.run else NOTHING)
     line += [_spread(row), ", ".join(row.devices) or NOTHING]
-    line += [comparison(row.against.get(name), found.table.metric) for name in found.baselines]
+    line += [comparison(row.against.get(name), found.table) for name in found.baselines]
     if found.target:
         count = f" ({row.target.reached} of {row.target.n})" if row.target else ""
         line.append(_shown(row.target, found.target) + count)
     return line
 
 
-def comparison(one: Comparison | None, metric: str) -> str:
+def comparison(one: Comparison | None, table: Table) -> str:
     """Return "+0.31 [+0.02, +0.60] **better**, p = 0.012", or a dash."""
     if one is None or one.n < 2:
-        return comparison_text(one, metric)
+        return comparison_text(one, table.metric)
     verdict = one.verdict if one.verdict == "undecided" else f"**{one.verdict}**"
-    return f"{difference(one, metric)} {verdict}, {p_words(one.decisive_p)}"
+    badge = f", {badge_text(one)}" if one.badge and not common_badge(table) else ""
+    return f"{difference(one, table.metric)} {verdict}, {p_words(one.decisive_p)}{badge}"
 
 
 def p_words(p: float) -> str:

@@ -18,7 +18,7 @@ from analysis.page.study import Output, Study, values
 from analysis.page.table import Results, Row, p_words
 from analysis.page.text import phrase
 from analysis.table.model import in_percent
-from analysis.table.render import NOTHING, difference, value
+from analysis.table.render import NOTHING, badge_text, difference, value
 from bench.table_writer import Marked, Table, write
 
 SUBJECT = "spectral_newton"  # the optimizer that the benchmark is about
@@ -239,11 +239,9 @@ def _table(asked: Sequence[_Asked]) -> str:
             shown = one.verdict if one.verdict == "undecided" else Marked(one.verdict)
             tested = [shown, p_words(one.decisive_p)]
         name = f"{each.who} against `{each.other}`"
-        badge = str(one.badge) if one.badge else NOTHING
-        role = each.pair.role or "other"
-        rows.append([name, difference(one, each.metric), str(one.n), *tested, role, badge])
-    header = ["comparison", "difference [95 %]", "seeds", "verdict", "corrected p", "role", "badge"]
-    return write(Table(header, rows, align="lrrlrll", markdown=True), "markdown")
+        rows.append([name, difference(one, each.metric), str(one.n), *tested, badge_text(one)])
+    header = ["comparison", "difference [95 %]", "seeds", "verdict", "corrected p", "badge"]
+    return write(Table(header, rows, align="lrrlrl", markdown=True), "markdown")
 
 
 def _short(asked: Sequence[_Asked]) -> list[str]:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 import pandas as pd
 
 from analysis import stats
-from analysis.judge import section
-from analysis.judge.power import seeds_needed
-from analysis.judge.section import NO_PLAN, Plan
-from analysis.judge.verdicts import paired
+from analysis.judge.section import NO_PLAN, Plan, check_baseline
 from analysis.stats import NO_INTERVAL, Interval
 from analysis.table import select, targets
+from analysis.table.compared import compare
+from analysis.table.grid import Grid, is_finite, usable
 from analysis.table.model import (
     Cell,
     Comparable,
@@ -35,7 +34,7 @@ from analysis.table.model import (
     text,
     values,
 )
-from analysis.table.targets import Asked, Histories, has_target, is_target, target_cell
+from analysis.table.targets import Asked, Histories, is_target, target_cell
 from analysis.table.timing import SECONDS, SHARED, comparable, is_packed, is_timing, whose
 
 _HIGHER = ("accuracy", "samples_per_second", "tokens_per_second", "utilisation")
@@ -43,36 +42,6 @@ _LOWER = (
     "loss", "seconds", "seconds_per_epoch", "seconds_per_step", "perplexity", "joules",
     "joules_per_epoch",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Grid:
-    """``runs`` by (row, column); the rows' ``labels``, in order; each column's expected seeds.
-
-    ``timing``: by column, which of its runs' seconds may be compared.
-    """
-
-    metric: str
-    runs: Mapping[tuple[Key, Key], list[Run]]
-    labels: Mapping[Key, str]
-    seeds: Mapping[Key, int]
-    timing: Mapping[Key, Comparable]
-
-    @property
-    def columns(self) -> list[Key]:
-        """The columns in order."""
-        return list(self.seeds)
-
-    def at(self, where: Key) -> dict[str, list[Run]]:
-        """Return the runs of a column, by the label of their row."""
-        return {label: self.runs.get((key, where), []) for key, label in self.labels.items()}
-
-    def used(self, where: Key) -> dict[str, list[Run]]:
-        """Return the runs of a column that have a number, by the label of their row."""
-        return {
-            label: [run for run in runs if _usable(run, self.metric)]
-            for label, runs in self.at(where).items()
-        }
 
 
 def build_table(
@@ -121,6 +90,8 @@ def build_table(
     if target is not None:
         grid, chosen_as = _to_target(grid, target, baseline, histories)
         baseline = () if target == "auto" else baseline
+    if is_target(metric) and not baseline:
+        plan = NO_PLAN  # a run that missed has no number to pair
     grid, left_out = _alone(grid if mix_timing else _timed(grid))
     notes += [_whose_seconds(grid), *_counts(chosen, grid), *left_out]
     if len(chosen) < len(everything):
@@ -132,10 +103,11 @@ def build_table(
         notes += said
     sign = {"higher": 1, "lower": -1}.get(better or "", direction(metric))
     compared = None
-    if baseline or plan.primary or plan.contrasts or resolve is not None:
-        compared = _compared(grid, baseline, sign, plan, resolve)
-        cells = _with_comparisons(grid, cells, compared, baseline, resolve)
-        notes += _how_compared(compared, baseline, plan, metric, resolve)
+    if baseline or plan.pairs or resolve is not None:
+        compared, cells, more = compare(
+            grid, cells, plan, baselines=baseline, direction=sign, resolve=resolve
+        )
+        notes += more
     return Table(
         metric, "/".join(name.removeprefix("config.") for name in rows),
         tuple(grid.labels.values()), tuple(map(_name, grid.columns)),
@@ -186,7 +158,7 @@ def _to_target(
     if target == "auto" and not baselines:
         raise ValueError("target=auto is the final value of a row: add baseline=<row>")
     for name in baselines:
-        section.check_baseline(name, list(grid.labels.values()))
+        check_baseline(name, list(grid.labels.values()))
     baseline = baselines[0] if baselines else ""
     runs, how = dict(grid.runs), {}
     for where in grid.columns:
@@ -269,102 +241,8 @@ def _whose_seconds(grid: Grid) -> str:
     return f"s/epoch: median seconds per epoch of {same}."
 
 
-def _numbers(grid: Grid) -> list[list[dict[int, float | None]]]:
-    """Return each cell's numbers by seed."""
-    return [
-        [by_seed(grid.runs.get((key, where), []), grid.metric) for where in grid.columns]
-        for key in grid.labels
-    ]
-
-
-def _compared(
-    grid: Grid, baselines: Sequence[str], sign: int, plan: Plan, resolve: float | None
-) -> section.Section:
-    """Return the comparisons of the grid's numbers.
-
-    Raises:
-        ValueError: the metric has no numbers to pair, or no direction; no such row.
-    """
-    if is_target(grid.metric):
-        raise ValueError(
-            f"{grid.metric}: no verdicts, because a run that missed has no number to pair; "
-            "leave baseline= and resolve= out"
-        )
-    if resolve is not None and not baselines:
-        raise ValueError("resolve= needs a baseline to differ from: add baseline=<row>")
-    labels = list(grid.labels.values())
-    for name in baselines:
-        section.check_baseline(name, labels)
-    if sign == 0:
-        raise ValueError(
-            f"{grid.metric}: say which way is better with better=higher or better=lower"
-        )
-    return section.judged(labels, _numbers(grid), plan, baselines=baselines, direction=sign)
-
-
-def _with_comparisons(
-    grid: Grid,
-    cells: list[list[Cell]],
-    compared: section.Section,
-    baselines: Sequence[str],
-    resolve: float | None,
-) -> list[list[Cell]]:
-    """Return the cells with their comparisons with each baseline, and the seeds to resolve."""
-    numbers, labels = _numbers(grid), list(grid.labels.values())
-    base = numbers[labels.index(baselines[0])] if baselines else []
-    return [
-        [
-            replace(
-                cell,
-                comparisons=tuple(compared.against(label, name, j) for name in baselines),
-                needed=_needed(list(paired(numbers[i][j], base[j]).values()), resolve)
-                if resolve is not None and label != baselines[0] else None,
-            )
-            for j, cell in enumerate(line)
-        ]
-        for i, (label, line) in enumerate(zip(labels, cells, strict=True))
-    ]  # fmt: skip
-
-
-def _needed(differences: Sequence[float], resolve: float) -> int | None:
-    if len(differences) < 2:
-        return None
-    try:
-        return seeds_needed(stats.sample_std(differences), resolve)
-    except ValueError:  # more than anyone can train
-        return None
-
-
-def _how_compared(
-    compared: section.Section,
-    baselines: Sequence[str],
-    plan: Plan,
-    metric: str,
-    resolve: float | None,
-) -> list[str]:
-    first, *notes = section.notes(compared, plan)
-    notes.insert(0, f"vs {' and '.join(baselines)}: {first}" if baselines else first)
-    if resolve is not None:
-        notes.append(
-            f"seeds: how many would show a difference of {resolve:g} in {metric} (80 % power,"
-            " alone, with the spread seen here)."
-        )
-    return notes
-
-
 def _name(where: Key) -> str:
     return "/".join(map(text, where))
-
-
-def by_seed(runs: Sequence[Run], metric: str) -> dict[int, float | None]:
-    """Return the runs' numbers by seed, None for a run that diverged; others are left out."""
-    found: dict[int, float | None] = {}
-    for run in runs:
-        if _usable(run, metric):
-            found[run["seed"]] = float(run[metric])
-        elif run["state"] == "diverged":
-            found[run["seed"]] = None
-    return found
 
 
 def _cell(grid: Grid, key: Key, where: Key, statistic: Statistic) -> Cell:
@@ -378,8 +256,8 @@ def _cell(grid: Grid, key: Key, where: Key, statistic: Statistic) -> Cell:
     if seeds and (repeated := seeds.most_common(1)[0])[1] > 1:
         ids = " and ".join(str(run["id"]) for run in runs if run["seed"] == repeated[0])
         raise ValueError(f"{ids} have the same config and seed; remove one of them")
-    used = sorted((run for run in runs if _usable(run, metric)), key=lambda run: run["seed"])
-    numbers = [float(run[metric]) for run in used if _is_finite(run.get(metric))]
+    used = sorted((run for run in runs if usable(run, metric)), key=lambda run: run["seed"])
+    numbers = [float(run[metric]) for run in used if is_finite(run.get(metric))]
     timed = [run for run in used if grid.timing[where].includes(run)]
     cell = Cell(
         mean=stats.mean(numbers) if numbers else math.nan,
@@ -387,7 +265,7 @@ def _cell(grid: Grid, key: Key, where: Key, statistic: Statistic) -> Cell:
         n=len(used),
         expected=grid.seeds[where],
         diverged=sum(run["state"] == "diverged" for run in runs),
-        seconds=tuple(float(run[SECONDS]) for run in timed if _is_finite(run.get(SECONDS))),
+        seconds=tuple(float(run[SECONDS]) for run in timed if is_finite(run.get(SECONDS))),
         run_ids=tuple(str(run["id"]) for run in used),
         iqm=stats.iqm(numbers) if numbers else math.nan,
         interval=_interval(numbers, statistic),
@@ -402,17 +280,6 @@ def _interval(numbers: Sequence[float], statistic: Statistic) -> Interval:
     if len(numbers) < stats.FEWEST:
         return NO_INTERVAL
     return stats.bca_interval(numbers, stats.iqms)
-
-
-def _usable(run: Run, metric: str) -> bool:
-    """Return whether the run's number may be used: it is done, and it is finite or a miss."""
-    if run["state"] != "done":
-        return False
-    return _is_finite(run.get(metric)) or (is_target(metric) and has_target(run))
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
 
 
 def _marked(
@@ -468,8 +335,8 @@ def _counts(chosen: Sequence[Run], grid: Grid) -> list[str]:
     """Return how many of the runs are used; those left out of the grid do not count."""
     placed = [run for runs in grid.runs.values() for run in runs]
     unplaced = [run for run in chosen if run["variant"] is None]
-    used = sum(_usable(run, grid.metric) for run in placed)
-    unusable = [run for run in (*placed, *unplaced) if not _usable(run, grid.metric)]
+    used = sum(usable(run, grid.metric) for run in placed)
+    unusable = [run for run in (*placed, *unplaced) if not usable(run, grid.metric)]
     states = Counter(str(run["state"]) for run in unusable)
     states[f"done without a finite {grid.metric}"] = states.pop("done", 0)
     unused = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count)

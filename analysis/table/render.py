@@ -36,10 +36,11 @@ def render(table: Table, form: Form, *, terminal: bool = False, ids: bool = Fals
 
 
 def _for_people(table: Table, ids: bool) -> table_writer.Table:
+    badge = common_badge(table)
     header = [table.corner]
     for name in table.columns:
         header += [name, "s/epoch"]
-        header += [f"vs {name}" for name in table.baselines]
+        header += [f"vs {name}{badge and f', {badge}'}" for name in table.baselines]
         header += [f"seeds for {_number(table.resolve, table.metric)}"] if table.resolve else []
     marked = any(cell.best for row in table.cells for cell in row)
     best = "mean" if table.statistic == "mean" else "interquartile mean"
@@ -51,19 +52,21 @@ def _for_people(table: Table, ids: bool) -> table_writer.Table:
     return table_writer.Table(
         header=header,
         rows=[
-            [label, *(part for cell in row for part in _parts(cell, table))]
+            [label, *(part for cell in row for part in _parts(cell, table, not badge))]
             for label, row in zip(table.rows, table.cells, strict=True)
         ],
         bold=f"best {best} {_BEST}" if marked else "",
-        notes=table.notes,
+        notes=[*contrast_lines(table), *table.notes],
         sources=sources if ids else (),
     )
 
 
-def _parts(cell: Cell, table: Table) -> list[str | Marked]:
+def _parts(cell: Cell, table: Table, mixed: bool) -> list[str | Marked]:
     own = Marked(value(cell, table), f" {_count(cell)}")
     parts = [own if cell.best else str(own), _seconds(cell)]
-    parts += [comparison_text(one, table.metric) for one in cell.comparisons]
+    for one in cell.comparisons:
+        badge = f", {badge_text(one)}" if one and one.badge and one.n > 1 and mixed else ""
+        parts.append(f"{comparison_text(one, table.metric)}{badge}")
     if table.resolve:
         parts.append(NOTHING if cell.needed is None else str(cell.needed))
     return parts
@@ -85,6 +88,35 @@ def value(cell: Cell, table: Table) -> str:
     scale = 100.0 if in_percent(table.metric) else 1.0
     ends = possible(table.metric, scale * np.array(cell.interval)) / scale
     return f"{text} [{', '.join(number(float(end)) for end in ends)}]"
+
+
+def common_badge(table: Table) -> str:
+    """Return the badge that all comparisons of a table have; empty where they differ."""
+    every = table.section.comparisons.values() if table.section else ()
+    badges = {badge_text(one) for one in every if one.badge}
+    return badges.pop() if len(badges) == 1 else ""
+
+
+def badge_text(one: Comparison) -> str:
+    """Return "registered, primary", "found afterwards", or what lacks; a dash without a badge."""
+    if one.badge is None:
+        return NOTHING
+    return f"{one.badge}, {one.badge.role}" if one.badge.registered else str(one.badge)
+
+
+def contrast_lines(table: Table) -> list[str]:
+    """Return a line for each comparison that was asked for pair by pair."""
+    if table.section is None:
+        return []
+    several = len(table.columns) > 1
+    lines = []
+    for asked, one in table.section.contrasts.items():
+        there = f"{table.columns[asked.column]}: " if several else ""
+        p = f", p = {one.decisive_p:.3g}" if one.n > 1 else ""
+        badge = f"; {badge_text(one)}" if one.badge else ""
+        text = comparison_text(one, table.metric)
+        lines.append(f"{there}{asked.method} against {asked.other}: {text}{p}{badge}.")
+    return lines
 
 
 def comparison_text(one: Comparison | None, metric: str) -> str:

@@ -59,7 +59,7 @@ def test_primary_comparisons_leave_the_rate_of_the_section(gate: bool) -> None:
     for _ in range(sections):
         data = rng.normal(size=(8, 9)) - rng.normal(size=(8, 1))
         data[:, 0] += 3.0 * gate  # the primary one is then true, and its gate open
-        judged = judge([dict(enumerate(c)) for c in data.T], Rules(), primary=[0])
+        judged = judge([dict(enumerate(c)) for c in data.T], Rules(), tiers=[0, *[1] * 8])
         wrong += any(one.verdict != "undecided" for one in judged[gate:])
     assert at_most_5_percent(wrong, sections)
 

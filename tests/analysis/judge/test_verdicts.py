@@ -83,11 +83,11 @@ def test_a_further_seed_at_the_mean_takes_no_verdict_away(
 ) -> None:
     data = np.random.default_rng(seed).normal(effect, 0.2, (n, k))
     more = np.vstack([data, data.mean(axis=0)])
-    for primary in ((), (0,)):
+    for tiers in ([], [0, *[1] * (k - 1)]):
         for margin in (None, 0.3):
             rules = Rules(margin=margin)
-            before = verdicts(data.T, rules, primary=primary)
-            after = verdicts(more.T, rules, primary=primary)
+            before = verdicts(data.T, rules, tiers=tiers)
+            after = verdicts(more.T, rules, tiers=tiers)
             for old, new in zip(before, after, strict=True):
                 assert old in ("undecided", new) or new == "equivalent"
 
@@ -98,11 +98,11 @@ def test_primary_comparisons_come_first_and_are_the_gate() -> None:
     borderline = np.array([1.0, 1.2, 0.8, 0.9, 1.1, 0.7, -0.5, 0.3])
     noise = rng.normal(0, 1, (30, 8))
     assert verdicts([borderline, *noise])[0] == "undecided"
-    assert verdicts([borderline, *noise], primary=[0])[0] == "better"
-    shut = judge([by_seed(v) for v in (*clear, noise[0])], RULES, primary=[20])
+    assert verdicts([borderline, *noise], tiers=[0, *[1] * 30])[0] == "better"
+    shut = judge([by_seed(v) for v in (*clear, noise[0])], RULES, tiers=[*[1] * 20, 0])
     assert {one.verdict for one in shut} == {"undecided"}
     assert all(one.adjusted_p >= shut[20].adjusted_p for one in shut)
-    open_ = judge([by_seed(v) for v in (*clear, borderline)], RULES, primary=[20])
+    open_ = judge([by_seed(v) for v in (*clear, borderline)], RULES, tiers=[*[1] * 20, 0])
     assert {one.verdict for one in open_} == {"better"}
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from analysis.table.comparisons import Comparison
+from analysis.judge.verdicts import Comparison
 
 from analysis.stats import Interval
 from analysis.table.model import Cell, Table
