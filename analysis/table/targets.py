@@ -178,6 +178,11 @@ def _named(runs: Sequence[Run]) -> str:
     return " or ".join(f"{metric} {value:.5g}" for metric, value in found) or "their target"
 
 
+def is_about_target(note: str) -> bool:
+    """Return whether a table's note says which target it has, or why its times are withheld."""
+    return note.startswith("Target of ") or (note.startswith(_TARGET) and WITHHELD in note)
+
+
 def described(runs: Sequence[Run]) -> str:
     """Return a column's targets and how finely arrivals are known; empty without any run."""
     ended = _ended(runs)
