@@ -245,7 +245,7 @@ def _to(target: Target, run: Run, histories: Histories) -> dict[str, Any]:
     known = _evaluations(histories, run, target.metric)
     steps = run.get("steps")
     if not known or not steps:
-        return {REACHED: None}
+        return {REACHED: None, **{f"{_TARGET}{measure}": None for measure in MEASURES}}
     approach = Approach(target)
     for step, epoch, value in known:
         whole = {measure: _spent(run, measure) for measure in MEASURES}
