@@ -189,8 +189,9 @@ def described(runs: Sequence[Run]) -> str:
     if not ended:
         return ""
     arrived = [run for run in ended if _arrived(run)]
-    steps = sorted({run.get("target/resolution") for run in arrived} - {None})
-    coarse = sum(run.get("target/resolution") is None for run in arrived)
+    known = [run.get("target/resolution") for run in arrived]
+    steps = sorted({float(one) for one in known if one is not None})
+    coarse = known.count(None)
     text = _named(ended)
     if steps:
         ends = " to ".join(dict.fromkeys(f"{end:g}" for end in (steps[0], steps[-1])))
@@ -233,10 +234,9 @@ def with_target(
             )
         asked = Target(metric=metric, value=median(finals))
         how = f"the median final value of {baseline}, {len(finals)} runs"
-    found = {
-        label: [{**run, **_to(asked, run, histories)} for run in runs]
-        for label, runs in rows.items()
-    }
+    found: dict[str, list[Run]] = {}
+    for label, runs in rows.items():
+        found[label] = [{**run, **_to(asked, run, histories)} for run in runs]
     return found, how
 
 
