@@ -226,8 +226,8 @@ class Loop:
                 torch.cuda.synchronize(self.setup.device)
         with self.clock("step_evaluation"):
             measured = self.evaluation.measure_part(self.step)
+        self._look_for_target(measured, self._spent())
         if measured:
-            self._look_for_target(measured, self._spent())
             self._log(measured, self.step)
 
     def _look_for_target(self, measured: Mapping[str, float], spent: Spent) -> None:

@@ -103,7 +103,7 @@ def build_table(
         notes += said
     sign = {"higher": 1, "lower": -1}.get(better or "", direction(metric))
     compared = None
-    if baseline or plan.pairs or resolve is not None:
+    if baseline or resolve is not None or (plan.pairs and not is_target(metric)):
         compared, cells, more = compare(
             grid, cells, plan, baselines=baseline, direction=sign, resolve=resolve
         )
