@@ -149,7 +149,9 @@ def test_verdicts_count_the_looks_at_growing_results(runs: Any, tmp_path: Path) 
     root = study_runs.study(runs, tmp_path, ACCURACIES)
     runs_of = load_runs(root)
     report = runs_of[runs_of["sweep"] == "study_x"]
-    once, thrice = (results(report, {}, judging=lambda _, k=looks: Plan(looks=k))[0] for looks in (1, 3))
+    once, thrice = (
+        results(report, {}, judging=lambda _, k=looks: Plan(looks=k))[0] for looks in (1, 3)
+    )
     p = [
         [row.against["adamw"].comparison for row in found.rows if row.optimizer == "muon"]
         for found in (once, thrice)
@@ -301,7 +303,7 @@ def test_the_target_is_the_baselines_own_median_where_histories_are_there(
     frame = load_runs(root)
     report = frame[frame["sweep"] == "study_x"]
     (found,) = results(report, {}, histories=partial(load_history, root))
-    aim = np.median(ACCURACIES["adamw"]) * 4 / 4.1  # every curve is its accuracy times e / (e + 0.1)
+    aim = np.median(ACCURACIES["adamw"]) * 4 / 4.1  # a curve is its accuracy times e / (e + 0.1)
     epochs = np.arange(1, 5)
     for row in found.rows:
         curves = np.outer(ACCURACIES[row.label], epochs / (epochs + 0.1))
