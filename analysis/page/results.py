@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -17,6 +17,7 @@ from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results
 from analysis.page.text import phrase
+from analysis.runs import load_history
 from analysis.table.model import in_percent
 from bench.table_writer import Table, write
 
@@ -99,7 +100,8 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         plan = study.planned
         if len(rest):
             judging = partial(plan_of, study.name, study=plan.study)
-            judged = results(rest, spent, plan.first, judging)
+            histories = cache(partial(load_history, str(study.archive)))
+            judged = results(rest, spent, plan.first, judging, histories)
             parts += [_results(found, study, tuned_by, out) for found in judged]
             parts.append(verdict.section(judged, out))
         parts += maps.sections(study, mapped, out) if mapped else []
