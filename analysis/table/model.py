@@ -213,7 +213,8 @@ class Cell:
     """One cell: its statistics are over ``run_ids``, the finished runs; NaN where there are none.
 
     ``std`` is the sample standard deviation, NaN for one run; ``expected`` counts the column's
-    seeds; ``diverged`` counts this row's diverged runs. ``seconds`` are those an epoch of its runs
+    seeds; ``diverged`` counts this row's diverged runs; ``members`` are all its runs, finished or
+    not. ``seconds`` are those an epoch of its runs
     took, none where they cannot be compared. ``interval`` is the 95 % interval of the
     table's statistic, ``comparison`` that with the baseline, ``needed`` the seeds that would
     resolve the difference asked for.
@@ -231,6 +232,7 @@ class Cell:
     interval: Interval = NO_INTERVAL
     comparison: Comparison | None = None
     needed: int | None = None
+    members: tuple[str, ...] = ()
     reached: int | None = None  # of a time to a target: how many of the n runs got there
 
     @property

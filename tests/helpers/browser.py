@@ -80,7 +80,8 @@ class Page:
         heard = json.loads(raw)
         method, said = heard.get("method"), heard.get("params", {})
         if method == "Runtime.exceptionThrown":
-            self.errors.append(said["exceptionDetails"]["text"])
+            thrown = said["exceptionDetails"]
+            self.errors.append(thrown.get("exception", {}).get("description", thrown["text"]))
         elif method == "Log.entryAdded" and said["entry"]["level"] == "error":
             self.errors.append(said["entry"]["text"])
         elif method == "Network.requestWillBeSent":
