@@ -21,15 +21,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# After Okabe and Ito (2008), which colour-blind readers can tell apart; dark enough for white.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0418a", "#8a6d00", "#2e9bd6", "#7b4fb5", "#555555")
+# After Okabe and Ito (2008), moved until any two are apart for colour-blind readers too; dark enough
+# for white.
+COLOURS = ("#116cb4", "#d86200", "#009e73", "#b0418a", "#795d00", "#2e9bd6", "#713c91", "#555555")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D")
 INK, SOFT, GRID, PAGE = "#1f2328", "#424a53", "#d9dee3", "#ffffff"
 # What a colour becomes where the reader's page is dark; colours of a scale stay.
 DARK = {
-    **dict(zip(COLOURS, ("#4aa8e8", "#ff8a3d", "#2fc79a", "#e58cc4", "#d6b01f", "#8bd3ff",
-                         "#b79bea", "#b5b5b5"), strict=True)),
+    **dict(zip(COLOURS, ("#10a7fc", "#f88a45", "#2fc79a", "#e58ac1", "#d6b01f", "#8dd4ff",
+                         "#b296de", "#c9c5c7"), strict=True)),
     INK: "#e6edf3", SOFT: "#a4aeb8", GRID: "#30363d", PAGE: "#0d1117",
     "#444444": "#c0c7cf", "#888888": "#768390", "#000000": "#e6edf3",
 }  # fmt: skip

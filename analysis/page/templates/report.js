@@ -30,7 +30,7 @@ function sorted(column, down) {
 }
 
 function show() {
-  const column = heads[view.get("sort")]?.dataset.kind ? Number(view.get("sort")) : -1;
+  const asked = Number(view.get("sort") ?? -1), column = heads[asked]?.dataset.kind ? asked : -1;
   heads.forEach((head, k) => k === column
     ? head.setAttribute("aria-sort", view.has("down") ? "descending" : "ascending")
     : head.removeAttribute("aria-sort"));
@@ -71,7 +71,7 @@ function sort(column) { // a number first from its largest, then the other way, 
   set("down", again ? (view.has("sort") && !down ? "1" : "") : (down ? "1" : ""));
 }
 
-function open(row) {
+function unfold(row) {
   const shut = (row.rows[1].hidden = !row.rows[1].hidden);
   row.querySelector("details").open = !shut;
   row.querySelector("th button").setAttribute("aria-expanded", String(!shut));
@@ -86,7 +86,7 @@ rows.forEach(row => {
   name.setAttribute("aria-expanded", "false");
   first.cells[0].append(name);
   first.addEventListener("click", event =>
-    event.target.closest(".hide") ? toggle(row.dataset.label) : open(row));
+    event.target.closest(".hide") ? toggle(row.dataset.label) : unfold(row));
 });
 all(".copy").forEach(one => one.addEventListener("click", () => {
   getSelection().selectAllChildren(one.parentElement.querySelector("code"));
@@ -139,10 +139,11 @@ class Chart {
       const {x, y, width, height} = from ? spanned(this.at(event)) : {};
       from = null;
       this.box.classList.add("off");
-      if (width > 8 && height > 8)
-        this.move([...this.value(x, y + height), ...this.value(x + width, y)].map((_, k, v) => v[[0, 2, 1, 3][k]]));
+      if (!(width > 8 && height > 8)) return;
+      const [x0, y0] = this.value(x, y + height), [x1, y1] = this.value(x + width, y);
+      this.move([x0, x1, y0, y1]);
     });
-    this.svg.addEventListener("pointercancel", () => { from = null; this.box.classList.add("off"); });
+    this.svg.addEventListener("pointercancel", () => { from = null; });
     this.svg.addEventListener("pointerleave", () => this.point(null));
     this.svg.addEventListener("dblclick", () => this.move(this.start));
     all("[data-zoom]", this.section).forEach(one => one.addEventListener("click", () => this.zoom(one.dataset.zoom)));
@@ -205,10 +206,9 @@ class Chart {
   }
 
   move(view) {
-    const moved = view !== this.start;
     if (!(view[1] > view[0] && view[3] > view[2])) return;
+    const moved = view !== this.start;
     this.view = view;
-    this.section.classList.toggle("moved", moved);
     this.point(null);
     for (const one of this.series) {
       const points = values => one.x.map((x, k) => `${this.x(x).toFixed(1)} ${this.y(values[k]).toFixed(1)}`);

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose
 
-from analysis.page.report import command
-from bench.config import load
+from analysis.page.train_command import command
+from bench.compose import composing
+from bench.config import container, load, typed, without_hydra
 from bench.identity import identify
 from bench.setup import Setup
 
@@ -34,16 +36,39 @@ def test_the_command_asks_for_the_very_same_run(overrides: list[str]) -> None:
     """Composed again, it has the identity of the run, which covers its whole config."""
     config = stored(*overrides, "seed=3")
     words = shlex.split(command([config]))
-    assert words[:3] == ["python", "-m", "bench.train"]
-    assert identify(load(words[3:])).id == config["id"]
+    assert words[:2] == ["spectral-bench", "train"]
+    assert identify(load(words[2:])).id == config["id"]
 
 
 def test_seeds_are_swept_and_nothing_else_is_said() -> None:
     first, second = stored("seed=0"), stored("seed=1")
     assert command([second, first]) == (
-        "python -m bench.train -m model=convnet dataset=digits optimizer=adamw schedule=cosine"
+        "spectral-bench train -m model=convnet dataset=digits optimizer=adamw schedule=cosine"
         " trainer=default seed=0,1"
     )
+
+
+def test_a_run_of_a_machine_with_a_gpu_has_its_command_on_one_without() -> None:
+    config = stored("optimizer=muon", "optimizer.lr=0.036", "trainer.epochs=8", "seed=0")
+    gpu = load(["trainer=gpu", "trainer.device=cpu"]).model_dump(mode="json")
+    trainer = {**config["trainer"], **gpu["trainer"], "device": "cuda", "epochs": 8}
+    config |= {"trainer": trainer, "names": {**config["names"], "trainer": "gpu"}}
+    words = shlex.split(command([config]))
+    assert words[-3:] == ["optimizer.lr=0.036", "trainer.epochs=8", "seed=0"]
+    assert "trainer=gpu" in words
+
+
+def test_a_run_that_needed_measured_exponents_has_its_command_without_them() -> None:
+    config = stored("seed=0")
+    choices = {**config["names"], "optimizer": "spectral_newton_measured"}
+    overrides = ["optimizer=spectral_newton_measured"]
+    with composing():
+        composed = compose("train", overrides=overrides, return_hydra_config=True)
+    asked = typed(container(without_hydra(composed)), choices).model_dump(mode="json")
+    optimizer = {**asked["optimizer"], "lr": 0.5, "exponents": "a/exponents.parquet"}
+    config |= {"names": choices, "optimizer": optimizer, "exponents": "a/exponents.parquet"}
+    words = shlex.split(command([config]))
+    assert {'exponents="a/exponents.parquet"', "optimizer.lr=0.5"} <= set(words)
 
 
 def test_a_choice_that_is_no_more_is_still_named() -> None:
