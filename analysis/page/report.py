@@ -44,8 +44,9 @@ _SERVER = "https://api.wandb.ai"
 class Row:
     """One row of the table: an optimizer variant on one dataset and model.
 
-    ``key`` names it on the page, ``place`` chooses its colour. ``bar``: where its mean, and its
-    interval if it has one, lie among those of its column, 0 to 1. ``runs`` are its runs as text.
+    ``key`` names it on the page, ``place`` chooses its colour. ``centre`` is its mean, or what
+    else the table shows. ``bar``: where that, and its interval if it has one, lie among those of
+    its column, 0 to 1. ``runs`` are its runs as text.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Row:
     model: str
     place: int
     cell: Cell
+    centre: float
     value: str
     bar: tuple[float, ...]
     difference: str
@@ -129,7 +131,8 @@ def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False
     for j, column in enumerate(table.columns):
         dataset, _, model = column.partition("/")
         cells = [row[j] for row in table.cells]
-        span = _span(cells)
+        centres = [cell.mean if table.statistic == "mean" else cell.iqm for cell in cells]
+        span = _span(centres, cells)
         beside = _numbers(cells[base], by_id, table.metric) if base is not None else {}
         for i, cell in enumerate(cells):
             if not cell.n and not cell.diverged:
@@ -139,7 +142,8 @@ def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False
             found.append(
                 Row(
                     key=f"{j}-{i}", label=table.rows[i], dataset=dataset, model=model, place=i,
-                    cell=cell, value=value(cell, table), bar=_bar(cell, span),
+                    cell=cell, centre=centres[i], value=value(cell, table),
+                    bar=_bar(centres[i], cell, span),
                     difference=difference(compared, table.metric) if compared else NOTHING,
                     verdict=compared.verdict if compared and compared.n > 1 else "",
                     badge=str(getattr(compared, "badge", None) or ""),
@@ -151,7 +155,7 @@ def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False
     sign = 1 if falling else -1
     return sorted(
         found,
-        key=lambda row: (row.dataset, row.model, sign * row.cell.mean if row.cell.n else math.inf),
+        key=lambda row: (row.dataset, row.model, sign * row.centre if row.cell.n else math.inf),
     )
 
 
@@ -298,14 +302,15 @@ def provenance(runs: pd.DataFrame) -> list[tuple[str, str, int]]:
     return found
 
 
-def _span(cells: Sequence[Cell]) -> tuple[float, float]:
-    ends = [v for cell in cells for v in (cell.mean, *cell.interval) if math.isfinite(v)]
+def _span(centres: Sequence[float], cells: Sequence[Cell]) -> tuple[float, float]:
+    ends = [end for cell in cells for end in cell.interval]
+    ends = [end for end in (*centres, *ends) if math.isfinite(end)]
     return (min(ends), max(ends)) if ends else (0.0, 1.0)
 
 
-def _bar(cell: Cell, span: tuple[float, float]) -> tuple[float, ...]:
+def _bar(centre: float, cell: Cell, span: tuple[float, float]) -> tuple[float, ...]:
     width = (span[1] - span[0]) or 1.0
-    ends = [v for v in (cell.mean, *cell.interval) if math.isfinite(v)]
+    ends = [v for v in (centre, *cell.interval) if math.isfinite(v)]
     return tuple((end - span[0]) / width for end in ends)
 
 

@@ -57,18 +57,17 @@ function set(key, value) {
 }
 
 function toggle(label) {
-  const others = view.getAll("hide").filter(one => one !== label);
-  const hides = others.length === view.getAll("hide").length;
+  const hidden = view.getAll("hide"), others = hidden.filter(one => one !== label);
   view.delete("hide");
-  [...others, ...(hides ? [label] : [])].forEach(one => view.append("hide", one));
+  for (const one of others.length < hidden.length ? others : [...hidden, label]) view.append("hide", one);
   set("filter", view.get("filter"));
 }
 
-function sort(column) { // a number first from its largest, then the other way, then as it came
-  const down = heads[column].dataset.kind === "number", again = view.get("sort") === String(column);
-  if (again && view.has("down") !== down) view.delete("sort");
-  else if (!again) view.set("sort", column);
-  set("down", again ? (view.has("sort") && !down ? "1" : "") : (down ? "1" : ""));
+function sort(column) { // a number from its largest, text from its first; then the other way, then not
+  const first = heads[column].dataset.kind === "number";
+  const again = view.get("sort") === String(column), last = again && view.has("down") !== first;
+  last ? view.delete("sort") : view.set("sort", column);
+  set("down", !last && again !== first ? "1" : "");
 }
 
 function unfold(row) {
@@ -120,7 +119,6 @@ class Chart {
 
   listen() {
     let from = null; // where a box began
-    const put = (shape, values) => Object.entries(values).forEach(pair => shape.setAttribute(...pair));
     const spanned = at => ({x: Math.min(at.x, from.x), y: Math.min(at.y, from.y),
       width: Math.abs(at.x - from.x), height: Math.abs(at.y - from.y)});
     this.svg.addEventListener("pointerdown", event => {
@@ -132,7 +130,7 @@ class Chart {
     this.svg.addEventListener("pointermove", event => {
       const at = this.at(event);
       this.point(this.nearest(at));
-      if (from) put(this.box, spanned(at));
+      if (from) Object.entries(spanned(at)).forEach(pair => this.box.setAttribute(...pair));
       this.box.classList.toggle("off", !from);
     });
     this.svg.addEventListener("pointerup", event => {
@@ -185,8 +183,8 @@ class Chart {
     one.line.classList.add("hot");
     this.ring.setAttribute("cx", x);
     this.ring.setAttribute("cy", y);
-    const interval = one.banded ? ` [${text(one.low[k])}, ${text(one.high[k])}]` : "";
-    this.tip.textContent = `${one.label}\nepoch ${text(one.x[k])}: ${text(one.mean[k])}${interval}\nn = ${one.n}`;
+    const interval = one.banded ? `\n[${text(one.low[k])}, ${text(one.high[k])}]` : "";
+    this.tip.textContent = `${one.label}\nepoch ${text(one.x[k])}: ${text(one.mean[k])}${interval}, n\u00a0=\u00a0${one.n}`;
     const {width, height} = this.svg.viewBox.baseVal;
     this.tip.style.left = `${100 * x / width}%`;
     this.tip.style.top = `${100 * y / height}%`;
@@ -207,7 +205,6 @@ class Chart {
 
   move(view) {
     if (!(view[1] > view[0] && view[3] > view[2])) return;
-    const moved = view !== this.start;
     this.view = view;
     this.point(null);
     for (const one of this.series) {
@@ -219,10 +216,9 @@ class Chart {
       one.band.querySelector("use")?.setAttribute("y", 0); // of a short one matplotlib shifts the path
     }
     all(".moved-tick", this.svg).forEach(one => one.remove());
-    this.ticks.forEach((ticks, axis) => {
-      ticks.forEach(one => one.classList.toggle("off", moved));
-      if (moved && ticks.length) this.mark(ticks[0], axis);
-    });
+    const moved = view !== this.start;
+    this.ticks.flat().forEach(one => one.classList.toggle("off", moved));
+    if (moved) this.ticks.forEach((ticks, axis) => ticks.length && this.mark(ticks[0], axis));
   }
 
   mark(tick, axis) { // copies of matplotlib's first tick, at round values of the view

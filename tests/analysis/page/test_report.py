@@ -209,7 +209,7 @@ def ticks(browser: Page, axis: str) -> list[float]:
 def test_a_curve_tells_its_numbers_where_it_is_pointed_at(at: Page) -> None:
     x, y = place(at, 5, 92.2 - 6)
     at.mouse("mouseMoved", x - 3, y + 2, button="none")
-    assert at.run(TIP) == "muon\nepoch 5: 86.2 [85.703, 86.697]\nn = 3"
+    assert at.run(TIP) == "muon\nepoch 5: 86.2\n[85.703, 86.697], n\u00a0=\u00a03"
     assert at.run(f"{CHART}.querySelector('.hot').dataset.part") == "line-1"
     at.mouse("mouseMoved", 5, 5, button="none")
     assert at.run(TIP) is None
