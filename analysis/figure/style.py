@@ -21,8 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# After Okabe and Ito (2008), moved until any two are apart for colour-blind readers too; dark enough
-# for white.
+# After Okabe and Ito (2008), moved until any two are apart for colour-blind readers too; dark
+# enough for white.
 COLOURS = ("#116cb4", "#d86200", "#009e73", "#b0418a", "#795d00", "#2e9bd6", "#713c91", "#555555")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D")
@@ -155,8 +155,9 @@ def svg(figure: Figure, salt: str = "") -> str:
     """
     stream = io.StringIO()
     # A figure keeps the layout that it was made with.
-    own = {"figure.constrained_layout.use": False, "svg.hashsalt": _STYLE["svg.hashsalt"] + salt}
-    with mpl.rc_context({**_STYLE, **own}):
+    salted = _STYLE["svg.hashsalt"] + salt
+    changes = {"figure.constrained_layout.use": False, "svg.hashsalt": salted}
+    with mpl.rc_context(_STYLE | changes):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     ElementTree.register_namespace("", _SVG[1:-1])

@@ -36,7 +36,8 @@ from analysis.table.timing import SECONDS, is_packed
 from bench.run_folder import EXPONENTS, STATUS
 
 _DIGITS = 6  # of the numbers that curves show
-_PROJECT = re.compile(r"https?://[^\s/]+(/[\w.-]+){2,}")  # of a W&B server: <address>/<entity>/<project>
+# A project of a W&B server: <address>/<entity>/<project>.
+_PROJECT = re.compile(r"https?://[^\s/]+(/[\w.-]+){2,}")
 _SERVER = "https://api.wandb.ai"
 
 
@@ -165,9 +166,7 @@ def _numbers(cell: Cell, by_id: Mapping[str, Run], metric: str) -> dict[int, flo
     return {run["seed"]: run[metric] for run in used if run.get(metric) is not None}
 
 
-def _told(
-    run: Run, metric: str, beside: Mapping[int, float], source: str
-) -> dict[str, str]:
+def _told(run: Run, metric: str, beside: Mapping[int, float], source: str) -> dict[str, str]:
     """Return what is said of a run: its number, beside that of the baseline's run of its seed."""
     number, seconds = run.get(metric), run.get(SECONDS)
     number = number if run["state"] == "done" else None

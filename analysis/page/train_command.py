@@ -115,7 +115,7 @@ def _unflattened(run: Mapping[str, Any]) -> dict[str, Any]:
     for name, told in run.items():
         if name in _CHOSEN:
             config["names"][name] = told
-        elif name.startswith("config.") and told is not None and told == told:
+        elif name.startswith("config.") and told is not None:
             branch = config
             *above, last = name.split(".")[1:]
             for key in above:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -74,4 +74,4 @@ def test_lines_and_text_stand_out_from_the_page(page: str) -> None:
 def test_colour_is_never_the_only_difference_of_two_neighbours() -> None:
     looks = [(look(i)["color"], str(look(i)["linestyle"])) for i in range(32)]
     assert len(set(looks)) == 32
-    assert all(a[0] != b[0] and a[1] != b[1] for a, b in zip(looks, looks[1:], strict=False))
+    assert all(a[0] != b[0] and a[1] != b[1] for a, b in pairwise(looks))
