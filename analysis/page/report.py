@@ -221,7 +221,9 @@ def _charts(
         named = {row.place: row for row in here}
         drawn = [one for one in drawn if one.drawn]
         charts.append({
-            "title": f"{model} on {dataset}", "detail": detail, "svg": svg(figure, salt=key),
+            "title": f"{model} on {dataset}", "detail": detail,
+            # Paper is white, whatever the screen.
+            "svg": svg(figure, salt=key).replace("@media(", "@media screen and (", 1),
             "rows": [named[one.place] for one in drawn],
             "data": {
                 "column": key, "x": "epochs",

@@ -328,6 +328,8 @@ def test_on_paper_it_is_black_on_white_and_without_controls(at: Page) -> None:
     try:
         style = "getComputedStyle(document.body)"
         assert at.run(f"{style}.backgroundColor") == "rgb(255, 255, 255)"
+        figure = "getComputedStyle(document.querySelector('.chart path'))"
+        assert at.run(f"{figure}.fill") == "rgb(255, 255, 255)"
         shown = "[...document.querySelectorAll('.control')].filter(c => c.getClientRects().length)"
         assert at.run(f"{shown}.length") == 0
     finally:
