@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 from pydantic import Field
 
 from analysis.command.messages import user_messages, writing
 from analysis.command.options import ComparisonOptions
-from analysis.page.report import page
+from analysis.page.report import page as page_of
 from analysis.runs import load_runs
 from analysis.table.model import Spread
 from analysis.table.select import of_sweep
@@ -37,13 +38,22 @@ def main(argv: list[str]) -> None:
                   "metric=test/mse better=lower"],
     )  # fmt: skip
     with user_messages(options.source):
-        runs = of_sweep(load_runs(options.source), options.sweep)
-        falling = None if options.better is None else options.better == "lower"
-        table = options.table(runs)
-        text = page(table, runs, options.source, title=options.title, falling=falling)
+        text = page(load_runs(options.source), options)
     with writing(options.out):
         options.out.write_text(text, encoding="utf-8")
     print(f"{options.out}: {len(text) / 1024:.0f} KiB; open it in a browser")
+
+
+def page(runs: pd.DataFrame, options: ReportOptions) -> str:
+    """Return the page of ``runs``; the same runs and options give the same bytes.
+
+    Raises:
+        ValueError: as `analysis.table.build.build_table`.
+    """
+    table = options.table(runs)
+    shown = of_sweep(runs, options.sweep)
+    falling = None if options.better is None else options.better == "lower"
+    return page_of(table, shown, options.source, title=options.title, falling=falling)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,21 @@ import pandas as pd
 from analysis.figure.lines import Array, Series, chart
 from analysis.figure.seeds import circumstances, over_seeds, unit_of
 from analysis.figure.style import COLOURS, DARK, svg, swatch
+from analysis.judge.verdicts import Comparison
 from analysis.measure.files import read_table
 from analysis.page.text import render
 from analysis.page.train_command import command_of
 from analysis.run.archive import local
 from analysis.table.build import direction
 from analysis.table.model import Cell, Run, Table, in_percent
-from analysis.table.render import NOTHING, difference, number_text, signed_text, value
+from analysis.table.render import (
+    NOTHING,
+    badge_text,
+    difference,
+    number_text,
+    signed_text,
+    value,
+)
 from analysis.table.select import records
 from analysis.table.timing import SECONDS, is_packed
 from bench.run_folder import EXPONENTS, STATUS
@@ -42,12 +50,35 @@ _SERVER = "https://api.wandb.ai"
 
 
 @dataclass(frozen=True)
+class Against:
+    """A comparison as the page prints it; ``number`` to sort by."""
+
+    number: float = math.nan
+    difference: str = NOTHING
+    verdict: str = ""
+    badge: str = ""
+    p: str = ""
+
+    @classmethod
+    def of(cls, one: Comparison | None, metric: str) -> Against:
+        """Return a comparison's text; that of the baseline with itself has none."""
+        if one is None or not one.n:
+            return cls()
+        shown = difference(one, metric)
+        if one.n == 1:
+            return cls(one.difference, shown)
+        badge = badge_text(one) if one.badge else ""
+        p = f"{one.n} pairs of seeds, p = {one.decisive_p:.2g} corrected"
+        return cls(one.difference, shown, one.verdict, badge, p)
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of the table: an optimizer variant on one dataset and model.
 
     ``key`` names it on the page, ``place`` chooses its colour. ``centre`` is its mean, or what
     else the table shows. ``bar``: where that, and its interval if it has one, lie among those of
-    its column, 0 to 1. ``runs`` are its runs as text.
+    its column, 0 to 1. ``against`` is what it is to each baseline, ``runs`` are its runs as text.
     """
 
     key: str
@@ -59,10 +90,8 @@ class Row:
     centre: float
     value: str
     bar: tuple[float, ...]
-    difference: str
-    verdict: str
-    badge: str
-    runs: list[dict[str, str]]
+    against: list[Against]
+    runs: list[dict[str, Any]]
     command: str
 
 
@@ -96,7 +125,8 @@ def page(
     return render(
         "report.html.j2",
         title=title, metric=table.metric, unit=" (%)" if in_percent(table.metric) else "",
-        table=table, rows=found, runs=len(runs), source=source, charts=charts,
+        table=table, rows=found, contrasts=contrasts(table), runs=len(runs), source=source,
+        charts=charts,
         exponents=exponents(found, local(source)), failures=failures(runs, local(source)),
         provenance=provenance(runs), swatch=swatch, css=css, script=script,
         policy=f"default-src 'none'; script-src {_hashes([script])}; style-src {_hashes(styles)};"
@@ -127,57 +157,66 @@ def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False
         falling: whether a smaller number is better.
     """
     by_id = {str(run["id"]): run for run in records(runs, table.metric)}
-    base = table.rows.index(table.baseline) if table.baseline in table.rows else None
+    bases = [table.cells[table.rows.index(name)] for name in table.baselines]
     found = []
     for j, column in enumerate(table.columns):
         dataset, _, model = column.partition("/")
         cells = [row[j] for row in table.cells]
         centres = [cell.mean if table.statistic == "mean" else cell.iqm for cell in cells]
         span = _span(centres, cells)
-        beside = _numbers(cells[base], by_id, table.metric) if base is not None else {}
+        beside = [_by_seed(base[j], by_id) for base in bases]
         for i, cell in enumerate(cells):
             if not cell.n and not cell.diverged:
                 continue
-            own = sorted((by_id[one] for one in cell.members), key=lambda run: run["seed"])
-            compared = cell.comparison if cell.comparison and cell.comparison.n else None
+            own = sorted(cell.members, key=lambda member: by_id[member[0]]["seed"])
             found.append(
                 Row(
                     key=f"{j}-{i}", label=table.rows[i], dataset=dataset, model=model, place=i,
                     cell=cell, centre=centres[i], value=value(cell, table),
                     bar=_bar(centres[i], cell, span),
-                    difference=difference(compared, table.metric) if compared else NOTHING,
-                    verdict=compared.verdict if compared and compared.n > 1 else "",
-                    badge=str(getattr(compared, "badge", None) or ""),
-                    runs=[_told(run, table.metric, {} if i == base else beside, source)
-                          for run in own],
-                    command=command_of(local(source), own),
+                    against=[Against.of(one, table.metric) for one in cell.comparisons],
+                    runs=[_told(by_id[one], None if math.isnan(cell.mean) else number, beside,
+                                table.metric, source) for one, number in own],
+                    command=command_of(local(source), [by_id[one] for one, _ in own]),
                 )
             )  # fmt: skip
     sign = 1 if falling else -1
     return sorted(
         found,
-        key=lambda row: (row.dataset, row.model, sign * row.centre if row.cell.n else math.inf),
-    )
+        key=lambda row: (
+            row.dataset, row.model, math.inf if math.isnan(row.centre) else sign * row.centre,
+        ),
+    )  # fmt: skip
 
 
-def _numbers(cell: Cell, by_id: Mapping[str, Run], metric: str) -> dict[int, float]:
-    """Return the numbers of a cell's finished runs by seed."""
-    used = [by_id[one] for one in cell.run_ids]
-    return {run["seed"]: run[metric] for run in used if run.get(metric) is not None}
+def contrasts(table: Table) -> list[tuple[str, str, str, Against]]:
+    """Return (method, other, column, comparison) of each pair that was asked for by itself."""
+    asked = table.section.contrasts if table.section else {}
+    return [
+        (pair.method, pair.other, table.columns[pair.column], Against.of(one, table.metric))
+        for pair, one in asked.items()
+    ]
 
 
-def _told(run: Run, metric: str, beside: Mapping[int, float], source: str) -> dict[str, str]:
-    """Return what is said of a run: its number, beside that of the baseline's run of its seed."""
-    number, seconds = run.get(metric), run.get(SECONDS)
-    number = number if run["state"] == "done" else None
-    other = None if number is None else beside.get(run["seed"])
-    commit = str(run.get("provenance.git.commit") or "")
+def _by_seed(cell: Cell, by_id: Mapping[str, Run]) -> dict[int, float]:
+    return {by_id[one]["seed"]: number for one, number in cell.members if number is not None}
+
+
+def _told(
+    run: Run, number: float | None, beside: Sequence[Mapping[int, float]], metric: str, source: str
+) -> dict[str, Any]:
+    """Return what is said of a run: its number, and that less each baseline's of its seed."""
+    seconds, commit = run.get(SECONDS), str(run.get("provenance.git.commit") or "")
+    others = [None if number is None else one.get(run["seed"]) for one in beside]
     return {
         "id": str(run["id"]),
         "seed": str(run["seed"]),
         "value": NOTHING if number is None else number_text(number, metric, number),
-        "difference": NOTHING if number is None or other is None
-        else signed_text(number - other, metric, number - other),
+        "differences": [
+            NOTHING if number is None or other is None
+            else signed_text(number - other, metric, number - other)
+            for other in others
+        ],
         "state": str(run["state"]),
         "seconds": (NOTHING if seconds is None else f"{seconds:.3g}")
         + (", device shared" if is_packed(run) else ""),

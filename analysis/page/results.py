@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figure.style import svg
-from analysis.page import budget, exponents, figures, map_section, maps, verdict
+from analysis.judge.registered import plan_of
+from analysis.page import budget, exponents, figures, maps, verdict
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results
@@ -97,10 +98,11 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         rest = study.runs[~maps.of_places(study.runs, mapped)]
         plan = study.planned
         if len(rest):
-            for found in results(rest, spent, plan.first, plan.looks):
-                parts.append(_results(found, study, tuned_by.tuning, out))
-            parts.append(verdict.section(rest, plan.contrasts, plan.looks, out))
-        parts += map_section.sections(study, mapped, out) if mapped else []
+            judging = partial(plan_of, study.name, study=plan.study)
+            judged = results(rest, spent, plan.first, judging)
+            parts += [_results(found, study, tuned_by.tuning, out) for found in judged]
+            parts.append(verdict.section(judged, out))
+        parts += maps.sections(study, mapped, out) if mapped else []
     else:
         parts.append("No report runs yet, only tuning.")
     rest_of_it = {

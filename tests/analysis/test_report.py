@@ -7,9 +7,7 @@ import hashlib
 import html
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +16,12 @@ from report_runs import write_runs
 from scipy import stats
 
 from analysis import report
+from analysis.judge.section import Plan
 from analysis.page import report as report_data
 from analysis.runs import load_runs
 from analysis.table.build import build_table
 from bench.errors import UserError
+from bench.registration import Badge
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +84,21 @@ def test_a_row_names_each_run_its_number_and_its_difference_in_its_seed(page: Pa
 
 def test_a_verdict_and_its_badge_are_printed_as_they_come(source: Path) -> None:
     found = load_runs(source)
-    table = build_table(found, baseline="adamw", spread="interval")
-    cell = table.cells[1][1]
-    assert cell.comparison is not None
-    told = SimpleNamespace(**vars(cell.comparison) | {"verdict": "undecided", "badge": "a <badge>"})
-    cells = [list(row) for row in table.cells]
-    cells[1][1] = replace(cell, comparison=told)  # type: ignore[arg-type]
-    table = replace(table, cells=tuple(map(tuple, cells)))
-    muon = row_of(report_data.page(table, found, str(source)), "1-1")
-    assert 'data-verdict="undecided"><b>undecided</b> <span class="badge">a <badge></span>' in muon
+    badge = Badge(None, ("a <reason>",))
+    plan = Plan(contrasts=(("muon", "sgd"),), badge=lambda *_: badge, margin=0.01)
+    table = build_table(found, baseline=["adamw", "sgd"], spread="interval", plan=plan)
+    text = report_data.page(table, found, str(source))
+    muon = row_of(text, "1-1")
+    for one in table.cells[1][1].comparisons:
+        assert one is not None
+        shown = (
+            f'data-verdict="{one.verdict}"><b>{one.verdict}</b> <span class="badge">{badge}</span>'
+        )
+        assert shown in muon
+        assert f"{one.n} pairs of seeds, p = {one.decisive_p:.2g} corrected" in muon
+    pairs = re.search(r'<h2 id="pairs">.*?</table>', text, re.S)
+    assert pairs and pairs[0].count('<tr><th scope="row">muon</th><td>sgd</td>') == 2
+    assert "-2.10 [-2.35, -1.85]" in pairs[0]
 
 
 def test_the_policy_allows_what_is_on_the_page_and_nothing_else(page: Path) -> None:

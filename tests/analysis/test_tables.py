@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from analysis import report, tables
+from analysis.page.wandb_table import _COLUMNS
 from analysis.run.wandb_files import find_files, read_file
 from analysis.runs import load_runs
-from analysis.tables import _COLUMNS
 from bench.errors import UserError
 from bench.tuning.spec import looks_of
 
@@ -187,9 +187,11 @@ def test_looks_are_those_of_the_sweeps_file(
     assert f"and {declared} looks (" in output(capsys, *words, "sweep=study_a_8")[0]
     assert "and 9 looks (" in output(capsys, *words, "sweep=study_a_8", "looks=9")[0]
     assert "looks" not in output(capsys, *words)[0]
-    out = tmp_path / "report.html"
-    report.main([*words, "sweep=study_a_8", f"out={out}"])
-    assert f"and {declared} looks (" in out.read_text()
+    page = report.page(
+        load_runs(tmp_path),
+        report.ReportOptions(source=str(tmp_path), baseline="sgd", sweep="study_a_8"),
+    )
+    assert f"and {declared} looks (" in page
 
 
 def test_check_fails_when_the_data_have_changed(
