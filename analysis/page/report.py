@@ -34,6 +34,7 @@ from analysis.table.model import Cell, Run, Table, in_percent
 from analysis.table.render import (
     NOTHING,
     badge_text,
+    common_badge,
     difference,
     number_text,
     signed_text,
@@ -60,14 +61,18 @@ class Against:
     p: str = ""
 
     @classmethod
-    def of(cls, one: Comparison | None, metric: str) -> Against:
-        """Return a comparison's text; that of the baseline with itself has none."""
+    def of(cls, one: Comparison | None, table: Table) -> Against:
+        """Return a comparison's text; that of the baseline with itself has none.
+
+        A badge that all of the table have is said once, above them.
+        """
+        metric, common = table.metric, common_badge(table)
         if one is None or not one.n:
             return cls()
         shown = difference(one, metric)
         if one.n == 1:
             return cls(one.difference, shown)
-        badge = badge_text(one) if one.badge else ""
+        badge = badge_text(one) if one.badge and not common else ""
         p = f"{one.n} pairs of seeds, p = {one.decisive_p:.2g} corrected"
         return cls(one.difference, shown, one.verdict, badge, p)
 
@@ -124,7 +129,8 @@ def page(
     styles = [css, *(sheet for one in charts for sheet in _sheets(one["svg"]))]
     return render(
         "report.html.j2",
-        title=title, metric=table.metric, unit=" (%)" if in_percent(table.metric) else "",
+        title=title, badge=common_badge(table),
+        metric=table.metric, unit=" (%)" if in_percent(table.metric) else "",
         table=table, rows=found, contrasts=contrasts(table), runs=len(runs), source=source,
         charts=charts,
         exponents=exponents(found, local(source)), failures=failures(runs, local(source)),
@@ -168,14 +174,16 @@ def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False
         for i, cell in enumerate(cells):
             if not cell.n and not cell.diverged:
                 continue
+            others = [{} if base[j] is cell else seeds
+                      for base, seeds in zip(bases, beside, strict=True)]  # fmt: skip
             own = sorted(cell.members, key=lambda member: by_id[member[0]]["seed"])
             found.append(
                 Row(
                     key=f"{j}-{i}", label=table.rows[i], dataset=dataset, model=model, place=i,
                     cell=cell, centre=centres[i], value=value(cell, table),
                     bar=_bar(centres[i], cell, span),
-                    against=[Against.of(one, table.metric) for one in cell.comparisons],
-                    runs=[_told(by_id[one], None if math.isnan(cell.mean) else number, beside,
+                    against=[Against.of(one, table) for one in cell.comparisons],
+                    runs=[_told(by_id[one], None if math.isnan(cell.mean) else number, others,
                                 table.metric, source) for one, number in own],
                     command=command_of(local(source), [by_id[one] for one, _ in own]),
                 )
@@ -193,7 +201,7 @@ def contrasts(table: Table) -> list[tuple[str, str, str, Against]]:
     """Return (method, other, column, comparison) of each pair that was asked for by itself."""
     asked = table.section.contrasts if table.section else {}
     return [
-        (pair.method, pair.other, table.columns[pair.column], Against.of(one, table.metric))
+        (pair.method, pair.other, table.columns[pair.column], Against.of(one, table))
         for pair, one in asked.items()
     ]
 

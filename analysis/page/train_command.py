@@ -49,6 +49,7 @@ def command(configs: Sequence[Mapping[str, Any]]) -> str:
 def _overrides(config: Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
     """Return overrides from the chosen files' defaults to ``config``, sorted.
 
+    A key that ``config`` lacks is newer than the run: its default is what older runs did.
     A choice that this version has no file for is given without them; so is one that is no plain
     name: a run may be anybody's, and a path would make Hydra read a config from elsewhere.
     """
@@ -59,12 +60,11 @@ def _overrides(config: Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
     except (UserError, HydraException):
         return []
     ours, theirs = _flat(config), _flat(default)
-    words = [
+    return [
         f"{'' if key in theirs else '+'}{key}={_value(entry)}"
         for key, entry in sorted(ours.items())
         if key not in theirs or theirs[key] != entry
     ]
-    return [*words, *(f"~{key}" for key in sorted(theirs.keys() - ours.keys()))]
 
 
 @cache

@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,21 +85,23 @@ def test_a_row_names_each_run_its_number_and_its_difference_in_its_seed(page: Pa
 
 def test_a_verdict_and_its_badge_are_printed_as_they_come(source: Path) -> None:
     found = load_runs(source)
-    badge = Badge(None, ("a <reason>",))
-    plan = Plan(contrasts=(("muon", "sgd"),), badge=lambda *_: badge, margin=0.01)
+    badges = {True: Badge("primary", (), 3, 3), False: Badge(None, ("a reason",))}
+    plan = Plan(contrasts=(("muon", "sgd"),), badge=lambda pair, *_: badges["adamw" in pair])
     table = build_table(found, baseline=["adamw", "sgd"], spread="interval", plan=plan)
     text = report_data.page(table, found, str(source))
-    muon = row_of(text, "1-1")
-    for one in table.cells[1][1].comparisons:
+    muon, printed = row_of(text, "1-1"), ("registered, primary", "found afterwards")
+    for one, badge in zip(table.cells[1][1].comparisons, printed, strict=True):
         assert one is not None
-        shown = (
-            f'data-verdict="{one.verdict}"><b>{one.verdict}</b> <span class="badge">{badge}</span>'
-        )
-        assert shown in muon
+        verdict = f'data-verdict="{one.verdict}"><b>{one.verdict}</b>'
+        assert f'{verdict} <span class="badge">{badge}</span>' in muon
         assert f"{one.n} pairs of seeds, p = {one.decisive_p:.2g} corrected" in muon
     pairs = re.search(r'<h2 id="pairs">.*?</table>', text, re.S)
     assert pairs and pairs[0].count('<tr><th scope="row">muon</th><td>sgd</td>') == 2
     assert "-2.10 [-2.35, -1.85]" in pairs[0]
+    # One that all have is said once.
+    alone = build_table(found, baseline=["adamw"], plan=replace(plan, contrasts=()))
+    text = report_data.page(alone, found, str(source))
+    assert text.count('<span class="badge">registered, primary</span>') == 1
 
 
 def test_the_policy_allows_what_is_on_the_page_and_nothing_else(page: Path) -> None:
