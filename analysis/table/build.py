@@ -269,6 +269,12 @@ def _cell(grid: Grid, key: Key, where: Key, statistic: Statistic) -> Cell:
         run_ids=tuple(str(run["id"]) for run in used),
         iqm=stats.iqm(numbers) if numbers else math.nan,
         interval=_interval(numbers, statistic),
+        members=tuple(
+            sorted(
+                (str(run["id"]), run.get(metric) if run["state"] == "done" else None)
+                for run in runs
+            )
+        ),
     )
     return target_cell(cell, runs, metric) if is_target(metric) else cell
 
