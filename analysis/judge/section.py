@@ -14,7 +14,16 @@ from difflib import get_close_matches
 from typing import Any
 
 from analysis.judge.family import EXACT, FLIPS, least_p
-from analysis.judge.verdicts import Comparison, Pair, Rules, Seeds, judge, paired, without_luck
+from analysis.judge.verdicts import (
+    SHARES,
+    Comparison,
+    Pair,
+    Rules,
+    Seeds,
+    judge,
+    paired,
+    without_luck,
+)
 from bench.registration import Badge
 
 Run = Mapping[str, Any]  # a row of the runs' frame
@@ -198,12 +207,17 @@ def notes(section: Section, plan: Plan) -> list[str]:
 
 
 def _families(tested: Mapping[Asked, Comparison]) -> str:
-    counts = Counter(asked.tier for asked in tested)
-    if len(counts) < 2:
-        return _count(len(tested)) + (" of this section" if 2 in counts else "")
+    """Return how many comparisons each family has; a pair printed twice is one."""
+    pairs = {(one.column, frozenset((one.method, one.other))): one.tier for one in tested}
+    counts = Counter(pairs.values())
+    if set(counts) <= {2}:
+        return f"{_count(len(pairs))} of this section"
     names = ("primary ", "secondary ", "further ")
-    first, *rest = (_count(counts[tier], names[tier]) for tier in sorted(counts))
-    return f"{first} first, then, where all before are decided, {', then '.join(rest)}"
+    shares = [
+        f"{_count(counts[tier], names[tier])} ({100 * SHARES[tier]:g} % of the level)"
+        for tier in sorted(counts)
+    ]
+    return f"{', '.join(shares)}, a family that is decided passing its part on"
 
 
 def _meaning(plan: Plan) -> str:
