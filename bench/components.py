@@ -21,6 +21,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from bench import build, errors, files
+from bench.digest import is_ours
 from bench.errors import MissingHereError, UserError, suggestion
 from bench.public_names import canonical, current, locate
 from bench.torch_private import without_compiler
@@ -29,7 +30,6 @@ _T = TypeVar("_T")
 
 # Keys that Hydra's instantiate reads itself, and `params`, which build_optimizer reads.
 _RESERVED = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_", "params"})
-_OURS = ("bench", "optimizers", "analysis")
 # What the bench gives a component itself: in a config it would be passed over in silence.
 _GIVEN = {
     "dataset": ("root", "seed"),
@@ -101,7 +101,7 @@ def _checked(component: Mapping[str, Any], where: str, choice: str | None) -> di
             )
         else:
             out[key] = _coerced(value, hints.get(key), f"{where}.{key}")
-    if str(component["_target_"]).split(".")[0] in _OURS:  # a changed default is another experiment
+    if is_ours(str(component["_target_"])):  # a changed default is another experiment
         for name, parameter in parameters.items():
             default = parameter.default
             if name not in out and _is_plain(default):

@@ -32,8 +32,7 @@ HISTORY = "history.jsonl"  # a row a logged step and epoch; no clock in it, so i
 SUMMARY = "summary.json"  # one number a name: what tables need
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.prev.pt"
 PROVENANCE = "provenance.json"  # code, versions, device: one entry an attempt
-CURVATURE = "curvature.parquet"  # what was measured of each layer's directions
-EXPONENTS = "exponents.parquet"  # what was fitted to them, a row a layer
+EXPONENTS = "exponents.parquet"  # what was fitted to each layer's directions
 
 State = Literal["running", "done", "failed", "diverged"]
 Kind = Literal["out of memory", "timeout", "preempted", "killed", "exception"]
