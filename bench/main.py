@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from bench.errors import piped
+
 PROGRAM = "spectral-bench"
 USAGE_ERROR = 2
 
@@ -64,7 +66,11 @@ COMMANDS = DAILY | MORE
 
 def main() -> None:
     """Carry out ``spectral-bench <command> ...``; exit with 2 where there is no such command."""
-    words = sys.argv[1:]
+    with piped():
+        _carry_out(sys.argv[1:])
+
+
+def _carry_out(words: list[str]) -> None:
     if words[:1] == ["help"] and words[1:]:  # of one command
         words = [*words[1:], "--help"]
     if not words:

@@ -10,7 +10,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -158,6 +158,8 @@ class RunFolder:
             yield
         finally:
             self.release()
+            with suppress(OSError):  # something is in it: the run was not refused
+                self.path.rmdir()
 
     def _check_lock(self) -> None:
         """Write nothing into a run that another process took over, this one having been asleep."""
