@@ -23,8 +23,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## sweep, curvature and comparison table on the embedded digits: minutes on 2 cores
 	@$(BIN)/python -m bench.demo runs_dir=$(RUNS) $(ARGS)
 
-study: $(READY)  ## study (a) at a tenth of its size: tuning, 3 seeds, table; minutes on 2 cores
-	@$(BIN)/python -m bench.study +sweeps=study_a_small runs_dir=$(RUNS) $(ARGS)
+study: $(READY)  ## a registered study: tunes 4 optimizers, 6 seeds each, verdicts; minutes on 2 cores
+	@$(BIN)/python -m bench.main study register +sweeps=demo_study runs_dir=$(RUNS) $(ARGS)
+	@$(BIN)/python -m bench.main study +sweeps=demo_study runs_dir=$(RUNS) tuned=$(RUNS)/.tuned $(ARGS)
 
 test: $(READY) lint  ## lint, types and all but the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile

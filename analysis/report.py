@@ -67,7 +67,7 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
         title=options.title,
         metric=options.metric,
         unit=" (%)" if in_percent(options.metric) else "",
-        baseline=options.baseline,
+        baseline=", ".join(options.baseline),
         interval=options.spread == "interval",
         rows=rows,
         runs=len(runs),

@@ -11,11 +11,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.config import RunConfig
 from bench.errors import MissingHereError
 from bench.public_names import with_canonical
+
+if TYPE_CHECKING:
+    from bench.config import RunConfig
 
 # Raised when the meaning of a config changes without its keys changing.
 _SCHEMA = 1
@@ -28,6 +30,7 @@ NOT_SCIENTIFIC = frozenset(
 NOT_SCIENTIFIC_TRAINER = frozenset(
     {"device", "devices", "threads", "progress", "log_every", "eval_batch_size", "accounting"}
     | {"checkpoint_every", "checkpoint_seconds", "compile", "cuda_graph"}
+    | {"evaluate_every", "evaluate_samples"}
     | {"curvature_every", "curvature"}
 )
 # Options of an optimizer, and of those inside it, that say how a step is computed and not which.

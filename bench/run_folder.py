@@ -175,6 +175,9 @@ class RunFolder:
         # Once packed, always packed: the time of the whole run is not that of one alone.
         packed = max((one.get("packed", 1) for one in (*attempts, provenance)), default=1)
         provenance |= {"packed": packed} if packed > 1 else {}
+        # W&B keeps the latest attempt alone; what it began with decides what it was registered for.
+        first = attempts[0].get("started") if attempts else None
+        provenance |= {"began": first} if first else {}
         self._write(PROVENANCE, {"attempts": [*attempts, provenance]})
         self.set_status("running")
 

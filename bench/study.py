@@ -2,6 +2,7 @@
 
     spectral-bench study +sweeps=study_a_small      a tenth of study (a), minutes on a CPU
     spectral-bench study +sweeps=study_a_8          any option of train as well
+    spectral-bench study register +sweeps=study_x   before it: what is asked (study register --help)
 
 Each step is an ordinary command, printed before it runs. Every step skips what is done, so a study
 can be stopped at any moment and started again; the first failure ends it.
@@ -27,6 +28,7 @@ from bench.errors import RunsFailedError, UserError
 from bench.launch.grid import Composer, Invalid, combinations, master_config
 from bench.launch.status import run_folder
 from bench.main import PROGRAM
+from bench.registration import find
 from bench.run_folder import EXPONENTS
 from bench.tuning.spec import study_of
 
@@ -95,6 +97,18 @@ def _compared(master: DictConfig) -> list[str]:
     return [f"baseline={_BASELINE}", "spread=interval"] if beside else []
 
 
+def reminder(arguments: Sequence[str]) -> str | None:
+    """Return what to do first where a study declares a registration and has none."""
+    with composing() as loader:
+        master = master_config(loader, arguments)
+    if study_of(master).registered is None or find(str(master.sweep)) is not None:
+        return None
+    return (
+        f"{master.sweep} is not registered: its verdicts will be `found afterwards`; to register it "
+        f"before its first run: {program()} study register {' '.join(arguments)}"
+    )
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0]
 
@@ -120,7 +134,10 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__.strip())
         return
-    carry_out(commands(arguments), "the study")
+    steps = commands(arguments)
+    if said := reminder(arguments):
+        print(said, flush=True)
+    carry_out(steps, "the study")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pydantic import Field
 from bench.cli import guarded
 from bench.compose import composing
 from bench.errors import RunsFailedError, UserError, suggestion
-from bench.launch import live, manifest, slurm
+from bench.launch import live, manifest, seeds, slurm
 from bench.launch import plan as report
 from bench.launch.grid import Composer, combinations, master_config
 from bench.launch.plan import Plan, Retry, make_plan, objections
@@ -60,6 +60,8 @@ def plan(arguments: Sequence[str]) -> None:
     show_plan(
         made, launcher.get("retry", "all"), list(master.hydra.overrides.hydra), elsewhere=on_slurm
     )
+    for line in seeds.lines(made, study):
+        print(line)
     if sweep is not None:
         measured = master.exponents is not None and Path(master.exponents).is_file()
         _show_study(study, str(sweep), tuned=bool(master.tuned), measured=measured)

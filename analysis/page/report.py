@@ -140,7 +140,7 @@ def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False
                     cell=cell,
                     value=value(cell, table),
                     bar=_bar(cell, span),
-                    comparison=comparison_text(cell, table.metric),
+                    comparison=comparison_text(cell.comparison, table.metric),
                     verdict=verdict if cell.comparison and cell.comparison.n > 1 else "",
                     command=_command(source, used),
                 )
@@ -148,7 +148,11 @@ def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False
     sign = 1 if falling else -1
     return sorted(
         found,
-        key=lambda row: (row.dataset, row.model, sign * row.cell.mean if row.cell.n else math.inf),
+        key=lambda row: (
+            row.dataset,
+            row.model,
+            math.inf if math.isnan(row.cell.mean) else sign * row.cell.mean,
+        ),
     )
 
 

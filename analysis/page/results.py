@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figure.style import svg
+from analysis.judge.registered import plan_of
 from analysis.page import budget, exponents, figures, maps, verdict
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
@@ -97,9 +98,10 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         rest = study.runs[~maps.of_places(study.runs, mapped)]
         plan = study.planned
         if len(rest):
-            for found in results(rest, spent, plan.first, plan.looks):
-                parts.append(_results(found, study, tuned_by.tuning, out))
-            parts.append(verdict.section(rest, plan.contrasts, plan.looks, out))
+            judging = partial(plan_of, study.name, study=plan.study)
+            judged = results(rest, spent, plan.first, judging)
+            parts += [_results(found, study, tuned_by.tuning, out) for found in judged]
+            parts.append(verdict.section(judged, out))
         parts += maps.sections(study, mapped, out) if mapped else []
     else:
         parts.append("No report runs yet, only tuning.")

@@ -29,6 +29,7 @@ from analysis.run.archive import is_archive
 from analysis.run.frame import prepared
 from analysis.run.measured import Measured, load
 from analysis.runs import load_runs
+from bench.tuning.spec import Study as SweepStudy
 from bench.tuning.spec import study_in, study_of
 
 
@@ -60,14 +61,12 @@ class Plan:
     """The values along each axis, such as ``{"optimizer": ("sgd", "adamw"), "seed": (0, 1)}``.
 
     ``scored_by`` is what the tuning is scored by, such as "val/loss"; None without tuning.
-    ``looks``: how often results were looked at while seeds were added. ``contrasts``: pairs of
-    optimizers to compare, beside those with the baselines.
+    ``study``: what its file says of itself.
     """
 
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     scored_by: str | None = None
-    looks: int = 1
-    contrasts: tuple[tuple[str, str], ...] = ()
+    study: SweepStudy = field(default_factory=SweepStudy)
 
     @property
     def size(self) -> int:
@@ -112,8 +111,7 @@ def plan(path: Path | None) -> Plan:
     return Plan(
         {one.key_or_group: _values(one) for one in overrides},
         scored_by,
-        study.looks,
-        tuple(study.contrasts),
+        study,
     )
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import pandas as pd
 
+from analysis.judge.registered import plan_of
+from analysis.judge.section import Plan, optimizer_of
+from analysis.judge.verdicts import Comparison
 from analysis.page.budget import NOTHING, RED, Budget, Place, usual
 from analysis.table.build import build_table
 from analysis.table.model import Cell, Run, Table
-from analysis.table.render import comparison_text, value
-from analysis.table.select import REACHED, records
+from analysis.table.render import badge_text, common_badge, comparison_text, difference, value
+from analysis.table.select import records
+from analysis.table.targets import REACHED
 from analysis.table.timing import (
     GRAPH,
     SECONDS,
@@ -28,6 +33,7 @@ from bench.table_writer import write
 
 BASELINES = ("adamw", "muon")
 TARGET = "target/seconds"
+_UNREGISTERED = partial(plan_of, None)  # of runs that are no study's
 _LOSS = "{metric} is a mean cross-entropy in nats, of a language model a token's: lower is better."
 _SHARED = f"Seconds are withheld of {{told}}: {SHARED}."
 _ALL_SHARED = (
@@ -47,12 +53,12 @@ _REACHED = (
 
 @dataclass(frozen=True)
 class Row:
-    """One optimizer; ``against`` holds its cell of the table with each baseline there is."""
+    """One optimizer; ``against`` holds its comparison with each baseline but itself."""
 
     label: str
     optimizer: str
     cell: Cell
-    against: dict[str, Cell]
+    against: dict[str, Comparison]
     target: Cell | None
     budget: Budget
     run: Run | None  # one of its runs, which its settings are read from
@@ -85,34 +91,37 @@ def metric_of(runs: pd.DataFrame, split: str = "test") -> str:
 
 
 def results(
-    runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None = None, looks: int = 1
+    runs: pd.DataFrame,
+    budgets: dict[Place, Budget],
+    first: str | None = None,
+    judging: Callable[[str], Plan] = _UNREGISTERED,
 ) -> list[Results]:
     """Return the results of each dataset and model.
 
-    Verdicts are corrected over all that are judged by the same metric.
+    All comparisons by the same metric are one family: with each baseline, and those of ``rules``.
 
     Args:
         runs: the report runs.
         budgets: what tuning has cost.
         first: the optimizer that others are compared with where there is none of `BASELINES`.
-        looks: see `analysis.table.comparisons.compare`.
+        judging: how comparisons by a metric are judged.
     """
     place = runs.groupby(["dataset", "model"], dropna=False)
     metrics = place["id"].transform(lambda ids: metric_of(runs.loc[ids.index]))
     judged = [runs[metrics == metric] for metric in sorted(set(metrics))]
-    return [one for alike in judged for one in _judged(alike, budgets, first, looks)]
+    return [
+        one for alike in judged for one in _judged(alike, budgets, first, judging(metric_of(alike)))
+    ]
 
 
 def _judged(
-    runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None, looks: int
+    runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None, plan: Plan
 ) -> list[Results]:
     metric = metric_of(runs)
-    table = build_table(runs, metric=metric, spread="interval")
-    baselines, absent = _baselines(table, first)
-    compared = {
-        name: build_table(runs, metric=metric, spread="interval", baseline=label, looks=looks)
-        for name, label in baselines.items()
-    }
+    baselines, absent = _baselines(build_table(runs, metric=metric).rows, first)
+    table = build_table(
+        runs, metric=metric, spread="interval", baseline=tuple(baselines.values()), plan=plan
+    )
     by_id = {str(run["id"]): run for run in records(runs, SECONDS)}
     all_found = []
     for j, column in enumerate(table.columns):
@@ -126,22 +135,21 @@ def _judged(
         target = _target_table(here)
         rows = []
         for i, label in enumerate(table.rows):
-            cell, optimizer = table.cells[i][j], label.split(" ")[0]
+            cell, optimizer = table.cells[i][j], optimizer_of(label)
             if not cell.n and not cell.diverged:
                 continue
             of_row = [by_id[run_id] for run_id in cell.run_ids]
             rows.append(
                 Row(
                     label, optimizer, cell,
-                    {name: other.cells[i][j] for name, other in compared.items()},
+                    dict(_named(baselines, cell.comparisons)),
                     _cell(target, cell),
                     budgets.get((dataset, model, optimizer), Budget()),
                     of_row[0] if of_row else None,
                     devices_of(of_row),
                 )
             )  # fmt: skip
-        every = [note for one in (table, *compared.values()) for note in one.notes]
-        notes = [note for note in every if not note.startswith("s/epoch")]
+        notes = [note for note in table.notes if not note.startswith("s/epoch")]
         notes += absent
         notes += [_LOSS.format(metric=metric)] if metric.endswith("loss") else []
         timed = "those of the same runs that have seconds" if shared else "the same runs"
@@ -156,28 +164,36 @@ def _judged(
         notes += [_uneven(row) for row in rows if _is_uneven(row)]
         notes += [_target(here), _REACHED.format(runs=timed)] if target else []
         all_found.append(
-            Results(dataset, model, tuple(rows), table, not why, target, tuple(compared),
+            Results(dataset, model, tuple(rows), table, not why, target, tuple(baselines),
                     tuple(dict.fromkeys(notes)))
         )  # fmt: skip
     return all_found
 
 
-def _baselines(table: Table, first: str | None) -> tuple[dict[str, str], list[str]]:
+def _named(
+    names: Iterable[str], comparisons: Sequence[Comparison | None]
+) -> Iterator[tuple[str, Comparison]]:
+    for name, one in zip(names, comparisons, strict=True):
+        if one is not None:
+            yield name, one
+
+
+def _baselines(rows: Sequence[str], first: str | None) -> tuple[dict[str, str], list[str]]:
     """Return the label of each optimizer to compare with, and notes on those that are not there."""
-    if len(table.rows) == 1:
+    if len(rows) == 1:
         return {}, []  # nothing to compare it with
-    there = {name: label for name in BASELINES if (label := _row(table, name)) is not None}
-    label = _row(table, first) if first else None
+    there = {name: label for name in BASELINES if (label := _row(rows, name)) is not None}
+    label = _row(rows, first) if first else None
     if not there and first and label is not None:
         none = " or ".join(BASELINES)
         return {first: label}, [f"No row {none} in this study: compared with {first}, its first."]
     return there, [f"No row {name} in this study." for name in BASELINES if name not in there]
 
 
-def _row(table: Table, name: str) -> str | None:
+def _row(rows: Sequence[str], name: str) -> str | None:
     """Return the label of the row of an optimizer; None where there is none, or several."""
-    alike = [label for label in table.rows if label.split(" ")[0] == name]
-    return alike[0] if len(alike) == 1 else None
+    own = [label for label in rows if optimizer_of(label) == name]
+    return own[0] if len(own) == 1 else None
 
 
 def _target_table(runs: pd.DataFrame) -> Table | None:
@@ -246,7 +262,8 @@ def markdown(found: Results) -> str:
     """Return the table as Markdown."""
     header = ["optimizer", f"{found.table.metric} [95 %]", "trials", "settings",
               "s/epoch", "device"]  # fmt: skip
-    header += [f"vs {name} [95 %], corrected p" for name in found.baselines]
+    badge = common_badge(found.table)
+    header += [f"vs {name} [95 %], corrected p{badge and f', {badge}'}" for name in found.baselines]
     header += ["s to target"] if found.target else []
     common = usual([row.budget for row in found.rows])
     shown = WrittenTable(header, [_line(row, found, common) for row in found.rows])
@@ -259,21 +276,20 @@ def _line(row: Row, found: Results, common: tuple[int, int, float]) -> list[str]
     line = [row.label, words, f"{row.budget.trials}{mark}"]
     line.append(row.budget.settings(row.run) if row.run else NOTHING)
     line += [_spread(row), ", ".join(row.devices) or NOTHING]
-    line += [comparison(row.against[name], found.table.metric) for name in found.baselines]
+    line += [comparison(row.against.get(name), found.table) for name in found.baselines]
     if found.target:
         count = f" ({row.target.reached} of {row.target.n})" if row.target else ""
         line.append(_shown(row.target, found.target) + count)
     return line
 
 
-def comparison(cell: Cell, metric: str) -> str:
+def comparison(one: Comparison | None, table: Table) -> str:
     """Return "+0.31 [+0.02, +0.60] **better**, p = 0.012", or a dash."""
-    found = cell.comparison
-    words = comparison_text(cell, metric)
-    if found is None or found.n < 2:
-        return words
-    words = words.removesuffix(found.verdict) + _bold(found.verdict, found.verdict != "not shown")
-    return f"{words}, {p_words(found.adjusted_p)}"
+    if one is None or one.n < 2:
+        return comparison_text(one, table.metric)
+    verdict = one.verdict if one.verdict == "undecided" else f"**{one.verdict}**"
+    badge = f", {badge_text(one)}" if one.badge and not common_badge(table) else ""
+    return f"{difference(one, table.metric)} {verdict}, {p_words(one.decisive_p)}{badge}"
 
 
 def p_words(p: float) -> str:

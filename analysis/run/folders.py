@@ -145,13 +145,16 @@ def _state(folder: Path) -> str:
 
 
 def _provenance(folder: Path) -> dict[str, Any]:
-    """Return the latest attempt's provenance, empty where none was written."""
+    """Return the latest attempt's provenance, with when the first began; empty without any."""
     try:
         attempts = read_whole_json(folder / PROVENANCE).get("attempts")
     except FileNotFoundError:
         return {}
-    latest = attempts[-1] if isinstance(attempts, list) and attempts else {}
-    return latest if isinstance(latest, dict) else {}
+    found = [one for one in attempts if isinstance(one, dict)] if isinstance(attempts, list) else []
+    if not found:
+        return {}
+    began = found[0].get("started")
+    return {**found[-1], **({"began": began} if found[1:] and began else {})}
 
 
 def _unique(found: Iterable[tuple[Path, RunRecord]]) -> list[tuple[Path, RunRecord]]:

@@ -26,7 +26,7 @@ from bench.tuning.settings import FIRST_TUNING_SEED
 
 FIXED = (
     "id", "variant", "sweep", "state",
-    "dataset", "model", "optimizer", "schedule", "trainer", "seed",
+    "dataset", "model", "optimizer", "schedule", "trainer", "seed", "started",
 )  # fmt: skip
 GROUPS = ("dataset", "model", "optimizer", "schedule", "trainer")
 STATES = ("running", "done", "failed", "diverged", "unreadable")
@@ -64,7 +64,8 @@ class RunRecord:
 def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return the canonical frame of ``records``: one row a run, however they were found.
 
-    Columns: those of `FIXED` (text as object, ``seed`` as Int64), then ``config.<dotted key>``,
+    Columns: those of `FIXED` (text as object, ``seed`` as Int64; ``started``: when the run's first
+    attempt began, UTC, ISO 8601, None where it is not recorded), then ``config.<dotted key>``,
     ``provenance.<dotted key>`` (of `PROVENANCE`) and the summary's own names, each sorted. Numbers
     are float64 (whole ones too), flags bool, lists JSON text; a value that a run lacks, or that is
     null, is NaN or None. A run that is still running has no summary values: what it has so far is
@@ -150,6 +151,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "variant": record.config.get("variant"),
         "sweep": record.config.get("sweep"),
         "seed": _whole_seed(record.config),
+        "started": record.provenance.get("began") or record.provenance.get("started"),
         **{group: names.get(group) for group in GROUPS},
     }
 

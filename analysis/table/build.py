@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 import pandas as pd
 
 from analysis import stats
+from analysis.judge.section import NO_PLAN, Plan, check_baseline
 from analysis.stats import NO_INTERVAL, Interval
-from analysis.table import select
-from analysis.table.comparisons import Test, against_baseline
+from analysis.table import select, targets
+from analysis.table.compared import compare
+from analysis.table.grid import Grid, is_finite, usable
 from analysis.table.model import (
     Cell,
     Comparable,
@@ -32,50 +34,23 @@ from analysis.table.model import (
     text,
     values,
 )
-from analysis.table.select import has_target, is_target, target_cell
+from analysis.table.targets import Asked, Histories, is_target, target_cell
 from analysis.table.timing import SECONDS, SHARED, comparable, is_packed, is_timing, whose
 
 _HIGHER = ("accuracy", "samples_per_second", "tokens_per_second", "utilisation")
-_LOWER = ("loss", "seconds", "seconds_per_epoch", "seconds_per_step", "perplexity")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """``runs`` by (row, column); the rows' ``labels``, in order; each column's expected seeds.
-
-    ``timing``: by column, which of its runs' seconds may be compared.
-    """
-
-    metric: str
-    runs: Mapping[tuple[Key, Key], list[Run]]
-    labels: Mapping[Key, str]
-    seeds: Mapping[Key, int]
-    timing: Mapping[Key, Comparable]
-
-    @property
-    def columns(self) -> list[Key]:
-        """The columns in order."""
-        return list(self.seeds)
-
-    def at(self, where: Key) -> dict[str, list[Run]]:
-        """Return the runs of a column, by the label of their row."""
-        return {label: self.runs.get((key, where), []) for key, label in self.labels.items()}
-
-    def used(self, where: Key) -> dict[str, list[Run]]:
-        """Return the runs of a column that have a number, by the label of their row."""
-        return {
-            label: [run for run in runs if _usable(run, self.metric)]
-            for label, runs in self.at(where).items()
-        }
+_LOWER = (
+    "loss", "seconds", "seconds_per_epoch", "seconds_per_step", "perplexity", "joules",
+    "joules_per_epoch",
+)  # fmt: skip
 
 
 def build_table(
     runs: pd.DataFrame, *, metric: str = "test/accuracy", rows: Sequence[str] = ("optimizer",),
     cols: Sequence[str] = ("dataset", "model"), sweep: str | None = None,
     seeds: Sequence[int] | None = None, statistic: Statistic = "mean", spread: Spread = "std",
-    baseline: str | None = None, better: Literal["higher", "lower"] | None = None,
-    level: float = 0.05, test: Test = "auto", looks: int = 1, resolve: float | None = None,
-    mix_timing: bool = False,
+    baseline: Sequence[str] = (), better: Literal["higher", "lower"] | None = None,
+    plan: Plan = NO_PLAN, resolve: float | None = None, mix_timing: bool = False,
+    target: Asked | None = None, histories: Histories | None = None,
 ) -> Table:  # fmt: skip
     """Return the table of ``metric`` over ``runs`` (the frame of `analysis.runs.load_runs`).
 
@@ -89,44 +64,53 @@ def build_table(
         statistic: what a cell shows of its runs.
         spread: what is shown beside it: sample standard deviation or 95 % interval (Student's for
             the mean, BCa bootstrap for the interquartile mean, from 10 seeds on).
-        baseline: the row that every other is compared with, paired by seed.
+        baseline: the rows that every other is compared with, paired by seed.
         better: the metric's direction, where its name does not tell.
-        level: of any false verdict; this, ``test`` and ``looks`` as `comparisons.compare` has them.
-        test: of the verdicts.
-        looks: how many interim analyses there were, this one counted.
+        plan: how comparisons are judged, and which there are besides.
         resolve: a difference in the metric's unit; cells say how many seeds would show it.
         mix_timing: use seconds that cannot be compared. Else runs that shared their device have
             none beside runs that had it alone: where the metric is a time they are left out.
+        target: of times to a target: another one than the runs' own. "auto": the median of the
+            final values of the first ``baseline``, which is then compared with nothing.
+        histories: where ``target`` is looked for.
 
     Raises:
         ValueError: no runs, an unknown metric, column, sweep or baseline, or a metric that is a
             time of runs that cannot be compared; one line.
     """
     runs = select.of_sweep(runs, sweep)
-    select.check_metric(runs, metric)
+    if target is None or not is_target(metric):
+        select.check_metric(runs, metric)
     rows, cols = ([select.column(runs, name) for name in names] for names in (rows, cols))
     everything = select.records(runs, metric)
     chosen = [run for run in everything if seeds is None or run["seed"] in seeds]
     grid = _grid(chosen, rows, cols, seeds, metric)
     notes = [_what_is_shown(metric, statistic, spread)]
+    chosen_as: dict[Key, str] = {}
+    if target is not None:
+        grid, chosen_as = _to_target(grid, target, baseline, histories)
+        baseline = () if target == "auto" else baseline
     grid, left_out = _alone(grid if mix_timing else _timed(grid))
     notes += [_whose_seconds(grid), *_counts(chosen, grid), *left_out]
     if len(chosen) < len(everything):
         notes.append(f"{len(everything) - len(chosen)} runs of other seeds left out.")
     notes += _withheld(grid)
     cells = [[_cell(grid, key, where, statistic) for where in grid.columns] for key in grid.labels]
+    if is_target(metric):
+        cells, said = _with_targets(grid, cells, chosen_as)
+        notes += said
     sign = {"higher": 1, "lower": -1}.get(better or "", direction(metric))
-    if baseline is not None or resolve is not None:
-        cells, compared = _compared(
-            grid, cells, baseline=baseline, direction=sign, level=level, test=test, looks=looks,
-            resolve=resolve,
-        )  # fmt: skip
-        notes += compared
+    compared = None
+    if baseline or resolve is not None or (plan.pairs and not is_target(metric)):
+        compared, cells, more = compare(
+            grid, cells, plan, baselines=baseline, direction=sign, resolve=resolve
+        )
+        notes += more
     return Table(
         metric, "/".join(name.removeprefix("config.") for name in rows),
         tuple(grid.labels.values()), tuple(map(_name, grid.columns)),
         _marked(cells, sign, statistic), tuple(notes), tuple(grid.timing.values()),
-        statistic, spread, baseline, resolve,
+        statistic, spread, tuple(baseline), compared, resolve,
     )  # fmt: skip
 
 
@@ -157,11 +141,52 @@ def _grid(
     return Grid(metric, runs, labels, counts, dict.fromkeys(columns, Comparable()))
 
 
+def _to_target(
+    grid: Grid, target: Asked, baselines: Sequence[str], histories: Histories | None
+) -> tuple[Grid, dict[Key, str]]:
+    """Return the grid with times to ``target``, and how it was chosen, by column.
+
+    Raises:
+        ValueError: the metric is no time to a target, or there is no such baseline.
+    """
+    if not is_target(grid.metric) or histories is None:
+        raise ValueError(
+            f"target= goes with metric=target/seconds or target/step, not {grid.metric}"
+        )
+    if target == "auto" and not baselines:
+        raise ValueError("target=auto is the final value of a row: add baseline=<row>")
+    for name in baselines:
+        check_baseline(name, list(grid.labels.values()))
+    baseline = baselines[0] if baselines else ""
+    runs, how = dict(grid.runs), {}
+    for where in grid.columns:
+        found, how[where] = targets.with_target(grid.at(where), target, baseline, histories)
+        runs |= {(key, where): found[label] for key, label in grid.labels.items()}
+    return replace(grid, runs=runs), how
+
+
+def _with_targets(
+    grid: Grid, cells: list[list[Cell]], chosen_as: Mapping[Key, str]
+) -> tuple[list[list[Cell]], list[str]]:
+    """Withhold the times of a column that say nothing; return the cells, and notes of targets."""
+    notes = []
+    for j, where in enumerate(grid.columns):
+        runs = [run for of_row in grid.at(where).values() for run in of_row]
+        said = "; ".join(filter(None, (targets.described(runs), chosen_as.get(where))))
+        notes += [f"Target of {_name(where)}: {said}."] if said else []
+        reason = targets.withheld(runs)
+        if reason is not None:
+            notes.append(f"{grid.metric} of {_name(where)}{targets.WITHHELD}{reason}.")
+            for line in cells:
+                line[j] = replace(line[j], mean=math.nan, iqm=math.nan)
+    return cells, notes
+
+
 def _timed(grid: Grid) -> Grid:
     """Return the grid with the decision which seconds of each column may be compared.
 
     Raises:
-        ValueError: the metric itself is a time, and not of all runs.
+        ValueError: the metric itself is a time or an energy, and not of all runs.
     """
     timing = {
         where: comparable([run for runs in grid.used(where).values() for run in runs])
@@ -214,49 +239,8 @@ def _whose_seconds(grid: Grid) -> str:
     return f"s/epoch: median seconds per epoch of {same}."
 
 
-def _compared(
-    grid: Grid, cells: list[list[Cell]], **how: Any
-) -> tuple[list[list[Cell]], list[str]]:
-    """Return the cells with what `against_baseline` says of the grid's numbers, and its notes.
-
-    Raises:
-        ValueError: the metric has no numbers to pair, or see there.
-    """
-    if is_target(grid.metric):
-        raise ValueError(
-            f"{grid.metric}: no verdicts, because a run that missed has no number to pair; "
-            "leave baseline= and resolve= out"
-        )
-    numbers = [
-        [by_seed(grid.runs.get((key, where), []), grid.metric) for where in grid.columns]
-        for key in grid.labels
-    ]
-    results, notes = against_baseline(
-        list(grid.labels.values()), numbers, metric=grid.metric, **how
-    )
-    compared = [
-        [
-            replace(cell, comparison=comparison, needed=needed)
-            for cell, (comparison, needed) in zip(line, found, strict=True)
-        ]
-        for line, found in zip(cells, results, strict=True)
-    ]
-    return compared, notes
-
-
 def _name(where: Key) -> str:
     return "/".join(map(text, where))
-
-
-def by_seed(runs: Sequence[Run], metric: str) -> dict[int, float | None]:
-    """Return the runs' numbers by seed, None for a run that diverged; others are left out."""
-    found: dict[int, float | None] = {}
-    for run in runs:
-        if _usable(run, metric):
-            found[run["seed"]] = float(run[metric])
-        elif run["state"] == "diverged":
-            found[run["seed"]] = None
-    return found
 
 
 def _cell(grid: Grid, key: Key, where: Key, statistic: Statistic) -> Cell:
@@ -270,8 +254,8 @@ def _cell(grid: Grid, key: Key, where: Key, statistic: Statistic) -> Cell:
     if seeds and (repeated := seeds.most_common(1)[0])[1] > 1:
         ids = " and ".join(str(run["id"]) for run in runs if run["seed"] == repeated[0])
         raise ValueError(f"{ids} have the same config and seed; remove one of them")
-    used = sorted((run for run in runs if _usable(run, metric)), key=lambda run: run["seed"])
-    numbers = [float(run[metric]) for run in used if _is_finite(run.get(metric))]
+    used = sorted((run for run in runs if usable(run, metric)), key=lambda run: run["seed"])
+    numbers = [float(run[metric]) for run in used if is_finite(run.get(metric))]
     timed = [run for run in used if grid.timing[where].includes(run)]
     cell = Cell(
         mean=stats.mean(numbers) if numbers else math.nan,
@@ -279,7 +263,7 @@ def _cell(grid: Grid, key: Key, where: Key, statistic: Statistic) -> Cell:
         n=len(used),
         expected=grid.seeds[where],
         diverged=sum(run["state"] == "diverged" for run in runs),
-        seconds=tuple(float(run[SECONDS]) for run in timed if _is_finite(run.get(SECONDS))),
+        seconds=tuple(float(run[SECONDS]) for run in timed if is_finite(run.get(SECONDS))),
         run_ids=tuple(str(run["id"]) for run in used),
         iqm=stats.iqm(numbers) if numbers else math.nan,
         interval=_interval(numbers, statistic),
@@ -294,17 +278,6 @@ def _interval(numbers: Sequence[float], statistic: Statistic) -> Interval:
     if len(numbers) < stats.FEWEST:
         return NO_INTERVAL
     return stats.bca_interval(numbers, stats.iqms)
-
-
-def _usable(run: Run, metric: str) -> bool:
-    """Return whether the run's number may be used: it is done, and it is finite or a miss."""
-    if run["state"] != "done":
-        return False
-    return _is_finite(run.get(metric)) or (is_target(metric) and has_target(run))
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
 
 
 def _marked(
@@ -360,8 +333,8 @@ def _counts(chosen: Sequence[Run], grid: Grid) -> list[str]:
     """Return how many of the runs are used; those left out of the grid do not count."""
     placed = [run for runs in grid.runs.values() for run in runs]
     unplaced = [run for run in chosen if run["variant"] is None]
-    used = sum(_usable(run, grid.metric) for run in placed)
-    unusable = [run for run in (*placed, *unplaced) if not _usable(run, grid.metric)]
+    used = sum(usable(run, grid.metric) for run in placed)
+    unusable = [run for run in (*placed, *unplaced) if not usable(run, grid.metric)]
     states = Counter(str(run["state"]) for run in unusable)
     states[f"done without a finite {grid.metric}"] = states.pop("done", 0)
     unused = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count)

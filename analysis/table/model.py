@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.judge.section import Section
+from analysis.judge.verdicts import Comparison
 from analysis.run.frame import GROUPS
 from analysis.stats import NO_INTERVAL, Interval, Numbers
-from analysis.table.comparisons import Comparison
 
 Run = Mapping[str, Any]  # a row of the runs' frame: column -> value, None where it is missing
 Key = tuple[Any, ...]
@@ -29,7 +30,7 @@ NOT_SCIENTIFIC = ("tracker", "runs_dir", "data_dir", "exponents", "target", "tun
 NOT_SCIENTIFIC_TRAINER = (
     "device", "threads", "progress", "log_every", "checkpoint_every", "checkpoint_seconds",
     "eval_batch_size", "compile", "cuda_graph", "accounting", "devices",
-    "curvature_every", "curvature",
+    "curvature_every", "curvature", "evaluate_every", "evaluate_samples",
 )  # fmt: skip
 NOT_SCIENTIFIC_OPTIMIZER = ("compile", "fused", "foreach", "capturable")
 NOT_SCIENTIFIC_DATASET = ("workers",)
@@ -215,8 +216,9 @@ class Cell:
     ``std`` is the sample standard deviation, NaN for one run; ``expected`` counts the column's
     seeds; ``diverged`` counts this row's diverged runs. ``seconds`` are those an epoch of its runs
     took, none where they cannot be compared. ``interval`` is the 95 % interval of the
-    table's statistic, ``comparison`` that with the baseline, ``needed`` the seeds that would
-    resolve the difference asked for.
+    table's statistic, ``comparisons`` are those with each baseline in its order, None where the
+    cell is the baseline's own; ``needed`` are the seeds that would resolve the difference asked
+    for, to the first baseline.
     """
 
     mean: float
@@ -229,9 +231,14 @@ class Cell:
     best: bool = False
     iqm: float = math.nan
     interval: Interval = NO_INTERVAL
-    comparison: Comparison | None = None
+    comparisons: tuple[Comparison | None, ...] = ()
     needed: int | None = None
     reached: int | None = None  # of a time to a target: how many of the n runs got there
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The comparison with the first baseline."""
+        return self.comparisons[0] if self.comparisons else None
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -259,7 +266,8 @@ class Comparable:
 class Table:
     """A table of numbers, still without a form; ``cells[i][j]`` is row i, column j.
 
-    ``timing[j]``: which seconds of column j may be compared.
+    ``timing[j]``: which seconds of column j may be compared. ``section`` holds every comparison,
+    also those with no baseline; None where none was asked for.
     """
 
     metric: str
@@ -271,5 +279,6 @@ class Table:
     timing: tuple[Comparable, ...] = ()
     statistic: Statistic = "mean"
     spread: Spread = "std"
-    baseline: str | None = None
+    baselines: tuple[str, ...] = ()
+    section: Section | None = None
     resolve: float | None = None

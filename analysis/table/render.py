@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from analysis.table.comparisons import Comparison
+from analysis.judge.verdicts import Comparison
 from analysis.table.model import Cell, Table, in_percent, possible
 from bench import table_writer
 from bench.table_writer import Form, Marked
@@ -17,8 +17,8 @@ _BEST = "of its column, among the rows with every seed finished where there are 
 _CSV = (
     "row", "column", "metric", "mean", "std", "n", "expected_n", "diverged",
     "seconds_per_epoch", "run_ids", "iqm", "interval_low", "interval_high",
-    "baseline", "difference", "difference_low", "difference_high", "pairs", "test", "p",
-    "adjusted_p", "verdict", "seeds_needed", "reached",
+    "baseline", "difference", "difference_low", "difference_high", "pairs", "p", "adjusted_p",
+    "equivalence_p", "verdict", "registered", "seeds_needed", "reached",
 )  # fmt: skip
 
 
@@ -36,10 +36,11 @@ def render(table: Table, form: Form, *, terminal: bool = False, ids: bool = Fals
 
 
 def _for_people(table: Table, ids: bool) -> table_writer.Table:
+    badge = common_badge(table)
     header = [table.corner]
     for name in table.columns:
         header += [name, "s/epoch"]
-        header += [f"vs {table.baseline}"] if table.baseline else []
+        header += [f"vs {name}{badge and f', {badge}'}" for name in table.baselines]
         header += [f"seeds for {_number(table.resolve, table.metric)}"] if table.resolve else []
     marked = any(cell.best for row in table.cells for cell in row)
     best = "mean" if table.statistic == "mean" else "interquartile mean"
@@ -51,20 +52,21 @@ def _for_people(table: Table, ids: bool) -> table_writer.Table:
     return table_writer.Table(
         header=header,
         rows=[
-            [label, *(part for cell in row for part in _parts(cell, table))]
+            [label, *(part for cell in row for part in _parts(cell, table, not badge))]
             for label, row in zip(table.rows, table.cells, strict=True)
         ],
         bold=f"best {best} {_BEST}" if marked else "",
-        notes=table.notes,
+        notes=[*contrast_lines(table), *table.notes],
         sources=sources if ids else (),
     )
 
 
-def _parts(cell: Cell, table: Table) -> list[str | Marked]:
+def _parts(cell: Cell, table: Table, mixed: bool) -> list[str | Marked]:
     own = Marked(value(cell, table), f" {_count(cell)}")
     parts = [own if cell.best else str(own), _seconds(cell)]
-    if table.baseline:
-        parts.append(comparison_text(cell, table.metric))
+    for one in cell.comparisons:
+        badge = f", {badge_text(one)}" if one and one.badge and one.n > 1 and mixed else ""
+        parts.append(f"{comparison_text(one, table.metric)}{badge}")
     if table.resolve:
         parts.append(NOTHING if cell.needed is None else str(cell.needed))
     return parts
@@ -72,7 +74,7 @@ def _parts(cell: Cell, table: Table) -> list[str | Marked]:
 
 def value(cell: Cell, table: Table) -> str:
     """Return "93.21 ± 0.15", "93.21 [92.84, 93.58]", "93.21" for one run, or a dash for none."""
-    if cell.n == 0:
+    if cell.n == 0 or math.isnan(cell.mean):
         return NOTHING
     if math.isinf(cell.mean):
         return "missed"
@@ -88,12 +90,40 @@ def value(cell: Cell, table: Table) -> str:
     return f"{text} [{', '.join(number(float(end)) for end in ends)}]"
 
 
-def comparison_text(cell: Cell, metric: str) -> str:
-    """Return "+0.31 [+0.02, +0.60] better", or a dash for the baseline itself and lone runs."""
-    found = cell.comparison
-    if found is None or found.n == 0:
+def common_badge(table: Table) -> str:
+    """Return the badge that all comparisons of a table have; empty where they differ."""
+    every = table.section.comparisons.values() if table.section else ()
+    badges = {badge_text(one) for one in every if one.badge}
+    return badges.pop() if len(badges) == 1 else ""
+
+
+def badge_text(one: Comparison) -> str:
+    """Return "registered, primary", "found afterwards", or what lacks; a dash without a badge."""
+    if one.badge is None:
         return NOTHING
-    return f"{difference(found, metric)}{f' {found.verdict}' if found.n > 1 else ''}"
+    return f"{one.badge}, {one.badge.role}" if one.badge.registered else str(one.badge)
+
+
+def contrast_lines(table: Table) -> list[str]:
+    """Return a line for each comparison that was asked for pair by pair."""
+    if table.section is None:
+        return []
+    several = len(table.columns) > 1
+    lines = []
+    for asked, one in table.section.contrasts.items():
+        there = f"{table.columns[asked.column]}: " if several else ""
+        p = f", p = {one.decisive_p:.3g}" if one.n > 1 else ""
+        badge = f"; {badge_text(one)}" if one.badge else ""
+        text = comparison_text(one, table.metric)
+        lines.append(f"{there}{asked.method} against {asked.other}: {text}{p}{badge}.")
+    return lines
+
+
+def comparison_text(one: Comparison | None, metric: str) -> str:
+    """Return "+0.31 [+0.02, +0.60] better", or a dash for the baseline itself and lone runs."""
+    if one is None or one.n == 0:
+        return NOTHING
+    return f"{difference(one, metric)}{f' {one.verdict}' if one.n > 1 else ''}"
 
 
 def difference(found: Comparison, metric: str) -> str:
@@ -135,28 +165,34 @@ def _seconds(cell: Cell) -> str:
 
 
 def _tidy(table: Table) -> table_writer.Table:
-    """Return one row a cell, numbers unrounded (fractions stay fractions), empty where absent."""
+    """Return one row a cell and baseline, numbers unrounded (fractions stay fractions).
+
+    What is absent is empty.
+    """
     rows = []
     for label, row in zip(table.rows, table.cells, strict=True):
         for column, cell in zip(table.columns, row, strict=True):
             numbers = [cell.mean, cell.std, cell.n, cell.expected, cell.diverged]
             own = _numbers(*numbers, cell.seconds_per_epoch)
             spread = _numbers(cell.iqm, *cell.interval)
-            compared = _compared(cell, table.baseline)
             ids = ";".join(cell.run_ids)
-            reached = "" if cell.reached is None else str(cell.reached)
-            rows.append([label, column, table.metric, *own, ids, *spread, *compared, reached])
+            rest = ["" if one is None else str(one) for one in (cell.needed, cell.reached)]
+            compared = zip(table.baselines, cell.comparisons, strict=True)
+            for baseline, one in compared if table.baselines else [("", None)]:
+                judged = [baseline, *_compared(one)]
+                rows.append([label, column, table.metric, *own, ids, *spread, *judged, *rest])
     return table_writer.Table(_CSV, rows)
 
 
-def _compared(cell: Cell, baseline: str | None) -> list[str]:
-    found = cell.comparison
-    needed = "" if cell.needed is None else str(cell.needed)
-    if found is None:
-        return [baseline or "", *[""] * 8, needed]
-    numbers = _numbers(found.difference, *found.interval, found.n)
-    tested = [found.test, *_numbers(found.p, found.adjusted_p), found.verdict]
-    return [baseline or "", *numbers, *(tested if found.n > 1 else [""] * 4), needed]
+def _compared(one: Comparison | None) -> list[str]:
+    if one is None:
+        return [""] * 9
+    numbers = _numbers(one.difference, *one.interval, one.n)
+    if one.n < 2:
+        return [*numbers, *[""] * 5]
+    badge = "" if one.badge is None else str(one.badge)
+    tested = _numbers(one.p, one.adjusted_p, one.equivalence_p)
+    return [*numbers, *tested, one.verdict, badge]
 
 
 def _numbers(*numbers: float) -> list[str]:

@@ -148,7 +148,7 @@ def test_verdicts_count_the_looks_at_growing_results(runs: Any, tmp_path: Path) 
     root = study_runs.study(runs, tmp_path, ACCURACIES)
     runs_of = load_runs(root)
     report = runs_of[runs_of["sweep"] == "study_x"]
-    once, thrice = (results(report, {}, looks=looks)[0] for looks in (1, 3))
+    once, thrice = (results(report, {}, judging=lambda _, k=looks: Plan(looks=k))[0] for looks in (1, 3))
     p = [
         [row.against["adamw"].comparison for row in found.rows if row.optimizer == "muon"]
         for found in (once, thrice)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import study_runs
+from analysis.table.comparisons import compare
 
 from analysis.page.budget import budgets
 from analysis.page.study import Header, Output, Study
@@ -14,7 +15,6 @@ from analysis.page.table import Results, results
 from analysis.page.verdict import Missing, contrasts, section, sentences, short
 from analysis.run import archive
 from analysis.runs import load_runs
-from analysis.table.comparisons import compare
 
 ADAMW = [0.901, 0.903, 0.902, 0.905, 0.900]
 MUON = [0.921, 0.922, 0.925, 0.926, 0.919]

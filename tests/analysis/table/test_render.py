@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 import pytest
+from analysis.judge.verdicts import Comparison
 
 from analysis.stats import Interval
-from analysis.table.comparisons import Comparison
 from analysis.table.model import Cell, Table
 from analysis.table.render import render
 

@@ -1,0 +1,1 @@
+"""Verdicts over seeds: one family of comparisons a section, and what they rest on."""
