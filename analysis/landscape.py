@@ -98,9 +98,9 @@ def tables(line: Line, step: int, epoch: float) -> Tables:
     Raises:
         ValueError: too few samples, or a loss that is not finite.
     """
-    found = [_of_point(point) for point in line.points]
-    windows = pd.concat([frame for frame, _ in found], ignore_index=True)
-    fits = pd.DataFrame([row for _, row in found])
+    measured = [_of_point(point) for point in line.points]
+    windows = pd.concat([frame for frame, _ in measured], ignore_index=True)
+    fits = pd.DataFrame([row for _, row in measured])
     fits["curvature"] = line.curvature
     nearest = min(line.points, key=lambda point: point.distance)
     fits["quadratic"] = float(nearest.losses.mean()) + 0.5 * line.curvature * fits["distance"] ** 2

@@ -107,18 +107,18 @@ def explain(error: Exception) -> str:
 
 
 def _several_values(text: str) -> str | None:
-    found = re.search(r"Ambiguous value for argument '([^']+)'", text)
-    if found is None:
+    match = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if match is None:
         return None
-    return f"{found.group(1)}: for a grid of several values add -m; a list is written key=[a,b]"
+    return f"{match.group(1)}: for a grid of several values add -m; a list is written key=[a,b]"
 
 
 def _unmatched_group(text: str) -> str | None:
     """Explain an override of a group that is not in the defaults list."""
-    found = re.search(r"Could not override '([^']+)'", text)
-    if found is None:
+    match = re.search(r"Could not override '([^']+)'", text)
+    if match is None:
         return None
-    key = found.group(1)
+    key = match.group(1)
     names = [*config.GROUPS, *config.RunConfig.model_fields]
     return f"{key}: there is no such group or key; {suggestion(key, names)}"
 

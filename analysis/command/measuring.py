@@ -65,8 +65,8 @@ def require_done(folder: Path) -> None:
 def _only_match(pattern: str) -> Path:
     path = Path(pattern).expanduser()
     root = Path(path.anchor or ".")  # Path.glob takes no absolute pattern
-    found = sorted(root.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
-    matches = [match for match in found if is_run(match)]
+    paths = sorted(root.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
+    matches = [match for match in paths if is_run(match)]
     if not matches:
         raise UserError(f"run={pattern}: the pattern matches no run folder")
     if len(matches) > 1:

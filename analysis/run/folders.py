@@ -89,10 +89,10 @@ def _stamp(folder: str) -> str:
 def file_stamp(path: str) -> str:
     """Return what changes whenever a file does: inode, size and time of its last change."""
     try:
-        found = os.stat(path)  # noqa: PTH116  (pathlib takes twice the time, for 50,000 files)
+        status = os.stat(path)  # noqa: PTH116  (pathlib takes twice the time, for 50,000 files)
     except OSError:
         return "-"
-    return f"{found.st_ino}:{found.st_size}:{found.st_ctime_ns}"
+    return f"{status.st_ino}:{status.st_size}:{status.st_ctime_ns}"
 
 
 def _read_folder(folder: Path) -> RunRecord:
@@ -150,17 +150,17 @@ def _provenance(folder: Path) -> dict[str, Any]:
         attempts = read_whole_json(folder / PROVENANCE).get("attempts")
     except FileNotFoundError:
         return {}
-    found = [one for one in attempts if isinstance(one, dict)] if isinstance(attempts, list) else []
-    if not found:
+    known = [one for one in attempts if isinstance(one, dict)] if isinstance(attempts, list) else []
+    if not known:
         return {}
-    began = found[0].get("started")
-    return {**found[-1], **({"began": began} if found[1:] and began else {})}
+    began = known[0].get("started")
+    return {**known[-1], **({"began": began} if known[1:] and began else {})}
 
 
-def _unique(found: Iterable[tuple[Path, RunRecord]]) -> list[tuple[Path, RunRecord]]:
+def _unique(runs: Iterable[tuple[Path, RunRecord]]) -> list[tuple[Path, RunRecord]]:
     """Return the runs, one of each id: a copied folder must not count as another run."""
     kept: dict[str, tuple[Path, RunRecord]] = {}
-    for folder, record in found:
+    for folder, record in runs:
         if record.id not in kept:
             kept[record.id] = (folder, record)
             continue
