@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb_server import without_wandb
 
 from analysis import report, tables
 from analysis.page.wandb_table import _COLUMNS
@@ -228,11 +228,7 @@ def test_a_dropped_run_makes_its_cell_partial(
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    import wandb
-
-    wandb.teardown()  # or its service's address would be back in the environment after the test
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
+    without_wandb(monkeypatch)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
     return tmp_path
