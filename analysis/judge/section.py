@@ -220,10 +220,10 @@ def _few_seeds(tested: Sequence[Comparison], plan: Plan) -> list[str]:
         return []
     n = max(few)
     least = min(1.0, plan.looks * least_p(n))
-    needed = next(k for k in range(2, 64) if plan.looks * least_p(k) <= plan.level)
+    enough = (k for k in range(2, EXACT + 1) if plan.looks * least_p(k) <= plan.level)
     return [
         f"{len(few)} of {_count(len(tested))} can have no verdict: with {n} seeds no p is below"
-        f" {least:.3g}; {needed} seeds can."
+        f" {least:.3g}; {next(enough, 'no number of')} seeds can."
     ]
 
 
