@@ -179,7 +179,8 @@ def check_baseline(name: str, labels: Sequence[str]) -> None:
 
 def notes(section: Section, plan: Plan) -> list[str]:
     """Return how the section was judged, in sentences: a first one, and more."""
-    tested = {asked: one for asked, one in section.comparisons.items() if one.n > 1}
+    every = _distinct(section)
+    tested = {asked: one for asked, one in every.items() if one.n > 1}
     looked = ""
     if plan.looks > 1:
         looked = f", times {plan.looks} interim analyses (seeds were added to results already seen)"
@@ -194,7 +195,15 @@ def notes(section: Section, plan: Plan) -> list[str]:
         lines.append(f"Beyond {EXACT} seeds {FLIPS:,} drawn patterns of signs, else all of them.")
     if plan.registered:
         lines.append(f"Registered: {plan.registered}.")
-    return [*lines, *_reasons(section)]
+    return [*lines, *_reasons(list(every.values()))]
+
+
+def _distinct(section: Section) -> dict[Asked, Comparison]:
+    """Return each comparison once: two baselines, or a pair asked for besides, repeat some."""
+    kept: dict[tuple[int, frozenset[str]], tuple[Asked, Comparison]] = {}
+    for asked, one in section.comparisons.items():
+        kept.setdefault((asked.column, frozenset((asked.method, asked.other))), (asked, one))
+    return dict(kept.values())
 
 
 def _families(tested: Mapping[Asked, Comparison]) -> str:
@@ -227,13 +236,13 @@ def _few_seeds(tested: Sequence[Comparison], plan: Plan) -> list[str]:
     ]
 
 
-def _reasons(section: Section) -> list[str]:
+def _reasons(comparisons: Sequence[Comparison]) -> list[str]:
     """Return why comparisons were found afterwards, each reason once, with how many it is of."""
     counts: dict[str, int] = {}
-    for one in section.comparisons.values():
+    for one in comparisons:
         for reason in one.badge.reasons if one.badge else ():
             counts[reason] = counts.get(reason, 0) + 1
-    total = len(section.comparisons)
+    total = len(comparisons)
     some = {count: "" if count == total else f" ({count} of {total})" for count in counts.values()}
     return [f"found afterwards{some[count]}: {reason}." for reason, count in counts.items()]
 

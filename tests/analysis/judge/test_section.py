@@ -47,6 +47,7 @@ def test_several_baselines_and_contrasts_are_one_family() -> None:
         assert (one.verdict, one.adjusted_p) == (other.verdict, other.adjusted_p)
     assert found.against("b", "a", 0) is found.comparisons[Asked(0, "b", "a")]
     assert found.against("a", "a", 0) is None
+    assert "over 6 comparisons of this section" in notes(found, Plan())[0]  # a and b once
     alone = section({"a": BASE, "d": MAYBE}, Plan(), ["a"]).against("d", "a", 0)
     among = found.against("d", "a", 0)
     assert alone is not None and among is not None
@@ -85,7 +86,7 @@ def test_primary_comparisons_are_not_corrected_for_the_others() -> None:
     assert [asked for asked in first.contrasts if asked.tier == 0] == [Asked(0, "d", "a", True)]
     text = notes(first, plan)[0]
     # Its own line and its place in the baseline's column are the same comparison.
-    assert "over 2 primary comparisons first, then, where all before are decided, 8 further" in text
+    assert "over 1 primary comparison first, then, where all before are decided, 8 further" in text
 
 
 def test_what_follows_an_undecided_family_is_undecided() -> None:

@@ -83,7 +83,7 @@ def test_every_number_of_the_table(runs: Any, tmp_path: Path) -> None:
     assert table["sgd"][6].endswith(f"**worse**, {p_words(expected['sgd', 'muon'])}")
     assert table["adamw"][5] == table["muon"][6] == "–"
     notes = "\n".join(found.notes)
-    assert notes.count("by step-down max-T sign flips over 8 comparisons of this section") == 1
+    assert notes.count("by step-down max-T sign flips over 7 comparisons of this section") == 1
     assert "found afterwards: not registered." in notes
     assert "Kaplan-Meier" in notes
 
@@ -172,7 +172,7 @@ def test_verdicts_count_the_interim_analyses(runs: Any, tmp_path: Path) -> None:
         for found in (once, thrice)
     ]
     assert p[1] == 3 * p[0] < 1
-    words = "over 6 comparisons of this section, times 3 interim analyses ("
+    words = "over 5 comparisons of this section, times 3 interim analyses ("
     assert any(words in note for note in thrice.notes)
     assert not any("interim" in note for note in once.notes)
 

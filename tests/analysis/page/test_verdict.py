@@ -183,7 +183,7 @@ def test_the_section_and_the_answers_in_short(runs: Any, tmp_path: Path) -> None
     assert "- `a` and `absent` are not compared: absent has no run." in text
     assert "- test/accuracy, in points; judged in one family with the comparisons above." in text
     (note,) = [note for note in found[0].notes if "max-T" in note]
-    assert "over 3 comparisons of this section, times 3 interim analyses (" in note
+    assert "over 2 comparisons of this section, times 3 interim analyses (" in note
     assert out.answers == [
         "`a` is better than `b`; undecided against `c`", "`b` is worse than `a`",
     ]  # fmt: skip
