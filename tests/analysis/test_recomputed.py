@@ -215,8 +215,8 @@ def test_every_number_of_a_tables_csv(
         pair = (row["row"], row["baseline"])
         values = DescrStatsW(runs[runs["optimizer"] == row["row"]][metric])
         expected = dict(zip(("interval_low", "interval_high"), values.tconfint_mean(), strict=True))
-        expected |= {"mean": values.mean, "n": values.nobs, "iqm": stats.trim_mean(values.data, 0.25)}
-        expected |= {"std": values.std_ddof(1)}
+        expected |= {"mean": values.mean, "std": values.std_ddof(1), "n": values.nobs}
+        expected |= {"iqm": stats.trim_mean(values.data, 0.25)}
         if pair[0] != pair[1]:
             differences = paired(study, metric, *pair)
             low, high = stats.ttest_1samp(differences, 0).confidence_interval()

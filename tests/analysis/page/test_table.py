@@ -10,8 +10,8 @@ import pytest
 import study_runs
 from scipy import stats
 
-from analysis.page.budget import RED, budgets
 from analysis.judge.section import Plan
+from analysis.page.budget import RED, budgets
 from analysis.page.table import Results, comparison, markdown, metric_of, p_words, results
 from analysis.runs import load_runs
 
@@ -210,7 +210,8 @@ def test_without_a_baseline_or_with_two_of_it(runs: Any, tmp_path: Path) -> None
 def test_where_no_usual_baseline_is_there_the_studys_first_is_one(
     runs: Any, tmp_path: Path
 ) -> None:
-    root = study_runs.study(runs, tmp_path, {"adam": ACCURACIES["muon"], "sgd": ACCURACIES["adamw"]})
+    named = {"adam": ACCURACIES["muon"], "sgd": ACCURACIES["adamw"]}
+    root = study_runs.study(runs, tmp_path, named)
     (found,) = built(root, first="adam")
     assert found.baselines == ("adam",)
     assert "No row adamw or muon in this study: compared with adam, its first." in found.notes

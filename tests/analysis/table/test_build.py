@@ -11,7 +11,6 @@ from table_runs import only, record
 from analysis import stats
 from analysis import stats as bootstrap
 from analysis.judge.power import seeds_needed
-from analysis.judge.section import Plan
 from analysis.run.frame import RunRecord, frame
 from analysis.table.build import build_table
 from analysis.table.model import Table
@@ -246,7 +245,8 @@ def test_differences_are_paired_by_seed(runs: Any) -> None:
     assert muon.std > 5 * muon.comparison.difference
     down = build_table(
         frame(record(runs, 0.9 + 0.01 * k + s, i, optimizer=name)
-              for i, k in enumerate((1, 2, 3, 5, 4, 6)) for name, s in (("a", 0), ("b", 0.1 + k / 1e3))),
+              for i, k in enumerate((1, 2, 3, 5, 4, 6))
+              for name, s in (("a", 0), ("b", 0.1 + k / 1e3))),
         metric="test/accuracy", baseline=["a"], better="lower",
     )  # fmt: skip
     verdict = down.cells[1][0].comparison

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import pytest
-from analysis.judge.verdicts import Comparison
 
+from analysis.judge.verdicts import Comparison
 from analysis.stats import Interval
 from analysis.table.model import Cell, Table
 from analysis.table.render import render
