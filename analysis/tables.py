@@ -4,19 +4,16 @@
     spectral-bench tables source=runs baseline=adamw spread=interval
     spectral-bench tables source=offline:runs sweep=digits format=markdown out=table.md
 
-``publish=<entity>/<project>`` logs the table to W&B, as a Table and an artifact of its own run.
+``publish=<entity>/<project>`` logs the table to W&B, as a Table and an artifact of its own run, and
+writes a W&B Report of it.
 """
 
 from __future__ import annotations
 
-import math
 import sys
-import tempfile
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from pydantic import Field
@@ -25,75 +22,11 @@ from analysis.command.messages import user_messages, writing
 from analysis.command.options import ComparisonOptions
 from analysis.run.frame import differences
 from analysis.runs import load_runs
-from analysis.table.model import Cell, Table
+from analysis.table.model import Table
 from analysis.table.render import render
 from bench import options as cli
 from bench.errors import UserError
 from bench.table_writer import Form
-
-JOB_TYPE = "report"
-_COLUMNS = (
-    "row", "column", "metric", "mean", "std", "low", "high", "n", "expected", "diverged",
-    "seconds_per_epoch", "difference", "adjusted_p", "verdict", "run_ids",
-)  # fmt: skip
-
-
-def publish(table: Table, project: str, name: str) -> None:
-    """Log ``table`` to ``<entity>/<project>`` as the comparison ``name``; again: a new version.
-
-    The run is of job type "report", which readers of runs leave out. Address and login are wandb's
-    own; with WANDB_MODE=offline it is written to ./wandb, to be sent later by `wandb sync`.
-
-    Raises:
-        ValueError: not ``<entity>/<project>``, no login or no connection; one line.
-    """
-    import wandb
-
-    entity, _, only = project.partition("/")
-    if not entity or not only or "/" in only:
-        raise ValueError(f"publish={project}: write <entity>/<project>")
-    try:
-        run = wandb.init(
-            entity=entity, project=only, name=f"comparison {name}", job_type=JOB_TYPE,
-            config={
-                "metric": table.metric, "baseline": list(table.baselines), "notes": table.notes,
-            },
-            settings=wandb.Settings(console="off", silent=True, init_timeout=60),
-        )  # fmt: skip
-        run.log({"comparison": wandb.Table(columns=list(_COLUMNS), data=rows(table))})
-        artifact = wandb.Artifact(f"comparison-{name}", type=JOB_TYPE)
-        with tempfile.TemporaryDirectory() as folder:
-            for form, suffix in (("markdown", "md"), ("latex", "tex"), ("csv", "csv")):
-                path = Path(folder, f"comparison.{suffix}")
-                path.write_text(render(table, form, ids=True), encoding="utf-8")  # type: ignore[arg-type]
-                artifact.add_file(str(path))
-            run.log_artifact(artifact)
-            run.finish()
-    except Exception as error:  # the client has several unrelated families of errors
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"publish={project}: {reason}; check `wandb login`") from error
-    finally:
-        wandb.teardown()
-
-
-def rows(table: Table) -> list[Iterable[Any]]:
-    """Return one row a cell, in the order of the published columns; None for what is not there."""
-    return [
-        [label, column, table.metric, *_numbers(cell)]
-        for label, line in zip(table.rows, table.cells, strict=True)
-        for column, cell in zip(table.columns, line, strict=True)
-    ]
-
-
-def _numbers(cell: Cell) -> list[Any]:
-    found = cell.comparison
-    numbers: list[Any] = [cell.mean, cell.std, *cell.interval]
-    numbers += [cell.n, cell.expected, cell.diverged, cell.seconds_per_epoch]
-    numbers += [math.nan, math.nan, None] if found is None else [
-        found.difference, found.adjusted_p, found.verdict
-    ]  # fmt: skip
-    finite = [None if isinstance(n, float) and not math.isfinite(n) else n for n in numbers]
-    return [*finite, " ".join(cell.run_ids)]
 
 
 class TableOptions(ComparisonOptions):
@@ -116,7 +49,7 @@ class TableOptions(ComparisonOptions):
     format: Form = Field("text", description="form of the table")
     out: Path | None = Field(None, description="write the table to this file instead")
     publish: str | None = Field(
-        None, description="also log it to this <entity>/<project> of W&B: a Table and an artifact"
+        None, description="also log it to this <entity>/<project> of W&B, and write a W&B Report"
     )
     check: Path | None = Field(
         None, description="compare with this file instead; exit code 1 where they differ"
@@ -137,10 +70,10 @@ def main(argv: list[str]) -> int:
             "source=offline:runs metric=best/test_accuracy rows=optimizer,schedule",
         ],
     )
-    table, count = _build(options)
-    print(f"source: {options.source} ({count} runs)", file=sys.stderr)
+    table, runs = _build(options)
+    print(f"source: {options.source} ({len(runs)} runs)", file=sys.stderr)
     if options.publish is not None:
-        _publish(table, options)
+        _publish(table, runs, options)
     if options.check is not None:
         return _check(render(table, options.format, ids=options.ids), options.check)
     if options.out is None:
@@ -152,7 +85,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _build(options: TableOptions) -> tuple[Table, int]:
+def _build(options: TableOptions) -> tuple[Table, pd.DataFrame]:
     with user_messages(options.source):
         runs = _load(options, options.source)
         if options.also is not None:
@@ -161,7 +94,7 @@ def _build(options: TableOptions) -> tuple[Table, int]:
         if options.states:
             note = f"Only runs in these states were read: {', '.join(options.states)}."
             table = replace(table, notes=(*table.notes, note))
-        return table, len(runs)
+        return table, runs
 
 
 def _load(options: TableOptions, source: str) -> pd.DataFrame:
@@ -186,13 +119,37 @@ def _compare_sources(options: TableOptions, runs: pd.DataFrame) -> None:
         print(line, file=sys.stderr)
 
 
-def _publish(table: Table, options: TableOptions) -> None:
+def _publish(table: Table, runs: pd.DataFrame, options: TableOptions) -> None:
+    """Log the table and write the report; that there is no report is said, and is no error."""
+    from analysis import report  # draws, which takes time to import
+    from analysis.page import wandb_report
+    from analysis.page.wandb_table import exponent_maps, publish
+
     assert options.publish is not None
+    if options.sweep is not None:
+        runs = runs[runs["sweep"] == options.sweep]
+    shared = options.model_fields_set & report.ReportOptions.model_fields.keys() - {"out"}
+    asked = report.ReportOptions(**{key: getattr(options, key) for key in shared})
+    maps = exponent_maps(options.source, {*runs["id"]})
     try:
-        publish(table, options.publish, options.sweep or "all")
+        page = report.page(runs, asked)
+        published = publish(table, options.publish, options.sweep or "all", page, maps)
     except ValueError as error:
         raise UserError(str(error)) from error
     print(f"published to {options.publish}", file=sys.stderr)
+    if published is None:
+        print("no W&B Report: nothing was sent (WANDB_MODE=offline)", file=sys.stderr)
+        return
+    networks = sorted({*zip(runs["dataset"], runs["model"], strict=True)})
+    text, sweep = render(table, "markdown"), options.sweep
+    try:
+        addresses = wandb_report.write(
+            published, text, networks, sweep=sweep, metric=options.metric
+        )
+    except wandb_report.NoReportError as error:
+        print(f"no W&B Report: {error}", file=sys.stderr)
+    else:
+        print("\n".join(["W&B Report:", *addresses]), file=sys.stderr)
 
 
 def _check(text: str, file: Path) -> int:

@@ -21,7 +21,7 @@ from bench import build, components
 from bench.compose import composing
 from bench.errors import UserError, suggestion
 from bench.hydra_private import instantiate
-from bench.training.summary import Target
+from bench.training.target import Target
 from bench.tuning import settings
 
 # The groups of which a run is composed; each choice's name is kept for tables and run names.
@@ -67,6 +67,8 @@ class TrainerConfig(_Strict):
     log_every: int = Field(gt=0)
     checkpoint_every: int | None = Field(gt=0)
     checkpoint_seconds: float = Field(default=10.0, ge=0)  # runs from before it have none
+    evaluate_every: int | None = Field(default=None, gt=0)
+    evaluate_samples: int = Field(default=1000, gt=0)
     accounting: bool
     progress: Literal["auto", "bar", "lines", "none"]
     curvature_every: Epochs | None = None

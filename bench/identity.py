@@ -30,6 +30,7 @@ NOT_SCIENTIFIC = frozenset(
 NOT_SCIENTIFIC_TRAINER = frozenset(
     {"device", "devices", "threads", "progress", "log_every", "eval_batch_size", "accounting"}
     | {"checkpoint_every", "checkpoint_seconds", "compile", "cuda_graph"}
+    | {"evaluate_every", "evaluate_samples"}
     | {"curvature_every", "curvature"}
 )
 # Options of an optimizer, and of those inside it, that say how a step is computed and not which.

@@ -14,10 +14,11 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import closing, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bench import preemption
@@ -29,11 +30,13 @@ from bench.setup import Setup
 from bench.tracking import Tracker
 from bench.training.accounting import flops_until, usage_summary, watch_memory
 from bench.training.compile_lock import CompileLock
+from bench.training.energy import energy_of
 from bench.training.evaluation import Evaluation, laid_out, self_measurement
 from bench.training.losses import DivergedError, LinAlgError, LossWindow, symptom
 from bench.training.progress import make_progress
 from bench.training.step import TrainingStep
-from bench.training.summary import Arrival, Clock, entropy_summary, summarise, target_summary
+from bench.training.summary import Clock, entropy_summary, summarise
+from bench.training.target import OF_STEPS, Approach, target_summary
 
 
 class Loop:
@@ -57,9 +60,10 @@ class Loop:
         self.steps_per_epoch = parts.data.steps_per_epoch(config.batch_size)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.step = 0
-        self.clock = Clock()
+        self.energy = energy_of(setup)
+        self.clock = Clock(None if self.energy is None else self.energy.training)
         self.history: list[Row] = []
-        self.arrival: Arrival | None = None
+        self.approach = None if setup.target is None else Approach(setup.target)
         self._written, self._written_at = -1, time.monotonic()  # the newest checkpoint
         # Losses since the last history row.
         self.window = LossWindow(min(config.log_every, self.steps_per_epoch), setup.device)
@@ -80,7 +84,7 @@ class Loop:
             StopRequested: the process was asked to stop; a checkpoint is written.
         """
         watch_memory(self.setup.device)
-        with self.progress:
+        with self.progress, closing(self.energy) if self.energy else nullcontext():
             self.progress.start_at(self.step)
             if self.step == 0:
                 self._measure_curvature()
@@ -104,7 +108,9 @@ class Loop:
         entropies = entropy_summary(self.data)
         if self.setup.device.type == "cuda":  # a step launched from Python takes another time
             used["cuda_graph"] = self.training_step.graph is not None
-        return {**summary, **entropies, **used, **target_summary(self.setup.target, self.arrival)}
+        if self.energy is not None:
+            used |= self.energy.summary(self.history, self.clock.training)
+        return {**summary, **entropies, **used, **target_summary(self.approach)}
 
     def _run_epoch(self) -> None:
         """The epoch from where it stands to its end, evaluation and checkpoint included."""
@@ -114,10 +120,12 @@ class Loop:
             if at_end or self.step % self.config.log_every == 0:
                 self._log_window()
             if not at_end:
+                self._evaluate_part()
                 if self._steps_are_due():
                     self._commit()
                 self._leave_if_requested()
         self._log_evaluation()
+        self._evaluate_part()
         self._measure_curvature()
         last = self.step == self.total_steps
         if last or self._steps_are_due() or self._seconds_are_over():
@@ -180,6 +188,8 @@ class Loop:
         finite = list(itertools.takewhile(math.isfinite, losses))
         if len(finite) < len(losses):
             bad, number = losses[len(finite)], first + len(finite)
+            # What was evaluated since then is no part of the run.
+            self.history = [row for row in self.history if row["step"] < number]
             if finite:  # the last that is known of a run that ends here
                 self._log_losses(finite, number - 1)
             raise DivergedError(f"training loss is {bad} at step {number}")
@@ -198,15 +208,48 @@ class Loop:
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} is {value} after step {self.step}")
-        epoch, seconds = self.step / self.steps_per_epoch, self.clock.training
-        target, cost = self.setup.target, self.parts.cost
-        flops = None if cost is None else flops_until(self.step, cost, self.config.batch_size)
-        if target is not None and self.arrival is None and target.reached(measured):
-            self.arrival = Arrival(step=self.step, epoch=epoch, seconds=seconds, flops=flops)
+        self._look_for_target(measured)
+        flops = self._spent()["flops"]
         if flops is not None:
             measured["flops"] = flops
+        if self.energy is not None and (joules := self.energy.total()) is not None:
+            measured["joules"] = joules
         self._log(measured, self.step)
         self.progress.epoch(self.step // self.steps_per_epoch, self.history[-1])
+
+    def _evaluate_part(self) -> None:
+        """Evaluate a part of the validation split, every so many steps and after the last."""
+        every = self.config.evaluate_every
+        if every is None or (self.step % every and self.step != self.total_steps):
+            return
+        if self.setup.device.type == "cuda":
+            with self.clock("step"):  # what is still to be computed is training
+                torch.cuda.synchronize(self.setup.device)
+        with self.clock("step_evaluation"):
+            measured = self.evaluation.measure_part(self.step)
+        if measured:
+            self._look_for_target(measured)
+            self._log(measured, self.step)
+
+    def _look_for_target(self, measured: Mapping[str, float]) -> None:
+        """Look for the target in the finest evaluations that the run has of its metric."""
+        if self.approach is None:
+            return
+        name: str = self.approach.target.metric
+        if self.config.evaluate_every is not None:
+            name = OF_STEPS.get(name, name)
+        if name in measured:
+            self.approach.see(measured[name], self._spent())
+
+    def _spent(self) -> dict[str, float | None]:
+        """Return what the run has spent until now, by `bench.training.target.MEASURES`."""
+        cost, step = self.parts.cost, self.step
+        return {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "seconds": self.clock.training,
+            "flops": None if cost is None else flops_until(step, cost, self.config.batch_size),
+        }
 
     def _measure_curvature(self) -> None:
         epoch = self.step // self.steps_per_epoch
@@ -259,9 +302,11 @@ class Loop:
             "schedule": self.parts.schedule.state_dict(),
             "window": self.team.mean(self.window.values()),
             "clock": self.clock.state_dict(),
-            "arrival": self.arrival,
+            "approach": None if self.approach is None else self.approach.state_dict(),
             **random_state(self.setup.device),
         }
+        if self.energy is not None:
+            state["energy"] = self.energy.state_dict()
         if self.evaluation.weights.differ:
             state["training_model"] = self.model.state_dict()
         return state
@@ -274,6 +319,13 @@ class Loop:
         self.parts.schedule.load_state_dict(state["schedule"])
         self.window.load(state["window"])
         self.clock.load_state_dict(state["clock"])
-        self.arrival = state["arrival"]
+        if self.energy is not None:
+            self.energy.load_state_dict(state.get("energy"))
+        approach = state.get("approach")
+        if arrival := state.get("arrival"):  # of an earlier version: at an epoch's end
+            found = {"spent": arrival, "interpolated": False, "resolution": self.steps_per_epoch}
+            approach = {"before": None, "arrival": found}
+        if self.approach is not None and approach is not None:
+            self.approach.load_state_dict(approach)
         set_random_state(state, self.setup.device)
         self.history = self.folder.history(up_to_step=self.step)

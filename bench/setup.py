@@ -16,9 +16,9 @@ from bench.digest import component_digests
 from bench.errors import UserError
 from bench.identity import Identity, identify, tracker_label
 from bench.launch import pool
-from bench.training import summary
+from bench.training import target
 from bench.training.parallel import ALONE, Team
-from bench.training.summary import Target
+from bench.training.target import Target
 
 _DEFAULT_THREADS = torch.get_num_threads()
 # The user's choice: torch itself writes its default there as soon as its compiler is imported.
@@ -77,7 +77,7 @@ class Setup:
             threads=trainer.threads or _DEFAULT_THREADS,
             compile_key=pool.compile_key(config.model_dump(mode="json")),
             cuda_graph=cuda and trainer.cuda_graph is not False and trainer.devices == 1,
-            target=summary.find(config.target, config.names),
+            target=target.find(config.target, config.names),
         )
 
     def joined(self, team: Team) -> Setup:

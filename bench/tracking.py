@@ -133,6 +133,7 @@ class WandbTracker:
         axis = chart_axis(self.x, self._seen)
         for group in _CHARTED:  # not against steps, W&B's own choice
             self._run.define_metric(f"{group}/*", step_metric=axis, summary="none")
+        self._run.define_metric("step/*", step_metric="step", summary="none")
         # What the server has already, it would refuse; an offline file begins at 0.
         self._next_step = int(self._run.step)
 

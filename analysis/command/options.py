@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import signature
 from typing import Any, Literal
 
 import pandas as pd
-from pydantic import Field
+import yaml
+from pydantic import Field, ValidationError
 
 from analysis.judge.registered import plan_of
 from analysis.judge.section import NO_PLAN
+from analysis.runs import load_history
 from analysis.table.build import build_table
 from analysis.table.model import Spread, Statistic, Table
+from analysis.table.targets import Asked
 from bench import options as cli
+from bench.training.target import Target
 
 
 class RunOptions(cli.Options):
@@ -47,6 +52,10 @@ class ComparisonOptions(RunOptions):
     mix_timing: bool = Field(
         False, description="show times of different devices, packings or code versions as one"
     )
+    target: str | None = Field(
+        None, description="of metric=target/seconds and the like: auto (the median final value of"
+        " the baseline) or {metric: val/loss, value: 1.5}; default: each run's own"
+    )  # fmt: skip
 
     def table(self, runs: pd.DataFrame) -> Table:
         """Return the table of ``runs`` that is asked for.
@@ -65,4 +74,21 @@ class ComparisonOptions(RunOptions):
         )  # fmt: skip
         # Pairs that a study's file asks for are one family with the baselines' columns.
         asked["plan"] = plan if self.baseline or plan.primary else NO_PLAN
+        asked["target"] = _target(self.target)
+        asked["histories"] = partial(load_history, self.source)
         return build_table(runs, **asked)
+
+
+def _target(text: str | None) -> Asked | None:
+    """Read ``target=``, written as in a run's config.
+
+    Raises:
+        ValueError: it is neither auto nor a target.
+    """
+    if text is None or text == "auto":
+        return text
+    try:
+        return Target.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError) as error:
+        example = '"{metric: val/accuracy, value: 0.9}"'
+        raise ValueError(f"target={text}: write auto, or for example {example}") from error

@@ -141,6 +141,45 @@ def alpha_training(measured: Measured) -> Figure:
     return figure
 
 
+def exponent_map(measured: Measured, name: str) -> Figure:
+    """An exponent by layer and epoch, the mean over seeds: a panel an optimizer's variant.
+
+    Args:
+        measured: of one network.
+        name: alpha (its colours part at 2), gamma or s. A dot marks a cell with a fit that is not
+            reliable.
+
+    Raises:
+        ValueError: no exponents.
+    """
+    layers = _layers(measured).merge(measured.runs[["id", "variant"]], left_on="run", right_on="id")
+    groups = list(layers.groupby(["optimizer", "variant"], sort=True, dropna=False))
+    order = layers.sort_values("depth", kind="stable")["layer"].unique()
+    height = 0.8 + 0.22 * len(order)
+    figure = Figure(figsize=(3.0 * len(groups) + 2.4, max(height, 2.4)))
+    grid = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+    low, high = np.nanquantile(layers[name], [0.02, 0.98])
+    far = max(abs(low - 2), abs(high - 2), 0.1)
+    norm = Normalize(2 - far, 2 + far) if name == "alpha" else Normalize(low, high)
+    colours = colormaps["PuOr" if name == "alpha" else "viridis"]
+    optimizers = [optimizer for (optimizer, _), _ in groups]
+    for axes, ((optimizer, variant), group) in zip(grid, groups, strict=True):
+        cells = group.pivot_table(name, "layer", "epoch", dropna=False).reindex(order)
+        sure = group.pivot_table("reliable", "layer", "epoch", aggfunc="min").reindex(order)
+        axes.imshow(cells, aspect="auto", cmap=colours, norm=norm, interpolation="nearest")
+        y, x = np.nonzero(sure.to_numpy(dtype=float) == 0)
+        axes.plot(x, y, ".", color="#888888", markersize=3)
+        seeds = group["run"].nunique()
+        which = f" {str(variant)[:6]}" if optimizers.count(optimizer) > 1 else ""
+        axes.set_title(f"{optimizer}{which}\n({seeds} seed{'s' if seeds > 1 else ''})")
+        axes.set_xticks(range(cells.shape[1]), [f"{epoch:g}" for epoch in cells.columns])
+        axes.set_xlabel("epoch")
+        axes.grid(visible=False)
+    grid[0].set_yticks(range(len(order)), order, fontsize=7)
+    figure.colorbar(ScalarMappable(norm, colours), ax=list(grid), label=name, extend="both")
+    return figure
+
+
 def kronecker(measured: Measured) -> Figure:
     """How far alpha is from 2 against how far the Kronecker approximation is from exact."""
     layers = last_epochs(_layers(measured))

@@ -21,6 +21,7 @@ from analysis.stats import mean, t_interval
 from analysis.table.build import build_table
 from analysis.table.model import Cell, Table, in_percent, possible
 from analysis.table.select import performance_profile
+from analysis.table.targets import WITHHELD
 from analysis.table.timing import SECONDS, far_apart
 
 _UNITS = {"epoch": "epoch", "step": "step", "seconds": "seconds of training", "flops": "FLOPs"}
@@ -233,13 +234,14 @@ def profile(runs: pd.DataFrame, measure: str) -> Figure:
 
     A problem is a dataset and model; a row's cost is its median time to the target, misses
     censored. Rows without seconds to compare on a problem are left out with a warning: they did
-    not miss the target.
+    not miss the target. So are problems whose times are withheld.
 
     Raises:
-        ValueError: no run states a target, or no row has seconds on every problem.
+        ValueError: no run states a target, no row has seconds on every problem, or no problem is
+            left.
     """
     if "target/reached" not in runs:
-        raise ValueError("no run here states a target; set trainer.target or use conf/targets.yaml")
+        raise ValueError("no run here states a target; set target= or use conf/targets.yaml")
     metric = f"target/{measure}"
     every = build_table(runs, metric=metric, mix_timing=True)
     table = build_table(runs, metric=metric) if measure == "seconds" else every
@@ -252,7 +254,7 @@ def profile(runs: pd.DataFrame, measure: str) -> Figure:
     if not shown:
         raise ValueError("no row has seconds to compare on every problem; choose runs with sweep=")
     _warn(without)
-    costs = _costs(shown.values())
+    costs = _costs(shown.values(), every)
     ratios = np.geomspace(1, 4, 200)
     figure, axes = new_axes()
     for index, (label, shares) in enumerate(
@@ -266,8 +268,18 @@ def profile(runs: pd.DataFrame, measure: str) -> Figure:
     return figure
 
 
-def _costs(rows: Iterable[Sequence[Cell]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([[cell.mean if cell.n else math.inf for cell in row] for row in rows])
+def _costs(rows: Iterable[Sequence[Cell]], table: Table) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return [rows, problems] of those problems whose times ``table`` does not withhold."""
+    kept = [
+        j for j, column in enumerate(zip(*table.cells, strict=True))
+        if not all(math.isnan(cell.mean) for cell in column)
+    ]  # fmt: skip
+    reasons = [note for note in table.notes if WITHHELD in note and note.startswith(table.metric)]
+    if not kept:
+        raise ValueError(f"no problem left to draw: {' '.join(reasons)}")
+    for reason in reasons:
+        warnings.warn(reason, RunWarning, stacklevel=2)
+    return np.array([[row[j].mean if row[j].n else math.inf for j in kept] for row in rows])
 
 
 def _warn(without: Sequence[str]) -> None:

@@ -148,7 +148,11 @@ def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False
     sign = 1 if falling else -1
     return sorted(
         found,
-        key=lambda row: (row.dataset, row.model, sign * row.cell.mean if row.cell.n else math.inf),
+        key=lambda row: (
+            row.dataset,
+            row.model,
+            math.inf if math.isnan(row.cell.mean) else sign * row.cell.mean,
+        ),
     )
 
 

@@ -18,7 +18,8 @@ from analysis.page.budget import NOTHING, RED, Budget, Place, usual
 from analysis.table.build import build_table
 from analysis.table.model import Cell, Run, Table
 from analysis.table.render import badge_text, common_badge, comparison_text, difference, value
-from analysis.table.select import REACHED, records
+from analysis.table.select import records
+from analysis.table.targets import REACHED
 from analysis.table.timing import (
     GRAPH,
     SECONDS,

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import pandas as pd
 
 from analysis import stats
-from analysis.judge.section import NO_PLAN, Plan
+from analysis.judge.section import NO_PLAN, Plan, check_baseline
 from analysis.stats import NO_INTERVAL, Interval
-from analysis.table import select
+from analysis.table import select, targets
 from analysis.table.compared import compare
 from analysis.table.grid import Grid, is_finite, usable
 from analysis.table.model import (
@@ -34,11 +34,14 @@ from analysis.table.model import (
     text,
     values,
 )
-from analysis.table.select import is_target, target_cell
+from analysis.table.targets import Asked, Histories, is_target, target_cell
 from analysis.table.timing import SECONDS, SHARED, comparable, is_packed, is_timing, whose
 
 _HIGHER = ("accuracy", "samples_per_second", "tokens_per_second", "utilisation")
-_LOWER = ("loss", "seconds", "seconds_per_epoch", "seconds_per_step", "perplexity")
+_LOWER = (
+    "loss", "seconds", "seconds_per_epoch", "seconds_per_step", "perplexity", "joules",
+    "joules_per_epoch",
+)  # fmt: skip
 
 
 def build_table(
@@ -47,6 +50,7 @@ def build_table(
     seeds: Sequence[int] | None = None, statistic: Statistic = "mean", spread: Spread = "std",
     baseline: Sequence[str] = (), better: Literal["higher", "lower"] | None = None,
     plan: Plan = NO_PLAN, resolve: float | None = None, mix_timing: bool = False,
+    target: Asked | None = None, histories: Histories | None = None,
 ) -> Table:  # fmt: skip
     """Return the table of ``metric`` over ``runs`` (the frame of `analysis.runs.load_runs`).
 
@@ -66,27 +70,38 @@ def build_table(
         resolve: a difference in the metric's unit; cells say how many seeds would show it.
         mix_timing: use seconds that cannot be compared. Else runs that shared their device have
             none beside runs that had it alone: where the metric is a time they are left out.
+        target: of times to a target: another one than the runs' own. "auto": the median of the
+            final values of the first ``baseline``, which is then compared with nothing.
+        histories: where ``target`` is looked for.
 
     Raises:
         ValueError: no runs, an unknown metric, column, sweep or baseline, or a metric that is a
             time of runs that cannot be compared; one line.
     """
     runs = select.of_sweep(runs, sweep)
-    select.check_metric(runs, metric)
+    if target is None or not is_target(metric):
+        select.check_metric(runs, metric)
     rows, cols = ([select.column(runs, name) for name in names] for names in (rows, cols))
     everything = select.records(runs, metric)
     chosen = [run for run in everything if seeds is None or run["seed"] in seeds]
     grid = _grid(chosen, rows, cols, seeds, metric)
     notes = [_what_is_shown(metric, statistic, spread)]
+    chosen_as: dict[Key, str] = {}
+    if target is not None:
+        grid, chosen_as = _to_target(grid, target, baseline, histories)
+        baseline = () if target == "auto" else baseline
     grid, left_out = _alone(grid if mix_timing else _timed(grid))
     notes += [_whose_seconds(grid), *_counts(chosen, grid), *left_out]
     if len(chosen) < len(everything):
         notes.append(f"{len(everything) - len(chosen)} runs of other seeds left out.")
     notes += _withheld(grid)
     cells = [[_cell(grid, key, where, statistic) for where in grid.columns] for key in grid.labels]
+    if is_target(metric):
+        cells, said = _with_targets(grid, cells, chosen_as)
+        notes += said
     sign = {"higher": 1, "lower": -1}.get(better or "", direction(metric))
     compared = None
-    if baseline or plan.pairs or resolve is not None:
+    if baseline or resolve is not None or (plan.pairs and not is_target(metric)):
         compared, cells, more = compare(
             grid, cells, plan, baselines=baseline, direction=sign, resolve=resolve
         )
@@ -126,11 +141,52 @@ def _grid(
     return Grid(metric, runs, labels, counts, dict.fromkeys(columns, Comparable()))
 
 
+def _to_target(
+    grid: Grid, target: Asked, baselines: Sequence[str], histories: Histories | None
+) -> tuple[Grid, dict[Key, str]]:
+    """Return the grid with times to ``target``, and how it was chosen, by column.
+
+    Raises:
+        ValueError: the metric is no time to a target, or there is no such baseline.
+    """
+    if not is_target(grid.metric) or histories is None:
+        raise ValueError(
+            f"target= goes with metric=target/seconds or target/step, not {grid.metric}"
+        )
+    if target == "auto" and not baselines:
+        raise ValueError("target=auto is the final value of a row: add baseline=<row>")
+    for name in baselines:
+        check_baseline(name, list(grid.labels.values()))
+    baseline = baselines[0] if baselines else ""
+    runs, how = dict(grid.runs), {}
+    for where in grid.columns:
+        found, how[where] = targets.with_target(grid.at(where), target, baseline, histories)
+        runs |= {(key, where): found[label] for key, label in grid.labels.items()}
+    return replace(grid, runs=runs), how
+
+
+def _with_targets(
+    grid: Grid, cells: list[list[Cell]], chosen_as: Mapping[Key, str]
+) -> tuple[list[list[Cell]], list[str]]:
+    """Withhold the times of a column that say nothing; return the cells, and notes of targets."""
+    notes = []
+    for j, where in enumerate(grid.columns):
+        runs = [run for of_row in grid.at(where).values() for run in of_row]
+        said = "; ".join(filter(None, (targets.described(runs), chosen_as.get(where))))
+        notes += [f"Target of {_name(where)}: {said}."] if said else []
+        reason = targets.withheld(runs)
+        if reason is not None:
+            notes.append(f"{grid.metric} of {_name(where)}{targets.WITHHELD}{reason}.")
+            for line in cells:
+                line[j] = replace(line[j], mean=math.nan, iqm=math.nan)
+    return cells, notes
+
+
 def _timed(grid: Grid) -> Grid:
     """Return the grid with the decision which seconds of each column may be compared.
 
     Raises:
-        ValueError: the metric itself is a time, and not of all runs.
+        ValueError: the metric itself is a time or an energy, and not of all runs.
     """
     timing = {
         where: comparable([run for runs in grid.used(where).values() for run in runs])

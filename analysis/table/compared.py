@@ -12,7 +12,7 @@ from analysis.judge.section import Plan, Section
 from analysis.judge.verdicts import Seeds, paired
 from analysis.table.grid import Grid
 from analysis.table.model import Cell
-from analysis.table.select import is_target
+from analysis.table.targets import is_target
 
 Numbers = Sequence[Sequence[Seeds]]
 

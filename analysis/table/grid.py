@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.table.model import Comparable, Key, Run
-from analysis.table.select import has_target, is_target
+from analysis.table.targets import has_target, is_target
 
 
 @dataclass(frozen=True)

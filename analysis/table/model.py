@@ -30,7 +30,7 @@ NOT_SCIENTIFIC = ("tracker", "runs_dir", "data_dir", "exponents", "target", "tun
 NOT_SCIENTIFIC_TRAINER = (
     "device", "threads", "progress", "log_every", "checkpoint_every", "checkpoint_seconds",
     "eval_batch_size", "compile", "cuda_graph", "accounting", "devices",
-    "curvature_every", "curvature",
+    "curvature_every", "curvature", "evaluate_every", "evaluate_samples",
 )  # fmt: skip
 NOT_SCIENTIFIC_OPTIMIZER = ("compile", "fused", "foreach", "capturable")
 NOT_SCIENTIFIC_DATASET = ("workers",)

@@ -74,7 +74,7 @@ def _parts(cell: Cell, table: Table, mixed: bool) -> list[str | Marked]:
 
 def value(cell: Cell, table: Table) -> str:
     """Return "93.21 ± 0.15", "93.21 [92.84, 93.58]", "93.21" for one run, or a dash for none."""
-    if cell.n == 0:
+    if cell.n == 0 or math.isnan(cell.mean):
         return NOTHING
     if math.isinf(cell.mean):
         return "missed"

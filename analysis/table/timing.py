@@ -17,11 +17,14 @@ GRAPH = "cuda_graph"  # whether a run's steps were in one; not recorded on a CPU
 SHARED = "those runs shared their device with others of their launch, the rest had it alone"
 _FAR = 5.0  # times the least: the small ones would be one line on a linear scale
 UNEVEN = 1.2  # times the median: a run that took longer was not like the others
-_TIMING = ("seconds", "seconds_per_epoch", "seconds_per_step", "per_second", "utilisation")
+_TIMING = (
+    "seconds", "seconds_per_epoch", "seconds_per_step", "per_second", "utilisation",
+    "joules", "joules_per_epoch",
+)  # fmt: skip
 
 
 def is_timing(metric: str) -> bool:
-    """Return whether a metric measures time: it says as much of the machine as of the run."""
+    """Return whether a metric measures time or energy: as much of the machine as of the run."""
     return metric.endswith(_TIMING)
 
 

@@ -111,6 +111,14 @@ class Composer:
         except COMPOSITION_ERRORS as error:
             return Invalid(tuple(overrides), explain(error))
 
+    def values(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Return a valid combination's plain values, as files and overrides have them.
+
+        What its components take besides, with defaults of their own, is not there: no override can
+        name it.
+        """
+        return self._values(overrides)[0]
+
     def _values(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
         words = {text: self._word(text) for text in overrides}
         merging = any(word.merges for word in words.values())

@@ -7,7 +7,9 @@ gradients are taken to the average that is meant to be used, and back.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +20,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.config import Epochs, TrainerConfig
-from bench.data.base import Data, SplitName
+from bench.data.base import Batch, Data, SplitName
 from bench.hydra_private import instantiate
+from bench.seeding import generator
 from bench.setup import Setup
 from bench.training.losses import loss_and_hits
+from bench.training.target import OF_STEPS
 
 Weights = dict[str, Tensor]
 
@@ -142,14 +146,48 @@ class Evaluation:
                 measured |= {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
         return measured
 
-    @torch.no_grad()
+    def measure_part(self, step: int) -> dict[str, float]:
+        """Return `OF_STEPS`: loss and accuracy of a small part of the validation split.
+
+        Positions in the split are drawn once, whatever the run's seed, so that all runs of a
+        dataset are measured at the same ones. Random numbers that the network draws are taken back.
+        Nothing where the loss is not finite: the training loss will say so, or recovers.
+        """
+        cuda = [self.setup.device] if self.setup.device.type == "cuda" else []
+        size = self.setup.config.trainer.eval_batch_size
+        with torch.random.fork_rng(cuda), self.weights.lent(step):
+            inputs, targets = self._part
+            batches = zip(inputs.split(size), targets.split(size), strict=True)
+            loss, accuracy = self._measured(batches)
+        if not math.isfinite(loss):
+            return {}
+        return {OF_STEPS["val/loss"]: loss, OF_STEPS["val/accuracy"]: accuracy}
+
+    @functools.cached_property
+    def _part(self) -> Batch:
+        """The samples of `measure_part`, on the device, in the split's order."""
+        trainer, total = self.setup.config.trainer, self.data.size("val")
+        order = torch.randperm(total, generator=generator(0, "part of the validation split"))
+        chosen = torch.zeros(total, dtype=torch.bool)
+        chosen[order[: trainer.evaluate_samples]] = True
+        parts = []
+        for inputs, targets in self.data.eval_batches("val", trainer.eval_batch_size):
+            here, chosen = chosen[: len(inputs)].to(inputs.device), chosen[len(inputs) :]
+            parts.append((inputs[here], targets[here]))
+        inputs, targets = map(torch.cat, zip(*parts, strict=True))
+        return inputs, targets
+
     def split(self, name: SplitName) -> tuple[float, float]:
         """Return mean cross-entropy (without smoothing) and accuracy, over a split's targets."""
+        size = self.setup.config.trainer.eval_batch_size
+        return self._measured(self.data.eval_batches(name, size))
+
+    @torch.no_grad()
+    def _measured(self, batches: Iterable[Batch]) -> tuple[float, float]:
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.data.device)
         count = 0
-        size = self.setup.config.trainer.eval_batch_size
-        for inputs, targets in self.data.eval_batches(name, size):
+        for inputs, targets in batches:
             total += torch.stack(loss_and_hits(self.logits(inputs), targets)).double()
             count += targets.numel()
         loss, accuracy = (total / count).tolist()

@@ -1,27 +1,25 @@
 """A run's summary, a pure function of its history and its clock, so a resumed run gets the same.
 
-The clock is split by where seconds go. A target is how far a run must come.
+The clock is split by where seconds go.
 """
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypedDict, cast, get_args
+from typing import Any, Literal, get_args
 
-from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field
-
-from bench import files
 from bench.build import Shape, TokenShape
 from bench.data.base import Data
 from bench.data.tokens import TokenStream
 from bench.run_folder import Row, State
 
-Phase = Literal["data", "step", "evaluation", "compile", "checkpoint", "curvature"]
+Phase = Literal[
+    "data", "step", "evaluation", "step_evaluation", "compile", "checkpoint", "curvature"
+]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+_TRAINING: tuple[Phase, ...] = ("data", "step")
 
 
 class Clock:
@@ -29,16 +27,22 @@ class Clock:
 
     On a GPU the host waits for the device only where a number is read, at the end of a logging
     window, so that "data" there is the time to launch the work and "step" includes the waiting.
+
+    Args:
+        training: is called at the start of each phase, with whether it is one of training.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, training: Callable[[bool], None] | None = None) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self._training = training
 
     @contextmanager
     def __call__(self, phase: Phase) -> Iterator[None]:
         """Count the time inside the block to ``phase``."""
         start = time.perf_counter()
         try:
+            if self._training is not None:
+                self._training(phase in _TRAINING)
             yield
         finally:
             self.seconds[phase] += time.perf_counter() - start
@@ -46,7 +50,7 @@ class Clock:
     @property
     def training(self) -> float:
         """Seconds of training proper: data and steps, without the others."""
-        return self.seconds["data"] + self.seconds["step"]
+        return sum(self.seconds[phase] for phase in _TRAINING)
 
     def state_dict(self) -> dict[str, float]:
         """Return the seconds so far."""
@@ -55,66 +59,6 @@ class Clock:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Continue from ``state``."""
         self.seconds.update(state)
-
-
-Metric = Literal["val/accuracy", "val/loss", "test/accuracy", "test/loss"]
-_MEASURES = ("step", "epoch", "seconds", "flops")
-
-
-class Target(BaseModel):
-    """A value of a metric, reached from below (accuracy) or from above (loss)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    metric: Metric
-    value: float = Field(gt=0)
-
-    def reached(self, measured: Mapping[str, float]) -> bool:
-        """Whether an evaluation is there; exactly at the value is."""
-        value = measured[self.metric]
-        if self.metric.endswith("loss"):
-            return value <= self.value
-        return value >= self.value
-
-
-class Arrival(TypedDict):
-    """Where a run first reached its target; ``flops`` is None where they were not counted."""
-
-    step: int
-    epoch: float
-    seconds: float
-    flops: float | None
-
-
-@functools.cache
-def _listed() -> dict[str, dict[str, dict[str, Any]]]:
-    listed = OmegaConf.to_container(OmegaConf.load(files.conf_dir() / "targets.yaml"))
-    return cast("dict[str, dict[str, dict[str, Any]]]", listed)
-
-
-def find(asked: Target | Literal["auto"] | None, names: Mapping[str, str]) -> Target | None:
-    """Return a run's target: "auto" looks for its dataset and model in conf/targets.yaml."""
-    if asked != "auto":
-        return asked
-    entry = _listed().get(names["dataset"], {}).get(names["model"])
-    return None if entry is None else Target.model_validate(entry)
-
-
-def target_summary(target: Target | None, arrival: Arrival | None) -> dict[str, Any]:
-    """Return what a summary has of the target: all names whether it was reached or missed.
-
-    A miss has ``target/reached`` false and None for step, epoch, seconds (of training: data and
-    steps) and flops. Nothing without a target.
-    """
-    if target is None:
-        return {}
-    reached = dict(arrival) if arrival is not None else {}
-    return {
-        "target/metric": target.metric,
-        "target/value": target.value,
-        "target/reached": arrival is not None,
-        **{f"target/{name}": reached.get(name) for name in _MEASURES},
-    }
 
 
 _FINAL = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from bench.errors import RunsFailedError, UserError
 from bench.launch.grid import Composer, Invalid, Job
 from bench.launch.status import run_folder
 from bench.tuning import settings
+from bench.tuning.search import Covering, Point, Range, Search
 from bench.tuning.settings import FIRST_TUNING_SEED
-from bench.tuning.spec import Point, Search, Tuning
+from bench.tuning.space import Tie
+from bench.tuning.spec import Tuning
 
 # Each trial has its own; tuned=true would change what is searched.
 _OWN = frozenset({"seed", "sweep", "tuned"})
@@ -31,23 +33,38 @@ class Candidate:
 
     shared: tuple[str, ...]  # the overrides that all of its trials share
     names: Mapping[str, str]
-    keys: tuple[str, ...]
+    searched: Mapping[str, Range]
+    tied: Mapping[str, Tie]
     search: Search
     tuning: Tuning
     sweep: str
     composer: Composer
+    epochs: int  # of the report's runs
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The dotted keys of a point's values."""
+        return tuple(self.searched)
 
     @property
     def label(self) -> str:
         """What a person calls it."""
         return f"{self.names['optimizer']} ({self.names['model']}, {self.names['dataset']})"
 
+    def settings(self, point: Point) -> dict[str, float]:
+        """Return a trial's settings by dotted key, those that follow others among them."""
+        own = dict(zip(self.keys, point, strict=True))
+        return own | {key: tie.value(own) for key, tie in self.tied.items()}
+
     def overrides(self, point: Point, seed: int) -> list[str]:
         """Return the overrides of one of a trial's runs."""
-        values = [f"{key}={value!r}" for key, value in zip(self.keys, point, strict=True)]
+        values = [f"{key}={value!r}" for key, value in self.settings(point).items()]
         epochs = self.tuning.epochs
-        shorter = [] if epochs is None else [f"trainer.epochs={epochs}"]
-        return [*self.shared, *shorter, *values, f"seed={seed}", f"sweep={self.sweep}"]
+        smaller = [] if epochs is None else [f"trainer.epochs={epochs}"]
+        smaller += self.tuning.at
+        replaced = {one.partition("=")[0] for one in self.tuning.at}
+        shared = [one for one in self.shared if one.partition("=")[0] not in replaced]
+        return [*shared, *smaller, *values, f"seed={seed}", f"sweep={self.sweep}"]
 
     def runs(self, point: Point) -> list[Job]:
         """Return a trial's runs, one a seed.
@@ -107,27 +124,38 @@ def candidates(
     by_label: dict[str, Candidate] = {}
     for overrides in grid:
         shared = tuple(one for one in overrides if one.partition("=")[0] not in _OWN)
-        report = _job(
-            composer, [one for one in overrides if one.partition("=")[0] != "tuned"]
-        ).config
+        untuned = [one for one in overrides if one.partition("=")[0] != "tuned"]
+        report = _job(composer, untuned).config
         if report.seed >= FIRST_TUNING_SEED:
             raise UserError(
                 f"seed: {report.seed} is among the report's; seeds from {FIRST_TUNING_SEED} on "
                 "are for tuning"
             )
         names = report.names
-        keys = tuple(tuning.keys(names["optimizer"]))
-        given = {one.partition("=")[0] for one in shared}
-        for key in given.intersection(keys):
-            raise UserError(f"{key}: it is to be searched for, and given a value; leave it out")
-        search = tuning.search(names["optimizer"])
-        one = Candidate((*shared, *more), names, keys, search, tuning, f"{study}_tune", composer)
+        values = composer.values(untuned)
+        searched = tuning.ranges(names["optimizer"], values)
+        tied = tuning.tied(searched, values)
+        _refuse_given({one.partition("=")[0] for one in shared}, searched, tied)
+        one = Candidate(
+            (*shared, *more), names, searched, tied, tuning.search(names["optimizer"], searched),
+            tuning, f"{study}_tune", composer, report.trainer.epochs,
+        )  # fmt: skip
         if by_label.setdefault(one.label, one).shared != one.shared:
             raise UserError(
                 f"{one.label}: the grid has several variants of it; make each a file of its own "
                 "in conf/optimizer/, since settings are kept by that name"
             )
     return list(by_label.values())
+
+
+def _refuse_given(given: Set[str], searched: Mapping[str, Range], tied: Mapping[str, Tie]) -> None:
+    for key in sorted(given.intersection(searched)):
+        raise UserError(f"{key}: it is to be searched for, and given a value; leave it out")
+    for key in sorted(given.intersection(tied)):
+        raise UserError(
+            f"{key}: it follows {tied[key].key}, and is given a value; leave it out, or name what "
+            "follows what in study.tuning.ties"
+        )
 
 
 def _job(composer: Composer, overrides: Sequence[str]) -> Job:
@@ -149,7 +177,7 @@ def write(one: Candidate, root: Path) -> Path:
     if scores[best] == -math.inf:
         raise RunsFailedError(f"{one.label}: every trial diverged; lower its range")
     path = settings.file_of(root, one.names)
-    settings.write(path, dict(zip(one.keys, best, strict=True)), provenance(one))
+    settings.write(path, one.settings(best), provenance(one))
     return path
 
 
@@ -168,13 +196,9 @@ def provenance(one: Candidate) -> dict[str, Any]:
         "trials": len(scores),
         "diverged": _diverged(scores.values()),
         "seeds": list(tuning.seeds),
-        "method": tuning.method,
-        "extension": tuning.extension,
-        "space": {
-            key: dataclasses.asdict(its)
-            for key, its in zip(one.keys, one.search.ranges, strict=True)
-        },
+        **_how(one),
         "epochs": config.trainer.epochs,
+        **_transferred(one, config.trainer.epochs),
         "batch_size": config.trainer.batch_size,
         "schedule": config.names["schedule"],
         "tried": [
@@ -190,6 +214,25 @@ def provenance(one: Candidate) -> dict[str, Any]:
         "devices": _distinct(attempt.get("device") for attempt in attempts),
         "torch": _distinct(attempt.get("versions", {}).get("torch") for attempt in attempts),
     }
+
+
+def _how(one: Candidate) -> dict[str, Any]:
+    """Return how trials were chosen, from what, and with which knowledge."""
+    how: dict[str, Any] = {"method": one.tuning.method}
+    if isinstance(one.search, Covering):
+        how["extension"] = one.search.extension
+    how["space"] = {key: dataclasses.asdict(its) for key, its in one.searched.items()}
+    if one.tied:
+        how["tied"] = {key: dataclasses.asdict(tie) for key, tie in one.tied.items()}
+    return how | ({"known": list(one.tuning.known)} if one.tuning.known else {})
+
+
+def _transferred(one: Candidate, epochs: int) -> dict[str, Any]:
+    """Return from which smaller runs to which the settings are carried over; empty for the same."""
+    if epochs == one.epochs and not one.tuning.at:
+        return {}
+    smaller = {"at": list(one.tuning.at)} if one.tuning.at else {}
+    return {"transferred": {"to_epochs": one.epochs, **smaller}}
 
 
 def table(tuned: Sequence[Candidate]) -> Table:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb_server import WandbServer, serving
 
 Tree = dict[str, Any]
 
@@ -134,3 +135,18 @@ class Runs:
 @pytest.fixture(scope="session")
 def runs() -> Runs:
     return Runs()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
+    """A W&B server on loopback, for the client as it is logged in there."""
+    import wandb
+
+    with serving() as made:
+        monkeypatch.setenv("WANDB_BASE_URL", made.address)
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        wandb.teardown()  # the client reads its settings once
+        yield made
+        wandb.teardown()

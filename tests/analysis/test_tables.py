@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from analysis import report, tables
+from analysis.page.wandb_table import _COLUMNS
 from analysis.run.wandb_files import find_files, read_file
 from analysis.runs import load_runs
-from analysis.tables import _COLUMNS
 from bench.errors import UserError
 from bench.tuning.spec import looks_of
 

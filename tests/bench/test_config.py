@@ -218,6 +218,8 @@ BAD_VALUES: list[tuple[tuple[str, ...], str, Any, str]] = [
     ((), "trainer.eval_batch_size", -1, "greater than 0"),
     ((), "trainer.log_every", 0, "greater than 0"),
     ((), "trainer.checkpoint_every", 0, "greater than 0"),
+    ((), "trainer.evaluate_every", 0, "greater than 0"),
+    ((), "trainer.evaluate_samples", 0, "greater than 0"),
     ((), "trainer.checkpoint_seconds", -1, "greater than or equal to 0"),
     ((), "trainer.threads", 0, "greater than 0"),
     ((), "trainer.label_smoothing", 1.0, "less than 1"),

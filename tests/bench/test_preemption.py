@@ -38,19 +38,20 @@ def test_each_signal_is_a_request(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("seconds", [0, 1000])
 @pytest.mark.parametrize("at", [1, 2, 4, 5, 7])
+@pytest.mark.parametrize("every", [None, 2])  # of evaluations: at the step of the stop, or not
 def test_a_stopped_loop_goes_on_to_the_same_bits(
-    build: Any, assert_same: Any, at: int, seconds: int
+    build: Any, assert_same: Any, at: int, seconds: int, every: int | None
 ) -> None:
-    whole = build("whole")
+    whole = build("whole", evaluate_every=every)
     whole.run()
     stop = build.Stop(at, lambda: preemption.request("SIGUSR2"))
-    stopped = build("part", stop=stop, checkpoint_seconds=seconds)
+    stopped = build("part", stop=stop, checkpoint_seconds=seconds, evaluate_every=every)
     with pytest.raises(StopRequested, match=f"SIGUSR2 at step {at} of 8"):
         stopped.run()
     checkpoint = stopped.folder.load_checkpoint()
     assert checkpoint["step"] == at  # of the very step, however rarely it writes one
     preemption.clear()
-    resumed = build("part")
+    resumed = build("part", evaluate_every=every)
     assert resumed.step == at
     resumed.run()
     assert_same(whole.state_dict(), resumed.state_dict())

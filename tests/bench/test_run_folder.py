@@ -86,6 +86,14 @@ def test_begin_keeps_one_entry_of_provenance_an_attempt(folder: RunFolder) -> No
     assert folder.status["state"] == "running"
 
 
+def test_a_later_attempt_says_when_the_run_began(folder: RunFolder) -> None:
+    for hour in (1, 2, 3):
+        folder.begin(CONFIG, {"started": f"2026-01-01T0{hour}:00:00+00:00"})
+    first, *later = folder.provenance["attempts"]
+    assert "began" not in first
+    assert [one["began"] for one in later] == [first["started"]] * 2
+
+
 def test_the_summary_is_there_before_the_state_says_so(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.run.wandb_files import find_files, fold, read_file
+from analysis.run.wandb_files import _bodies, find_files, fold, read_file
 from bench.tracking import (
     Guarded,
     NullTracker,
@@ -252,6 +252,25 @@ def test_a_run_that_was_interrupted_has_no_final_state(tmp_path: Path) -> None:
     assert run.exit_code == 1
     assert run.summary == {}
     assert len(run.history) == 1
+
+
+def test_evaluations_within_an_epoch_have_an_axis_of_their_own(tmp_path: Path) -> None:
+    from wandb.proto import wandb_internal_pb2 as messages
+
+    tracker = WandbTracker(RunInfo("x", None, {}, tmp_path / "runs"))
+    tracker.start()
+    tracker.log([{"step": 3, "epoch": 0.75, "step/val_loss": 2.0}])
+    tracker.finish({"state": "done"})
+    (file,) = find_files(tmp_path)
+    records = [messages.Record.FromString(body) for body in _bodies(file.read_bytes(), file)]
+    axes = {
+        record.metric.glob_name: record.metric.step_metric
+        for record in records
+        if record.WhichOneof("record_type") == "metric"
+    }
+    assert (axes["step/*"], axes["val/*"]) == ("step", "epoch")
+    (row,) = read_file(file).history
+    assert (row["step"], row["step/val_loss"]) == (3, 2.0)
 
 
 def test_disabled_writes_no_log(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_every_optimizer_spends_the_same_and_the_report_uses_what_was_found(
         assert provenance["trials"] == len(provenance["tried"]) == 5
         assert provenance["seeds"] == [1000, 1001]
         assert (provenance["epochs"], provenance["study"]) == (1, "quick")
+        assert provenance["transferred"] == {"to_epochs": 2}
         for trial in provenance["tried"]:
             own = [runs.pop(run_id) for run_id in trial["runs"]]
             assert [run.config["seed"] for run in own] == [1000, 1001]
@@ -191,6 +192,37 @@ def test_the_decision_is_read_from_the_runs(
     assert content["provenance"]["at"] == "low edge"
 
 
+def test_out_of_the_box_rate_and_decay_are_narrowed_and_the_adamw_part_follows(
+    study: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """With a space declared for all, by smaller runs than the report's."""
+    tuning = "{trials: 5, at: [trainer.epochs=1, trainer.batch_size=600], known: [A is good.]"
+    words = [*study(TUNING, f"{tuning}, seeds: [1000]}}"), "optimizer=muon"]
+    tune.tune(words)
+    content = written(tmp_path)["muon"]
+    settings, provenance = content["settings"], content["provenance"]
+    assert set(settings) == {"optimizer.lr", "optimizer.weight_decay", "optimizer.adamw_lr"}
+    assert provenance["tied"] == {"optimizer.adamw_lr": {"key": "optimizer.lr", "ratio": 0.1}}
+    assert provenance["known"] == ["A is good."]
+    assert provenance["transferred"] == {
+        "to_epochs": 2,
+        "at": ["trainer.epochs=1", "trainer.batch_size=600"],
+    }
+    assert (provenance["epochs"], provenance["batch_size"]) == (1, 600)
+    assert "extension" not in provenance
+    runs = folders(tmp_path)
+    assert len(runs) == provenance["trials"] == 5
+    for run in runs:
+        own = run.config["optimizer"]
+        assert own["adamw_lr"] == pytest.approx(own["lr"] / 10, rel=1e-3)
+        assert (run.config["trainer"]["epochs"], run.config["trainer"]["batch_size"]) == (1, 600)
+    report = config.load([*words, "seed=0"])
+    assert report.optimizer["adamw_lr"] == settings["optimizer.adamw_lr"]
+    assert (report.trainer.epochs, report.trainer.batch_size) == (2, 400)
+    tune.tune(words)  # it is done
+    assert len(folders(tmp_path)) == 5
+
+
 @pytest.mark.parametrize(
     ("changes", "more", "words"),
     [
@@ -205,6 +237,8 @@ def test_the_decision_is_read_from_the_runs(
         ([], ["optimizer.weight_decay=0,0.1"], "several variants"),
         ([], ["study.tuning.extension=4"], "at least 2 trials"),
         ([], ["study.tuning=null"], "study.tuning"),
+        ([TUNING, "{trials: 4}"], ["optimizer=muon", "optimizer.adamw_lr=1"], "it follows"),
+        ([TUNING, "{trials: 4, at: [trainer.epoch=1]}"], [], r"trainer\.epoch"),
         ([], ["sweep=null"], "no search is declared"),
         (["optimizer.lr: {low: 0.001", "optimizer.rate: {low: 0.001"], [], "optimizer.rate"),
     ],

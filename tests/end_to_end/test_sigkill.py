@@ -13,6 +13,7 @@ from analysis.runs import load_history, load_runs
 pytestmark = pytest.mark.slow
 
 OPTIONS = ["optimizer=muon", "trainer.epochs=40", "trainer.threads=1", "dataset.pad=1"]
+OPTIONS += ["trainer.evaluate_every=9"]
 
 
 def only_run(runs: Path) -> Path:

@@ -11,7 +11,8 @@ from analysis.table.model import Cell, Table
 def record(
     runs: Any, accuracy: float, seed: int = 0, state: str = "done", **changes: Any
 ) -> RunRecord:
-    more = {name: changes.pop(name) for name in ("seconds_per_epoch",) if name in changes}
+    own = ("seconds_per_epoch", "energy/joules")
+    more = {name: changes.pop(name) for name in own if name in changes}
     provenance = changes.pop("provenance", {})
     config = runs.config(changes.pop("optimizer", "adamw"), seed, **changes)
     summary = runs.summary(accuracy, state, **more)

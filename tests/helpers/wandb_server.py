@@ -1,7 +1,8 @@
 """A W&B server in memory, on loopback, for the real wandb client: writes, pages, filters, outages.
 
-It answers what the client asks when it logs a run, syncs an offline one, lists runs, and scans a
-history. It shows how the client is used, not what the real server's filters mean.
+It answers what the client asks when it logs a run, syncs an offline one, lists runs, scans a
+history, and writes reports and views. It shows how the client is used, not what the real server's
+filters mean.
 """
 
 # ruff: noqa: N802, N815  (methods are named after the client's GraphQL operations)
@@ -33,6 +34,7 @@ class WandbServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.runs: dict[tuple[str, str], Tree] = {}  # (project, run id) -> run
         self.files: dict[str, bytes] = {}
+        self.views: dict[str, Tree] = {}  # id -> report or saved view
         self.asked: list[str] = []
         self.variables: list[Tree] = []
         self.trouble = 0.0
@@ -178,6 +180,46 @@ class WandbServer(ThreadingHTTPServer):
         ]  # fmt: skip
         shown = [json.dumps(row) for row in rows[: asked["pageSize"]]]
         return {"project": {"run": {"history": shown}}}
+
+    # -- reports and saved views ------------------------------------------------------------------
+
+    def on_upsertView(self, query: str, asked: Tree) -> Tree:
+        inserted = asked.get("id") not in self.views
+        key = _b64(f"View:{len(self.views)}") if inserted else str(asked["id"])
+        json.loads(asked["spec"])  # the real one refuses what is no JSON, too
+        names = ("type", "name", "displayName", "description", "spec", "projectName")
+        project = {"id": "1", "name": asked["projectName"], "entityName": asked["entityName"]}
+        times = {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z"}
+        self.views[key] = {"id": key, "project": project, **times, **{n: asked[n] for n in names}}
+        return {"upsertView": {"view": self.views[key], "inserted": inserted}}
+
+    on_UpsertView2 = on_upsertView
+
+    def on_ProjectViews(self, query: str, asked: Tree) -> Tree:
+        kind, project = asked.get("viewType", "runs"), asked["project"]
+        edges = [
+            {"node": {**view, "user": {"username": "t", "photoUrl": None, "email": None}},
+             "cursor": key}
+            for key, view in self.views.items()
+            if (view["type"], view["projectName"]) == (kind, project)
+            and asked.get("viewName") in (None, view["name"])
+        ]  # fmt: skip
+        info = {"endCursor": None, "hasNextPage": False}
+        return {"project": {"allViews": {"edges": edges, "pageInfo": info}}}
+
+    def on_View(self, query: str, asked: Tree) -> Tree:
+        return self.on_ProjectViews(query, {**asked, "project": asked["name"]})
+
+    def on_ProjectInternalId(self, query: str, asked: Tree) -> Tree:
+        return {"project": {"id": "1", "internalId": "1"}}
+
+    def on_GetProjects(self, query: str, asked: Tree) -> Tree:
+        made = {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+        edges = [
+            {"cursor": name, "node": {"id": name, "name": name, "entityName": "lab", **made}}
+            for name in sorted({project for project, _ in self.runs})
+        ]  # fmt: skip
+        return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
 
 
 class _Handler(BaseHTTPRequestHandler):

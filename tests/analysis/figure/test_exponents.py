@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,35 @@ def test_the_triangle_stands_beside_its_nulls(measured: Measured) -> None:
     assert any(np.allclose(segment, wanted) for segment in bars.get_segments())
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert any("another layer's h" in label for label in labels)
+
+
+def test_the_map_is_the_mean_over_seeds_by_layer_and_epoch(tmp_path: Path) -> None:
+    for seed, optimizer in ((0, "adamw"), (1, "adamw"), (0, "muon")):
+        tables = [directions(LAYERS, epoch=epoch, seed=seed + 3) for epoch in (0.0, 2.0, 5.0)]
+        name = f"{optimizer}{seed}"
+        write_run(tmp_path, name, tables, optimizer=optimizer, seed=seed)
+    measured = load([str(tmp_path)])
+    layers = measured.layers.assign(
+        reliable=(measured.layers["layer"] != "fc") | (measured.layers["run"] != "adamw1")
+    )
+    figure = exponents.exponent_map(replace(measured, layers=layers), "alpha")
+    adamw, muon, bar = figure.axes
+    assert [axes.get_title().split("\n")[1] for axes in (adamw, muon)] == ["(2 seeds)", "(1 seed)"]
+    assert bar.get_ylabel() == "alpha"
+    for axes, optimizer in ((adamw, "adamw"), (muon, "muon")):
+        (image,) = axes.get_images()
+        drawn = np.asarray(image.get_array())
+        own = layers[layers["optimizer"] == optimizer]
+        for row, layer in enumerate(LAYERS):
+            for at, epoch in enumerate((0.0, 2.0, 5.0)):
+                cell = own[(own["layer"] == layer) & (own["epoch"] == epoch)]
+                assert drawn[row, at] == pytest.approx(cell["alpha"].mean())
+        # White is alpha = 2, whatever was measured.
+        assert (image.norm.vmin + image.norm.vmax) / 2 == pytest.approx(2.0)
+        # A dot where a fit of some seed is not reliable: the last layer, at each epoch.
+        (dots,) = axes.lines
+        expected = [(at, 2) for at in range(3)] if optimizer == "adamw" else []
+        assert list(zip(*dots.get_data(), strict=True)) == expected
 
 
 def test_winners_are_shares_of_layers_by_epoch(measured: Measured) -> None:

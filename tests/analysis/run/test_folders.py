@@ -170,6 +170,10 @@ def test_provenance_is_that_of_the_latest_attempt(runs: Any, tmp_path: Path) -> 
     assert folders.records(tmp_path)[0].provenance == {}
     for content, expected in [
         ({"attempts": [{"device": "a"}, {"device": "b"}]}, {"device": "b"}),
+        (
+            {"attempts": [{"started": "1"}, "x", {"started": "2", "device": "b"}]},
+            {"started": "2", "device": "b", "began": "1"},
+        ),
         ({"attempts": []}, {}),
         ({"attempts": "x"}, {}),
         ({}, {}),

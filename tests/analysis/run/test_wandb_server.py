@@ -7,34 +7,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from wandb_server import WandbServer, serving
+from wandb_server import WandbServer
 
 from analysis import tables
-from analysis.run import wandb_server
+from analysis.run import archive, wandb_server
 from analysis.run.frame import RunWarning
 from analysis.runs import load_history, load_runs
+from bench.run_folder import RunFolder
 
 READING = {"Viewer", "GetDefaultEntity", "ServerFeaturesQuery", "Runs"}
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
-    import wandb
-
-    with serving() as made:
-        monkeypatch.setenv("WANDB_BASE_URL", made.address)
-        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-        monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        wandb.teardown()  # the client reads its settings once
-        yield made
-        wandb.teardown()
 
 
 def put(server: WandbServer, config: dict[str, Any], summary: dict[str, Any], **more: Any) -> None:
@@ -73,6 +59,29 @@ def test_pages_of_configs_and_summaries_are_all_that_is_asked(
     assert table["state"].tolist() == ["done"] * 6 + ["diverged", "running"]
     assert server.asked.count("Runs") == 3 + 3  # three pages of the list, three of whole runs
     assert set(server.asked) <= READING
+
+
+def test_when_a_run_began_is_the_same_from_folder_archive_and_server(
+    server: WandbServer, runs: Any, tmp_path: Path
+) -> None:
+    """That of the first attempt; W&B keeps the latest one's provenance alone."""
+    root, began = tmp_path / "runs", "2026-01-02T03:04:05+00:00"
+    for seed, attempts in enumerate(
+        [[{"started": began}], [{"started": began}, {"started": "2026-02-01T00:00:00+00:00"}], [{}]]
+    ):
+        config, summary = runs.config(seed=seed), runs.summary(0.5)
+        folder = RunFolder(root / config["id"])
+        folder.path.mkdir(parents=True)
+        for attempt in attempts:
+            folder.begin(config, dict(attempt))
+        folder.finish("done", None, summary)
+        latest = folder.provenance["attempts"][-1]
+        put(server, {**config, "provenance": latest}, summary)
+    table = load_runs(root)
+    assert table["started"].tolist() == [began, began, None]
+    archive.write(tmp_path / "all.parquet", archive.gather(root))
+    for source in (tmp_path / "all.parquet", "wandb:lab/project"):
+        pd.testing.assert_frame_equal(table, load_runs(source), check_exact=True)
 
 
 def test_the_second_time_only_changes_are_asked_for(

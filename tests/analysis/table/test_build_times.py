@@ -130,3 +130,24 @@ def test_a_diverged_run_that_shared_its_device_is_no_loss_of_a_row_that_had_it_a
     assert (cell.n, cell.expected, cell.diverged) == (2, 4, 0)
     assert any("leaves out 2 of 4 runs of adamw" in note for note in table.notes)
     assert only(build_table(frame(rows))).diverged == 1
+
+
+def test_joules_are_withheld_as_seconds_are_and_less_is_better(runs: Any) -> None:
+    def run(seed: int, optimizer: str, packed: int, joules: float) -> RunRecord:
+        shared = {"packed": packed, "device": "NVIDIA H100"}
+        return record(
+            runs, 0.9, seed, optimizer=optimizer, provenance=shared, **{"energy/joules": joules}
+        )
+
+    rows = [run(seed, "adamw", 1, 100.0 + seed) for seed in range(3)]
+    rows += [run(seed, "sgd", 1, 50.0 + seed) for seed in range(2)] + [run(2, "sgd", 4, 999.0)]
+    table = build_table(frame(rows), metric="energy/joules")
+    means = {row: cells[0] for row, cells in zip(table.rows, table.cells, strict=True)}
+    assert (means["adamw"].mean, means["sgd"].mean) == (101.0, 50.5)
+    assert (means["adamw"].n, means["sgd"].n) == (3, 2)
+    assert any("energy/joules of digits/convnet leaves out" in note for note in table.notes)
+    whole = build_table(frame(rows[:5]), metric="energy/joules", seeds=[0, 1])
+    assert [cells[0].best for cells in whole.cells] == [False, True]
+    mixed = [*rows[:1], record(runs, 0.9, 1, provenance={"device": "L4"}, **{"energy/joules": 1.0})]
+    with pytest.raises(ValueError, match="energy/joules of digits/convnet: they ran on 2 device"):
+        build_table(frame(mixed), metric="energy/joules")

@@ -94,6 +94,8 @@ def test_inside_a_group_only_runs_of_the_same_choice_are_compared() -> None:
         {"trainer__log_every": 5.0},
         {"trainer__progress": "bar"},
         {"trainer__checkpoint_every": 7.0},
+        {"trainer__evaluate_every": 7.0},
+        {"trainer__evaluate_samples": 7.0},
         {"trainer__checkpoint_seconds": 0.0},
         {"tracker__mode": "online"},
         {"runs_dir": "elsewhere"},

@@ -74,6 +74,7 @@ def test_runs_that_shared_their_device_stand_apart_from_those_that_had_it_alone(
 def test_names_of_times() -> None:
     assert all(map(is_timing, ["seconds_per_epoch", "clock/step_seconds", "samples_per_second"]))
     assert is_timing("optimizer/seconds_per_step")
+    assert all(map(is_timing, ["energy/joules", "energy/joules_per_epoch", "target/joules"]))
     assert not any(map(is_timing, ["test/accuracy", "train/loss", "best/epoch"]))
 
 
