@@ -77,7 +77,7 @@ def test_the_table_stands_on_top_and_the_page_beside_it(
     shown = capsys.readouterr()
     first, *_ = blocks(server, "markdown-block")
     assert first["content"].startswith(shown.out.rstrip())
-    assert "not shown" in first["content"]
+    assert "undecided" in first["content"]
     (written,) = of_type(server, "runs")
     assert written["displayName"] == "Comparison grid"
     assert f"/lab/p/reports/Comparison-grid--{written['id'].rstrip('=')}" in shown.err

@@ -321,11 +321,9 @@ def test_what_cannot_be_asked_for(runs: Any) -> None:
     made = [trained(runs, 0, [0.1, 0.9])]
     with pytest.raises(ValueError, match="target= goes with metric=target/seconds"):
         of_target(made, "auto", metric="steps", baseline=("adamw",))
-    with pytest.raises(
-        ValueError, match="is the final value of a row: add baseline=<row>"
-    ):
+    with pytest.raises(ValueError, match="is the final value of a row: add baseline=<row>"):
         of_target(made, "auto")
-    with pytest.raises(ValueError, match="no row 'admw'; the nearest is 'adamw'"):
+    with pytest.raises(ValueError, match="no row 'admw' to be the baseline; the nearest"):
         of_target(made, "auto", baseline=("admw",))
     lost = [(made[0][0], pd.DataFrame({"step": [1], "epoch": [0.5]}))]
     with pytest.raises(ValueError, match="adamw has no finished run with a history of val/acc"):
