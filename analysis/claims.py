@@ -13,8 +13,8 @@ from pydantic import Field
 
 from analysis.claim.check import check
 from analysis.claim.model import FILE, load_claims
-from analysis.claim.render import Form, render, summary
 from analysis.command.messages import user_messages, writing
+from analysis.page.claims import Form, render, summary
 from analysis.run import measured
 from analysis.run.frame import nearest
 from bench import options as cli

@@ -9,26 +9,24 @@ docs/figures/<name>.png from that file alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 from pydantic import Field
 
-from analysis.claim.check import check
-from analysis.claim.model import load_claims
-from analysis.claim.render import render as render_claims
 from analysis.command.messages import user_messages
 from analysis.figure.exponents import alpha_training
 from analysis.figure.style import save, styled
+from analysis.page.claims import render
+from analysis.page.exponents import judged_claims
+from analysis.page.text import phrase
 from analysis.run import archive as run_archive
 from analysis.run import measured
 from analysis.run.measured import Measured, last_epochs
 from bench import options as cli
 from bench.errors import UserError
 from bench.files import write_atomically
-
-PROG = "python -m analysis.exponents_page"
+from bench.table_writer import Table, write
 
 
 class PageOptions(cli.Options):
@@ -66,69 +64,48 @@ def main(argv: list[str]) -> None:
             figure = options.docs / "figures" / f"{options.name}.png"
             with styled():
                 save(alpha_training(found), figure)
-            page = options.docs / f"{options.name}.md"
-            text = "\n".join(_page(found, options.name))
-            write_atomically(page, lambda stream: stream.write(text.encode()))
+            text, file = page(found, options.name), options.docs / f"{options.name}.md"
+            write_atomically(file, lambda stream: stream.write(text.encode()))
         except OSError as error:
             raise UserError(f"{error.filename}: {error.strerror}") from error
-    print(f"{figure}\n{page}")
+    print(f"{figure}\n{file}")
 
 
-def _page(found: Measured, name: str) -> Iterator[str]:
-    """Yield the lines of the page."""
-    layers, runs = found.layers, found.runs
-    networks = sorted({f"{m} on {d}" for m, d in zip(runs["model"], runs["dataset"], strict=True)})
-    yield f"# Exponents over training: {', '.join(networks)}"
-    yield ""
-    yield (
-        f"Measured as the runs trained (`trainer.curvature_every`), exactly, on "
-        f"{len(runs)} run{'s' * (len(runs) > 1)}: "
-        + ", ".join(f"`{run}`" for run in sorted(runs["id"]))
-        + f". This page and its figure are made by `{PROG} name={name}` from "
-        f"[measurements/{name}.parquet](measurements/{name}.parquet); "
-        "[curvature.md](curvature.md) says what the quantities are."
-    )
-    yield ""
-    yield f"![alpha of each layer over training](figures/{name}.png)"
-    yield from _over_training(layers)
-    yield from _last(last_epochs(layers))
-    yield from _claims(found)
+def page(found: Measured, name: str) -> str:
+    """Return the page of an archive's name."""
+    runs = found.runs
+    networks = {f"{m} on {d}" for m, d in zip(runs["model"], runs["dataset"], strict=True)}
+    last = last_epochs(found.layers)
+    first_run = min(last["run"])
+    _, judged = judged_claims(found)
+    return phrase(
+        "exponents.md.j2", "page", name, sorted(networks), sorted(runs["id"]),
+        _over_training(found.layers), first_run, _last(last[last["run"] == first_run]),
+        render(judged, "markdown") if judged else "",
+    )  # fmt: skip
 
 
-def _over_training(layers: pd.DataFrame) -> Iterator[str]:
-    """Yield the table of the layers' medians by epoch."""
-    yield ""
-    yield "## Over training: medians over layers and runs"
-    yield ""
-    yield "| epoch | alpha | gamma | s | R2 of alpha | error of s | its null | reliable |"
-    yield "|---|---|---|---|---|---|---|---|"
+def _over_training(layers: pd.DataFrame) -> str:
+    """Return the table of the layers' medians by epoch."""
+    header = ["epoch", "alpha", "gamma", "s", "R2 of alpha", "error of s", "its null", "reliable"]
+    lines = []
     for epoch, rows in layers.groupby("epoch", sort=True):
         middle = rows.median(numeric_only=True)
         numbers = [f"{middle[name]:.2f}" for name in ("alpha", "gamma", "s", "alpha_r2")]
-        errors = [
-            f"{100 * middle[name]:.1f} %"
-            for name in ("triangle_relative_error", "null_noise_error")
-        ]
-        reliable = f"{int(rows['reliable'].sum())}/{len(rows)}"
-        yield "| " + " | ".join([f"{epoch:g}", *numbers, *errors, reliable]) + " |"
-    yield ""
-    yield (
-        "Error of s: abs(s - alpha gamma) / s. Its null: the same error where h is a power law of "
-        "sigma with noise of the same size; an identity that its null obeys as well says nothing "
-        "of its own."
-    )
+        errors = [f"{100 * middle[name]:.1f} %" for name in
+                  ("triangle_relative_error", "null_noise_error")]  # fmt: skip
+        lines.append(
+            [f"{epoch:g}", *numbers, *errors, f"{int(rows['reliable'].sum())}/{len(rows)}"]
+        )
+    return write(Table(header, lines, markdown=True), "markdown")
 
 
-def _last(layers: pd.DataFrame) -> Iterator[str]:
-    """Yield the table of the layers at the last epoch, of the first run."""
-    run = sorted(set(layers["run"]))[0]
-    yield ""
-    yield f"## At the last epoch: `{run}`"
-    yield ""
-    yield "| layer | shape | alpha ± se | R2 | without k = 1 | gamma | s | error | rank model | |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
-    for row in layers[layers["run"] == run].to_dict("records"):
-        cells = [
+def _last(layers: pd.DataFrame) -> str:
+    """Return the table of one run's layers at its last epoch."""
+    header = ["layer", "shape", "alpha ± se", "R2", "without k = 1", "gamma", "s", "error",
+              "rank model", ""]  # fmt: skip
+    lines = [
+        [
             str(row["layer"]),
             f"{row['rows']}x{row['cols']}",
             f"{row['alpha']:.2f} ± {row['alpha_stderr']:.2f}",
@@ -137,19 +114,9 @@ def _last(layers: pd.DataFrame) -> Iterator[str]:
             str(row["rank_model"]),
             "" if row["reliable"] else "unreliable",
         ]
-        yield "| " + " | ".join(cells) + " |"
-
-
-def _claims(found: Measured) -> Iterator[str]:
-    """Yield the claims that these runs test, on whatever data they are."""
-    results = [check(claim, found, other_data=True) for claim in load_claims()]
-    tested = [result for result in results if result.verdict != "not measured"]
-    if tested:
-        yield ""
-        yield "## The preprint's claims on these runs (on these data, not always the stated ones)"
-        yield ""
-        yield render_claims(tested, "markdown").rstrip("\n")
-    yield ""
+        for row in layers.to_dict("records")
+    ]
+    return write(Table(header, lines, "lrrrrrrrll", markdown=True), "markdown")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from bench.errors import UserError
 
 _SHOWN = 12  # lines of a difference
 # The part of another page between two such lines is ours.
-_BEGIN, _END = "<!-- {}: made by python -m analysis.results -->", "<!-- /{} -->"
+_BEGIN, _END = "<!-- {}: made by spectral-bench results -->", "<!-- /{} -->"
 
 
 class ResultsOptions(cli.Options):

@@ -12,19 +12,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bench.cli import guarded
 from bench.compose import composing
 from bench.errors import PROJECT, UserError, suggestion
 from bench.files import home, is_name, write_json
-from bench.launch.grid import combinations, master_config
+from bench.launch.grid import Composer, combinations, master_config
 from bench.past_runs import PastRun, past_runs
 from bench.provenance import git_state
 from bench.registration import (
@@ -70,13 +71,14 @@ def compose(arguments: Sequence[str]) -> Asked:
     with composing() as loader:
         master = master_config(loader, arguments)
         grid = combinations(master)
+        tuning = _settled_tuning(Composer(loader, master, elsewhere=True), master, grid)
     sweep = master.hydra.runtime.choices.get("sweeps")
     if sweep is None or master.sweep is None:
         raise UserError("no study; name one of sweeps/, such as +sweeps=demo_study")
     if not is_name(master.sweep):
         raise UserError(f"sweep={master.sweep}: no name for a file; give another")
     file = _sweep_file(master, str(sweep))
-    plan = _plan(master, grid, file, arguments)
+    plan = _plan(master, grid, file, arguments).model_copy(update={"tuning": tuning})
     return Asked(str(master.sweep), file, Path(master.runs_dir), plan)
 
 
@@ -106,7 +108,6 @@ def _plan(
     chosen = {key: list(values.get(key, {master.hydra.runtime.choices.get(key): None}))
               for key in ("optimizer", "model", "dataset")}  # fmt: skip
     primary, secondary = study.registered.comparisons(chosen["optimizer"])
-    tuning = OmegaConf.select(master, "study.tuning")
     asked = study.registered
     return RegisteredPlan(
         outcome=asked.outcome,
@@ -122,10 +123,31 @@ def _plan(
         models=tuple(sorted(chosen["model"])),
         datasets=tuple(sorted(chosen["dataset"])),
         looks=study.looks,
-        tuning=OmegaConf.to_container(tuning, resolve=True) if tuning is not None else None,
+        tuning=None,
         overrides=tuple(sorted(one for one in arguments if _counts(one))),
         file=file_hash(file),
     )  # fmt: skip
+
+
+def _settled_tuning(
+    composer: Composer, master: DictConfig, grid: Sequence[Sequence[str]]
+) -> dict[str, Any] | None:
+    """Return `study.tuning` with every default written out: what is searched of each optimizer."""
+    tuning = study_of(master).tuning
+    if tuning is None:
+        return None
+    spaces: dict[str, Any] = {}
+    for overrides in grid:
+        chosen = {key: value for key, _, value in (one.partition("=") for one in overrides)}
+        label = " ".join(chosen[key] for key in _AXES if key != "seed" and key in chosen)
+        if label in spaces:
+            continue
+        values = composer.values([one for one in overrides if not one.startswith("tuned=")])
+        optimizer = chosen.get("optimizer", master.hydra.runtime.choices.get("optimizer"))
+        searched = tuning.ranges(optimizer, values)
+        spaces[label] = {key: asdict(its) for key, its in searched.items()}
+        spaces[label] |= {key: asdict(its) for key, its in tuning.tied(searched, values).items()}
+    return tuning.model_dump(mode="json", exclude={"space", "ties"}) | {"space": spaces}
 
 
 def _counts(override: str) -> bool:

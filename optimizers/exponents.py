@@ -71,7 +71,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     if missing:
         raise ValueError(
             f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
-            "an exponents.parquet written by `python -m analysis.curvature` is expected"
+            "an exponents.parquet written by `spectral-bench curvature` is expected"
         )
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
@@ -99,7 +99,7 @@ def check_alpha(alpha: Any, exponents: str | None) -> None:
         if exponents is None:
             raise ValueError(
                 "alpha='measured' needs exponents: measure with "
-                "`python -m analysis.curvature run=<run folder>` and pass "
+                "`spectral-bench curvature run=<run folder>` and pass "
                 "exponents=<run folder>/exponents.parquet"
             )
     elif isinstance(alpha, str):

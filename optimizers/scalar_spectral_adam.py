@@ -66,7 +66,7 @@ class ScalarSpectralAdam(torch.optim.Adam):
         if exponents is None:
             raise ValueError(
                 "ScalarSpectralAdam needs exponents: measure with "
-                "`python -m analysis.curvature run=<run folder>` and pass "
+                "`spectral-bench curvature run=<run folder>` and pass "
                 "exponents=<run folder>/exponents.parquet"
             )
         groups = _layer_groups(params)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,9 @@ from analysis.stats import NO_INTERVAL, Interval
 from analysis.table.select import records
 from analysis.table.timing import SECONDS, comparable, is_timing
 
+Array = NDArray[np.float64]
+Verdict = Literal["holds", "fails", "not measured"]
+DRAWS = 1000
 _PAIRED_BY = ["dataset", "model", "sweep", "seed"]
 
 
@@ -56,33 +60,22 @@ def _keys(runs: pd.DataFrame) -> list[tuple[str, ...]]:
     return [tuple(map(str, row)) for row in runs[_PAIRED_BY].itertuples(index=False)]
 
 
-Array = NDArray[np.float64]
-Verdict = Literal["holds", "fails", "not measured"]
-DRAWS = 1000
-_STATISTICS: dict[str, Callable[[Array], float]] = {
-    "mean": lambda v: float(np.mean(v)),
-    "median": lambda v: float(np.median(v)),
-    "sd": lambda v: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan"),
-    "min": lambda v: float(np.min(v)),
-    "max": lambda v: float(np.max(v)),
-    "share": lambda v: float(np.mean(v)),
+# Along the last axis, without NaN.
+_STATISTICS: dict[str, Callable[..., Any]] = {
+    "mean": partial(np.nanmean, axis=-1),
+    "median": partial(np.nanmedian, axis=-1),
+    "sd": partial(np.nanstd, axis=-1, ddof=1),
+    "min": partial(np.nanmin, axis=-1),
+    "max": partial(np.nanmax, axis=-1),
+    "share": partial(np.nanmean, axis=-1),
 }
 
-_MISSING = {
-    "layers": "no exponents were measured",
-    "blocks": "no blocks of the Hessian were measured (spectral-bench hessian-blocks)",
-    "points": "no landscape was measured (spectral-bench landscape)",
-}
 
-# The same along rows, without NaN.
-_RESAMPLED: dict[str, Callable[[Array], Array]] = {
-    "mean": lambda v: np.nanmean(v, axis=1),
-    "median": lambda v: np.nanmedian(v, axis=1),
-    "sd": lambda v: np.nanstd(v, axis=1, ddof=1),
-    "min": lambda v: np.nanmin(v, axis=1),
-    "max": lambda v: np.nanmax(v, axis=1),
-    "share": lambda v: np.nanmean(v, axis=1),
-}
+def _statistic(name: str, values: Array) -> Array:
+    """Return a statistic of values [..., n], without NaN; NaN for the sd of a single value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(_STATISTICS[name](values))
 
 
 @dataclass(frozen=True)
@@ -103,8 +96,19 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """Why a quantity has no value: what is missing, and the names and numbers of the case."""
+
+    what: Literal["table", "column", "rows", "values", "number", "pairs", "timing"]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Result:
-    """The verdict on one claim. ``decided`` is false where the interval allows the other one."""
+    """The verdict on one claim. ``decided`` is false where the interval allows the other one.
+
+    Where it is not measured, ``missing`` says why, or the claim itself does.
+    """
 
     claim: Claim
     verdict: Verdict
@@ -114,11 +118,13 @@ class Result:
     interval: Interval = NO_INTERVAL
     decided: bool = True
     nulls: dict[str, tuple[float, Interval]] = field(default_factory=dict)
-    reason: str = ""
+    missing: Missing | None = None
 
 
 class _NotMeasuredError(Exception):
-    """What is missing, for the user."""
+    def __init__(self, what: Any, **facts: Any) -> None:
+        super().__init__(what)
+        self.missing = Missing(what, facts)
 
 
 def check(claim: Claim, measured: Measured, *, other_data: bool = False) -> Result:
@@ -134,7 +140,7 @@ def check(claim: Claim, measured: Measured, *, other_data: bool = False) -> Resu
     """
     quantity = claim.quantity
     if quantity is None or claim.rule is None:
-        return Result(claim, "not measured", reason=claim.reason or "")
+        return Result(claim, "not measured")
     try:
         if quantity.versus is None:
             first, _ = _estimate(quantity, quantity.where, quantity.when, measured, other_data)
@@ -142,10 +148,10 @@ def check(claim: Claim, measured: Measured, *, other_data: bool = False) -> Resu
         else:
             first, second, ours, interval = _compared(quantity, measured, other_data)
         if not np.isfinite(ours):
-            raise _NotMeasuredError(f"the {quantity.statistic} of {first.n} values is not a number")
+            raise _NotMeasuredError("number", statistic=quantity.statistic, n=first.n)
         nulls = {name: _null(quantity, name, measured, other_data) for name in claim.nulls}
-    except _NotMeasuredError as missing:
-        return Result(claim, "not measured", reason=str(missing))
+    except _NotMeasuredError as error:
+        return Result(claim, "not measured", missing=error.missing)
     low, high = claim.rule.ends
     verdict: Verdict = "holds" if low <= ours <= high else "fails"
     decided = _decided(claim.rule, interval)
@@ -185,19 +191,16 @@ def _paired(
     ]
     if any(side.empty for side in sides):
         return measured  # whoever takes the estimates says which side it is
-    kept, note = _pairs(sides), ""
+    kept, apart = _pairs(sides), frozenset[str]()
     if is_timing(quantity.column):
         used = measured.runs[measured.runs["id"].isin(kept)]
         apart = comparable(records(used, SECONDS)).apart
         kept = _pairs([side[side["run"].isin(kept - apart)] for side in sides])
-        note = "; those that shared their device with others do not count" if apart else ""
     if not kept:
-        raise _NotMeasuredError(
-            f"no two runs, one a side, of the same dataset, model, sweep and seed{note}"
-        )
+        raise _NotMeasuredError("pairs", apart=bool(apart))
     runs = measured.runs[measured.runs["id"].isin(kept)]
     if is_timing(quantity.column) and (why := comparable(records(runs, SECONDS)).mixed):
-        raise _NotMeasuredError(f"{quantity.column} cannot be compared: {why}")
+        raise _NotMeasuredError("timing", column=quantity.column, why=why)
     return replace(measured, runs=runs)
 
 
@@ -222,7 +225,7 @@ def select(
         if other_data and name == "dataset":
             continue
         if name not in table.columns:
-            raise _NotMeasuredError(f"no column {name!r} in what was measured")
+            raise _NotMeasuredError("column", column=name)
         options = wanted if isinstance(wanted, list) else [wanted]
         fits = [any(_fits(value, option) for option in options) for value in table[name]]
         table = table.loc[fits]
@@ -231,7 +234,7 @@ def select(
 
 def _at(table: pd.DataFrame, when: str, name: str) -> pd.DataFrame:
     if table.empty:
-        raise _NotMeasuredError(_MISSING[name])
+        raise _NotMeasuredError("table", table=name)
     if when == "start":
         return table[table["epoch"] == 0]
     if when == "any":
@@ -259,40 +262,35 @@ def _estimate(
 ) -> tuple[Estimate, Array]:
     """Return the estimate, and its values on resampled runs and layers [draws]."""
     rows = select(quantity, where, when, measured, other_data)
-    conditions = ", ".join(
-        f"{k}={_text(v)}" for k, v in where.items() if not other_data or k != "dataset"
-    )
-    wanted = f"{quantity.table}{f' of {conditions}' if conditions else ''}"
+    asked = {name: v for name, v in where.items() if not other_data or name != "dataset"}
     if rows.empty:
-        at = {"trained": " after training", "start": " at epoch 0"}.get(when, "")
-        raise _NotMeasuredError(f"no {wanted}{at if quantity.table != 'runs' else ''}")
+        raise _NotMeasuredError("rows", table=quantity.table, where=asked, when=when)
     try:
         values = column(rows, quantity.column).dropna()
     except KeyError as error:
-        raise _NotMeasuredError(f"no column {error.args[0]!r} in what was measured") from None
+        raise _NotMeasuredError("column", column=error.args[0]) from None
     if len(values) < quantity.at_least:
         raise _NotMeasuredError(
-            f"{len(values)} usable values of {quantity.column} in {wanted}; "
-            f"needs {quantity.at_least}"
-        )
+            "values", n=len(values), column=quantity.column, table=quantity.table, where=asked,
+            needed=quantity.at_least,
+        )  # fmt: skip
     used, given = rows.loc[values.index], np.asarray(values, dtype=np.float64)
     groups = [
         np.asarray(group, dtype=np.float64) for _, group in values.groupby(used["run"], sort=True)
     ]
-    statistic = _STATISTICS[quantity.statistic]
     draws = _resampled(groups, quantity.statistic, seed)
     interval = _interval(quantity.statistic, given, draws)
     good = _reliable(used)
     kept = given[good]
     estimate = Estimate(
-        value=statistic(given),
+        value=float(_statistic(quantity.statistic, given)),
         interval=interval,
         n=len(values),
         runs=tuple(sorted(set(used["run"]))),
         data=tuple(sorted({f"{m or '?'}/{d or '?'}" for m, d in
                            zip(used["model"], used["dataset"], strict=True)})),
         unreliable=int((~good).sum()),
-        reliable=statistic(kept) if len(kept) else float("nan"),
+        reliable=float(_statistic(quantity.statistic, kept)) if len(kept) else float("nan"),
     )  # fmt: skip
     return estimate, draws
 
@@ -315,10 +313,7 @@ def _resampled(groups: list[Array], statistic: str, seed: int) -> Array:
     picks = (rng.random((DRAWS, runs, sizes.max())) * size).astype(np.int64)
     values = padded[drawn[..., None], picks]
     values[np.arange(sizes.max()) >= size] = np.nan  # beyond what the drawn run has
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # sd of a single value is NaN
-        found: Array = _RESAMPLED[statistic](values.reshape(DRAWS, -1))
-    return found
+    return _statistic(statistic, values.reshape(DRAWS, -1))
 
 
 def _interval(statistic: str, values: Array, draws: Array) -> Interval:
@@ -364,7 +359,3 @@ def _null(
     except _NotMeasuredError:
         return float("nan"), NO_INTERVAL
     return found.value, found.interval
-
-
-def _text(value: Any) -> str:
-    return "|".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -8,24 +8,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.claim.check import check
+from analysis.claim.check import Result, check
 from analysis.claim.model import column, load_claims
-from analysis.claim.render import number, render
 from analysis.figure.lines import Series, chart
 from analysis.figure.style import COLOURS
 from analysis.page import figures
 from analysis.page.budget import Place
+from analysis.page.claims import render
 from analysis.page.maps import of_places
 from analysis.page.study import Output, Study
+from analysis.page.text import number, phrase
 from analysis.run.measured import Measured
 from analysis.stats import mean, t_interval
+from bench.table_writer import Table, write
 
-_FEWEST = 3  # epochs: two are told by the table
+_FEWEST = 3  # epochs: two stand in the table
 _NETWORK = ["model", "dataset", "optimizer"]
 _IDENTITY = ("triangle_relative_error", "null_noise_error")
 
@@ -86,24 +89,9 @@ def _identity(label: str, place: int, rows: pd.DataFrame) -> Iterator[Series]:
         yield Series(own, place, at, middle, middle, middle, dashed=null)
 
 
-_VERDICTS = {"holds": "hold", "fails": "fail", "undecided": "are undecided"}
 _OF_RUN = ["model", "dataset", "optimizer", "epoch"]
 _ERRORS = ("triangle_relative_error", "null_noise_error", "null_permuted_error", "null_other_error")
-_WORDS = """### Exponents
-
-h = c sigma^alpha of the curvature along a gradient's singular directions, sigma_k = c k^-gamma,
-h_(k) = c k^-s; exponents are means over layers, then over runs, with the 95 % interval over runs.
-Error: the median over layers and runs of |s - alpha gamma| / s, which the preprint's identity makes
-small, beside the same where h is a power law with noise, with its residuals permuted, and another
-layer's: an identity that its null models obey as well says nothing of its own.
-"""
-_LINES = """Bands are 95 % intervals over runs (Student's t); dashed is the null, h a power law with
-noise.
-"""
-_CLAIMS = """The preprint's claims on this study's own data, whatever its datasets.
-{others} of {all} claims ask for other runs and are left out; all of them:
-`python -m analysis.claims source={source} other_data=true`.
-"""
+_say = partial(phrase, "exponents.md.j2")
 
 
 def section(study: Study, out: Output, *, apart: Sequence[Place] = ()) -> str:
@@ -119,24 +107,28 @@ def section(study: Study, out: Output, *, apart: Sequence[Place] = ()) -> str:
     measured = _without(study.measured, apart)
     if measured.layers.empty:
         return ""
-    found = [check(claim, measured, other_data=True) for claim in load_claims()]
-    judged = [one for one in found if one.verdict != "not measured"]
-    parts = [_WORDS, along_training(measured.layers)]
-    for name, title, figure in figures_along_training(measured.layers):
-        parts.append(out.figure(f"{study.name}-{name}.svg", figure, title))
-        if name == "identity":
-            parts.append(_LINES)
+    figures_of = {
+        name: out.figure(f"{study.name}-{name}.svg", figure, title)
+        for name, title, figure in figures_along_training(measured.layers)
+    }
+    every, judged = judged_claims(measured)
     if judged:
-        source, others = f"results/{study.name}.parquet", len(found) - len(judged)
-        parts.append(_CLAIMS.format(others=others, all=len(found), source=source))
-        parts.append(render(judged, "markdown"))
         counts = Counter(one.verdict if one.decided else "undecided" for one in judged)
-        told = [f"{counts[word]} {words}" for word, words in _VERDICTS.items() if counts[word]]
-        out.answers.append(
-            f"of {len(judged)} of the preprint's claims, tested on this data instead of theirs,"
-            f" {', '.join(told)}"
-        )
-    return "\n".join(parts)
+        out.answers.append(_say("answer", counts))
+    claims = {
+        "all": every, "judged": len(judged), "source": f"results/{study.name}.parquet",
+        "report": render(judged, "markdown"),
+    }  # fmt: skip
+    return _say("section", along_training(measured.layers), figures_of, claims)
+
+
+def judged_claims(measured: Measured) -> tuple[int, list[Result]]:
+    """Return how many claims there are, and the results of those that these runs can test.
+
+    They are tested on whatever data there are, not on the stated ones alone.
+    """
+    results = [check(claim, measured, other_data=True) for claim in load_claims()]
+    return len(results), [one for one in results if one.verdict != "not measured"]
 
 
 def _without(measured: Measured, apart: Sequence[Place]) -> Measured:
@@ -156,14 +148,15 @@ def along_training(layers: pd.DataFrame) -> str:
     """
     header = [*_OF_RUN, "runs", "layers (reliable)", "alpha", "gamma", "s", "error", "noise",
               "permuted", "other"]  # fmt: skip
-    lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3)]
+    lines = []
     for key, rows in layers.groupby(_OF_RUN, sort=True, dropna=False):
         names = [f"{part:g}" if isinstance(part, float) else str(part) for part in key]
         counts = [str(rows["run"].nunique()), f"{len(rows)} ({int(rows['reliable'].sum())})"]
         exponents = [_over_runs(rows, name) for name in ("alpha", "gamma", "s")]
         errors = [_median(rows, name) for name in _ERRORS]
         lines.append([*names, *counts, *exponents, *errors])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    align = "lll" + "r" * (len(header) - 3)
+    return write(Table(header, lines, align, markdown=True), "markdown")
 
 
 def _over_runs(rows: pd.DataFrame, name: str) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.figure.style import svg
 from analysis.judge.registered import plan_of
-from analysis.page import budget, exponents, figures, map_section, maps, verdict
+from analysis.page import budget, exponents, figures, maps, verdict
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results
@@ -102,7 +102,7 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
             judged = results(rest, spent, plan.first, judging)
             parts += [_results(found, study, tuned_by.tuning, out) for found in judged]
             parts.append(verdict.section(judged, out))
-        parts += map_section.sections(study, mapped, out) if mapped else []
+        parts += maps.sections(study, mapped, out) if mapped else []
     else:
         parts.append("No report runs yet, only tuning.")
     rest_of_it = {

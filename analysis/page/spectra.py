@@ -1,4 +1,8 @@
-"""What measured spectra say of a setting of Spectral Newton: whose step its own is like."""
+"""What measured spectra say of a setting of Spectral Newton: whose step its own is like.
+
+sigma -> sigma / (sigma^alpha + d). The optimizer itself is
+`optimizers.math.transfer.spectral_transfer`; here are its singular values alone, in numpy.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from analysis import transfer
 from analysis.run.measured import Measured, last_epochs
 from analysis.stats import mean
 from analysis.table.model import Run
+
+Array = NDArray[np.float64]
 
 # The types of layers whose weights optimizers treat as matrices; a test holds them to
 # optimizers.partition, which needs torch.
@@ -58,20 +64,20 @@ def spectra(measured: Measured) -> pd.DataFrame:
     return rows[columns].merge(layers, on=keys, how="left").sort_values([*keys, "k"])
 
 
-def likeness(found: pd.DataFrame, runs: Sequence[str], like: Run) -> Likeness | None:
+def likeness(directions: pd.DataFrame, runs: Sequence[str], run: Run) -> Likeness | None:
     """Return what one setting does to the spectra of its runs.
 
     Args:
-        found: of `spectra`.
+        directions: as `spectra` returns them.
         runs: the ids of its runs.
-        like: one of them, for its settings.
+        run: one of them, for its settings.
 
     Returns:
         None where it is no Spectral Newton with one alpha for all layers, or nothing was measured
         that tells how it scales.
     """
-    setting = _setting(like)
-    own = found[found["run"].isin(runs)]
+    setting = _setting(run)
+    own = directions[directions["run"].isin(runs)]
     if setting is None or own.empty:
         return None
     alpha, damping, normalize = setting
@@ -79,16 +85,16 @@ def likeness(found: pd.DataFrame, runs: Sequence[str], like: Run) -> Likeness | 
     for _, layer in own.groupby(["run", "layer"], sort=True):
         first, raw = layer.iloc[0], layer["sigma"].to_numpy(dtype=np.float64)
         norm = float(first["gradient_norm"])
-        sigma = transfer.normalised(
+        sigma = normalised(
             raw, normalize, norm=norm, schatten8=float(first["gradient_schatten8"]),
             size=int(min(first["rows"], first["cols"])),
         )  # fmt: skip
         if not np.isfinite(sigma).all():
             continue
-        moved, ones = transfer.transferred(sigma, alpha, damping), np.ones_like(sigma)
+        moved, ones = transferred(sigma, alpha, damping), np.ones_like(sigma)
         pairs = ((moved, sigma), (moved, ones), (sigma, ones))
-        slopes.append(transfer.slope(sigma, alpha, damping))
-        cosines.append([transfer.cosine(a, b) for a, b in pairs])
+        slopes.append(slope(sigma, alpha, damping))
+        cosines.append([cosine(a, b) for a, b in pairs])
         shares.append(float(np.sum(raw**2)) / norm**2 if norm > 0 else math.nan)
     if not slopes:
         return None
@@ -117,3 +123,55 @@ def _setting(run: Run) -> tuple[float, float, str] | None:
 def _mean(values: Iterable[float]) -> float:
     known = [value for value in values if math.isfinite(value)]
     return mean(known) if known else math.nan
+
+
+def normalised(sigma: Array, normalize: str, *, norm: float, schatten8: float, size: int) -> Array:
+    """Return sigma [k] as the optimizer scales it before its transfer.
+
+    Args:
+        sigma: the largest singular values of one matrix, descending, >= 0.
+        normalize: none, frobenius, rms, spectral or schatten8.
+        norm: Frobenius norm of the whole matrix, of all its singular values.
+        schatten8: (sum of all sigma^8)^(1/8).
+        size: min(m, n) of the matrix.
+
+    Returns:
+        [k]; NaN where what it is divided by is not known, or 0.
+
+    Raises:
+        ValueError: an unknown ``normalize``.
+    """
+    divisors = {
+        "none": 1.0,
+        "frobenius": norm,
+        "rms": norm / math.sqrt(size),
+        "spectral": float(sigma[0]) if len(sigma) else math.nan,
+        "schatten8": schatten8,
+    }
+    if normalize not in divisors:
+        raise ValueError(f"unknown normalize {normalize!r}; there are {', '.join(divisors)}")
+    divisor = divisors[normalize]
+    return sigma / (divisor if divisor > 0 else math.nan)
+
+
+def transferred(sigma: Array, alpha: float, damping: float) -> Array:
+    """Return T(sigma) [k] of normalised ``sigma`` [k]."""
+    moved: Array = sigma / (sigma**alpha + damping)
+    return moved
+
+
+def slope(sigma: Array, alpha: float, damping: float) -> Array:
+    """Return d ln T / d ln sigma [k] = 1 - alpha sigma^alpha / (sigma^alpha + d).
+
+    It falls from 1 at sigma = 0 (ratios stay: a multiple of SGD's step) to 1 - alpha: 0 is Muon's
+    (all equal), and below 0 smaller singular values come out larger than large ones.
+    """
+    power = sigma**alpha
+    slopes: Array = 1 - alpha * power / (power + damping)
+    return slopes
+
+
+def cosine(a: Array, b: Array) -> float:
+    """Return the cosine between two spectra [k] in the same directions; NaN where one is 0."""
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / length if length > 0 else math.nan

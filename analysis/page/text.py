@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import jinja2
+
+from analysis.table.model import text as typed
 
 
 def render(template: str, **values: Any) -> str:
@@ -26,6 +29,13 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def number(value: float, percent: bool = False) -> str:
+    """Return three significant digits, "-" for NaN."""
+    if math.isnan(value):
+        return "-"
+    return f"{100 * value:.3g} %" if percent else f"{value:.3g}"
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -33,6 +43,6 @@ def _environment() -> jinja2.Environment:
         autoescape=lambda name: (name or "").endswith(".html.j2"), trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["listed"] = listed
+    environment.filters |= {"listed": listed, "number": number, "typed": typed}
     environment.filters["code"] = lambda names: [f"`{name}`" for name in names]
     return environment

@@ -1,4 +1,4 @@
-"""``python -m analysis.results``: the page and its figures, and the check that they are current."""
+"""``spectral-bench results``: the page and its figures, and the check that they are current."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SWEEP = (
     "# @package _global_\nstudy:\n  question: Is it better?\n  part_of: a | b\n"
     "  cost: {seconds: 36000, device: a clock, measured: false}\n"
 )
-README = "# A\n\n<!-- front: made by python -m analysis.results -->\nold\n<!-- /front -->\n\nB\n"
+README = "# A\n\n<!-- front: made by spectral-bench results -->\nold\n<!-- /front -->\n\nB\n"
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
 
 def test_the_table_of_sweeps_says_what_each_asks_costs_and_has(work: Path) -> None:
     Path("docs").mkdir()
-    mark = "<!-- sweeps: made by python -m analysis.results -->"
+    mark = "<!-- sweeps: made by spectral-bench results -->"
     Path("docs/sweeps.md").write_text(f"# S\n{mark}\nold\n<!-- /sweeps -->\nmore\n")
     Path("sweeps/other.yaml").write_text("# Without a study.\n")
     for grid, state in ((GRID, "complete, 15"), (GRID.replace("3,4", "3,4,5"), "partial, 15")):
@@ -289,7 +289,7 @@ def test_the_committed_page_matches_the_committed_archives(
 ) -> None:
     monkeypatch.chdir(Path(results.__file__).parents[1])
     code = results.main(["--check"])
-    assert code == 0, f"run `python -m analysis.results`: {capsys.readouterr().err}"
+    assert code == 0, f"run `spectral-bench results`: {capsys.readouterr().err}"
 
 
 def test_mistakes_are_one_line(work: Path, runs: Any) -> None:

@@ -65,7 +65,7 @@ def test_the_measuring_core_knows_neither_bench_nor_hydra(part: str) -> None:
     assert neighbours(part) <= {*CORE, "fits", "stats"}
 
 
-@pytest.mark.parametrize("name", ["fits", "stats", "transfer"])
+@pytest.mark.parametrize("name", ["fits", "stats"])
 def test_mathematics_rests_on_numpy_alone(name: str) -> None:
     known = {"numpy", "scipy", "analysis", *sys.stdlib_module_names}
     assert packages(name) <= known

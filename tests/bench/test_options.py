@@ -51,7 +51,7 @@ class Demo(Options):
 
 
 def demo(*argv: str) -> Demo:
-    return parse(Demo, argv, prog="python -m analysis.demo", description="Shows.")
+    return parse(Demo, argv, prog="spectral-bench demo", description="Shows.")
 
 
 def refused(*argv: str) -> str:
@@ -151,9 +151,9 @@ def test_validators_of_the_command_speak_for_themselves() -> None:
 
 def test_help_page_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
     page = help_page(
-        Demo, prog="python -m analysis.demo", description="Shows.\n\nMore.", examples=["source=x"]
+        Demo, prog="spectral-bench demo", description="Shows.\n\nMore.", examples=["source=x"]
     )
-    assert page.startswith("usage: python -m analysis.demo source=... [option=value ...]")
+    assert page.startswith("usage: spectral-bench demo source=... [option=value ...]")
     assert "  source=<text>   [required]" in page
     assert "  directions=<integer >= 1 and <= 100>   [default: 20]" in page
     assert "  dtype=<float32 | float64>   [default: float32]" in page
@@ -162,7 +162,7 @@ def test_help_page_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[default: null]" in page
     assert "[default: false]" in page
     assert "      Measure again." in page
-    assert page.endswith("examples:\n  python -m analysis.demo source=x")
+    assert page.endswith("examples:\n  spectral-bench demo source=x")
     for flag in ("--help", "-h"):
         with pytest.raises(SystemExit) as left:
             demo("nonsense", flag)

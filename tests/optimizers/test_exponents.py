@@ -136,7 +136,7 @@ def test_no_warning_where_all_are_measured(write_exponents: Callable[..., Path])
         (-2.0, "alpha must be > 0"),
         (math.nan, "alpha must be a finite number"),
         ("mesured", "alpha must be a number > 0, a mapping by layer type, or 'measured'"),
-        ("measured", r"needs exponents: .*python -m analysis\.curvature run="),
+        ("measured", r"needs exponents: .*spectral-bench curvature run="),
         ({"convolution": 2.0}, "layer type in alpha must be one of conv, attention_qkv, .*default"),
         ({"conv": 0.0}, r"alpha\[conv\] must be > 0"),
         (None, "alpha must be a finite number"),

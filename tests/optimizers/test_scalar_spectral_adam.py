@@ -119,7 +119,7 @@ def test_missing_exponents_say_how_to_measure(conv_net: type[nn.Module]) -> None
         ScalarSpectralAdam(by_layer(conv_net()))
     message = str(error.value)
     assert "\n" not in message
-    assert "python -m analysis.curvature run=<run folder>" in message
+    assert "spectral-bench curvature run=<run folder>" in message
     assert "exponents=<run folder>/exponents.parquet" in message
 
 

@@ -16,6 +16,7 @@ from measured_tables import directions, write_run
 
 from analysis.claim.check import Result, check, in_pairs, reported
 from analysis.claim.model import Claim, Range, load_claims
+from analysis.page.claims import reason
 from analysis.run.measured import Measured, load
 
 LAYERS = [f"l{i}" for i in range(9)] + ["fc"]
@@ -78,9 +79,9 @@ def test_what_is_missing_gets_no_verdict(tmp_path: Path) -> None:
     ]:
         result = check(claim, found)
         assert (result.verdict, result.estimate) == ("not measured", None)
-        assert why in result.reason
+        assert why in reason(result)
     empty = Measured(pd.DataFrame(), pd.DataFrame(), found.runs)
-    assert check(_claim(NEAR_TWO), empty).reason == "no exponents were measured"
+    assert reason(check(_claim(NEAR_TWO), empty)) == "no exponents were measured"
     unknown = Measured(found.layers.assign(alpha=np.nan), found.directions, found.runs)
     assert check(_claim(NEAR_TWO), unknown).verdict == "not measured"
 
@@ -89,7 +90,7 @@ def test_what_is_missing_gets_no_verdict(tmp_path: Path) -> None:
 def test_no_claim_holds_without_data(claim: Claim, tmp_path: Path) -> None:
     write_run(tmp_path, "r", [])
     result = check(claim, load([str(tmp_path)]))
-    assert result.verdict == "not measured" and result.reason
+    assert result.verdict == "not measured" and reason(result)
 
 
 def test_the_triangle_stands_beside_its_nulls_and_falls_when_h_is_shuffled(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_a_condition_may_be_a_range_of_numbers(tmp_path: Path) -> None:
     above = _claim(NEAR_TWO, where={"rows": {"at_least": 201}}, at_least=1)
     assert check(above, moved).estimate is not None
     none = _claim(NEAR_TWO, where={"rows": {"at_least": 202}}, at_least=1)
-    assert "rows=at least 202" in check(none, moved).reason
+    assert "rows=at least 202" in reason(check(none, moved))
 
 
 def test_a_range_has_an_end_and_the_lower_first() -> None:
@@ -311,7 +312,7 @@ def test_without_common_seeds_there_is_no_comparison(tmp_path: Path) -> None:
     _runs_of_reported(tmp_path, "spectral_newton", {3: 0.92, 4: 0.93, 5: 0.94})
     found = check(_gain(), load([str(tmp_path)]))
     assert found.verdict == "not measured"
-    assert found.reason == "no two runs, one a side, of the same dataset, model, sweep and seed"
+    assert reason(found) == "no two runs, one a side, of the same dataset, model, sweep and seed"
 
 
 def test_the_cost_of_a_step_is_the_optimizers_own() -> None:
@@ -322,8 +323,8 @@ def test_the_cost_of_a_step_is_the_optimizers_own() -> None:
 
 def test_a_side_without_runs_is_named(tmp_path: Path) -> None:
     _runs_of_reported(tmp_path, "spectral_newton", dict.fromkeys(range(3), 0.9))
-    reason = check(_gain(), load([str(tmp_path)])).reason
-    assert reason == "no runs of model=resnet18, dataset=cifar10, optimizer=adamw"
+    why = reason(check(_gain(), load([str(tmp_path)])))
+    assert why == "no runs of model=resnet18, dataset=cifar10, optimizer=adamw"
 
 
 def test_times_of_several_devices_are_not_compared(tmp_path: Path) -> None:
@@ -338,7 +339,7 @@ def test_times_of_several_devices_are_not_compared(tmp_path: Path) -> None:
     mixed = alike.assign(**{"provenance.device": ours.map({True: "A", False: "B"})})
     judged = check(cost, replace(found, runs=mixed))
     assert judged.verdict == "not measured"
-    assert "they ran on 2 device models (A, B)" in judged.reason
+    assert "they ran on 2 device models (A, B)" in reason(judged)
 
 
 def test_a_cost_is_taken_over_pairs_that_had_their_device_alone(tmp_path: Path) -> None:
@@ -357,5 +358,5 @@ def test_a_cost_is_taken_over_pairs_that_had_their_device_alone(tmp_path: Path) 
     assert judged.ours == pytest.approx(1.8)
     assert judged.estimate is not None and len(judged.estimate.runs) == 3
     apart = mixed.assign(**{"provenance.packed": ours.map({True: 4.0, False: 1.0})})
-    reason = check(cost, replace(found, runs=apart)).reason
-    assert reason.endswith("seed; those that shared their device with others do not count")
+    why = reason(check(cost, replace(found, runs=apart)))
+    assert why.endswith("seed; those that shared their device with others do not count")

@@ -1,3 +1,5 @@
+"""Spectra against the optimizer itself, and against a derivative by differences."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,13 +8,71 @@ from typing import Any
 import map_runs
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from analysis import transfer
-from analysis.page.spectra import MATRICES, likeness, spectra
+from analysis.page.spectra import (
+    MATRICES,
+    cosine,
+    likeness,
+    normalised,
+    slope,
+    spectra,
+    transferred,
+)
 from analysis.run.measured import Measured, load
 from analysis.runs import load_runs
 from analysis.table.select import records
+from optimizers.math.methods import NORMALIZATIONS
+from optimizers.math.transfer import spectral_transfer
 from optimizers.partition import HIDDEN_TYPES
+
+SIGMA = np.array([2.0, 0.7, 0.3, 0.05])
+
+
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_it_is_the_optimizers_own_transfer(normalize: str, alpha: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(5, 8, generator=generator, dtype=torch.float64)
+    raw = torch.linalg.svdvals(matrix).numpy()
+    scaled = normalised(
+        raw, normalize, norm=float(np.linalg.norm(raw)),
+        schatten8=float(np.sum(raw**8) ** (1 / 8)), size=5,
+    )  # fmt: skip
+    ours = np.sort(transferred(scaled, alpha, 0.05))
+    theirs = torch.linalg.svdvals(spectral_transfer(matrix, alpha, 0.05, normalize, "svd"))
+    assert ours == pytest.approx(np.sort(theirs.numpy()), rel=1e-9)
+
+
+@given(st.floats(0.5, 3.0), st.floats(1e-4, 1.0))
+@settings(max_examples=50, deadline=None)
+def test_the_slope_is_the_derivative_and_falls_from_1(alpha: float, damping: float) -> None:
+    step = 1e-6
+    up, down = (transferred(SIGMA * np.exp(s), alpha, damping) for s in (step, -step))
+    found = slope(SIGMA, alpha, damping)
+    assert found == pytest.approx(np.log(up / down) / (2 * step), abs=1e-6)
+    assert (np.diff(found) >= 0).all()  # sigma is descending
+    assert ((1 - alpha <= found) & (found <= 1)).all()
+
+
+def test_its_two_ends_are_sgd_and_muon() -> None:
+    assert slope(SIGMA, 1.0, 1e9) == pytest.approx(np.ones(4))
+    assert slope(SIGMA, 1.0, 1e-9) == pytest.approx(np.zeros(4), abs=1e-6)
+    assert slope(SIGMA, 2.0, 1e-9) == pytest.approx(-np.ones(4), abs=1e-6)
+    assert cosine(transferred(SIGMA, 1.0, 1e9), SIGMA) == pytest.approx(1)
+    assert cosine(transferred(SIGMA, 1.0, 1e-9), np.ones(4)) == pytest.approx(1)
+
+
+def test_what_is_not_known_is_nan_and_what_is_wrong_is_refused() -> None:
+    nothing = {"norm": float("nan"), "schatten8": 0.0, "size": 4}
+    assert np.isnan(normalised(SIGMA, "frobenius", **nothing)).all()
+    assert np.isnan(normalised(SIGMA, "schatten8", **nothing)).all()
+    assert normalised(SIGMA, "none", **nothing).tolist() == SIGMA.tolist()
+    assert np.isnan(cosine(np.zeros(2), np.ones(2)))
+    with pytest.raises(ValueError, match="unknown normalize 'max'; there are none, frobenius"):
+        normalised(SIGMA, "max", **nothing)
 
 
 def test_matrices_are_what_the_optimizers_say() -> None:
@@ -34,13 +94,13 @@ def test_a_setting_is_judged_by_its_own_spectra(runs: Any, tmp_path: Path) -> No
     like = likeness(found, [str(run["id"])], run)
     assert like is not None
     sigma, damping = map_runs.SIGMA[:3], float(run["config.optimizer.damping"])
-    slopes = transfer.slope(sigma, 2.0, damping)  # ||G|| is 1
+    slopes = slope(sigma, 2.0, damping)  # ||G|| is 1
     assert like.slope == pytest.approx(slopes.mean())
     assert slopes.min() <= like.low <= like.high <= slopes.max()
-    moved = transfer.transferred(sigma, 2.0, damping)
-    assert like.to_sgd == pytest.approx(transfer.cosine(moved, sigma))
-    assert like.to_muon == pytest.approx(transfer.cosine(moved, np.ones(3)))
-    assert like.between == pytest.approx(transfer.cosine(sigma, np.ones(3)))
+    moved = transferred(sigma, 2.0, damping)
+    assert like.to_sgd == pytest.approx(cosine(moved, sigma))
+    assert like.to_muon == pytest.approx(cosine(moved, np.ones(3)))
+    assert like.between == pytest.approx(cosine(sigma, np.ones(3)))
     assert like.share == pytest.approx(0.3)
     assert (like.layers, like.directions, like.epochs) == (2, 3, (4.0,))
 
@@ -53,7 +113,7 @@ def test_norms_are_of_the_whole_gradient_and_the_shorter_side(runs: Any, tmp_pat
     like = likeness(longer, [str(run["id"])], run)
     assert like is not None
     alpha, damping = (float(run[f"config.optimizer.{name}"]) for name in ("alpha", "damping"))
-    slopes = transfer.slope(map_runs.SIGMA[:3] / 1.5, alpha, damping)
+    slopes = slope(map_runs.SIGMA[:3] / 1.5, alpha, damping)
     assert like.slope == pytest.approx(slopes.mean())
     assert like.share == pytest.approx(0.3 / 9)
 
