@@ -17,11 +17,12 @@ from analysis.judge.across import MeanRank
 Array = NDArray[np.float64]
 
 # Inches.
-_WIDTH, _ROW, _TOP, _LEFT, _RIGHT, _PROFILE, _GAP, _LABELS = 6.0, 0.3, 0.55, 1.9, 0.2, 1.7, 0.55, 0.5
+_WIDTH, _ROW, _TOP, _LEFT, _RIGHT, _PROFILE, _GAP, _LABELS = 6.0, 0.3, 0.55, 1.5, 0.2, 1.6, 0.4, 0.5
 
 
 def ranks_and_profiles(
     ranks: Sequence[MeanRank],
+    places: Sequence[int],
     profiles: Sequence[tuple[str, Array, Array]],
     *,
     title: str,
@@ -31,6 +32,7 @@ def ranks_and_profiles(
 
     Args:
         ranks: a row each, the best first.
+        places: of each, for its colour.
         profiles: of each its axis, ratios [r] and shares [methods, r], methods as in ``ranks``.
         title: of the figure.
         detail: a second line.
@@ -47,18 +49,18 @@ def ranks_and_profiles(
         across = _WIDTH - _LEFT - _RIGHT
         bottom = height - _TOP - rows
         axes = figure.add_axes((_LEFT / _WIDTH, bottom / height, across / _WIDTH, rows / height))
-        _ranks(axes, ranks)
+        _ranks(axes, ranks, places)
         wide = (_WIDTH - 0.7 - _RIGHT - (len(profiles) - 1) * 0.45) / max(len(profiles), 1)
         for k, (words, ratios, shares) in enumerate(profiles):
             x = 0.7 + k * (wide + 0.45)
             box = (x / _WIDTH, _LABELS / height, wide / _WIDTH, _PROFILE / height)
-            _profile(figure.add_axes(box), ratios, shares, words, first=k == 0)
+            _profile(figure.add_axes(box), places, ratios, shares, words, first=k == 0)
     return figure
 
 
-def _ranks(axes: Axes, ranks: Sequence[MeanRank]) -> None:
-    for k, one in enumerate(ranks):
-        colour = look(k)["color"]
+def _ranks(axes: Axes, ranks: Sequence[MeanRank], places: Sequence[int]) -> None:
+    for k, (one, place) in enumerate(zip(ranks, places, strict=True)):
+        colour = look(place)["color"]
         for ends, width in ((one.over_tasks, 1.2), (one.over_seeds, 4.0)):
             if not math.isnan(ends.low):
                 axes.plot(ends, (k, k), color=colour, linewidth=width, solid_capstyle="butt")
@@ -71,15 +73,19 @@ def _ranks(axes: Axes, ranks: Sequence[MeanRank]) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _profile(axes: Axes, ratios: Array, shares: Array, words: str, *, first: bool) -> None:
-    for k, line in enumerate(shares):
-        axes.step(ratios, line, where="post", **look(k))
+def _profile(
+    axes: Axes, places: Sequence[int], ratios: Array, shares: Array, words: str, *, first: bool
+) -> None:
+    for place, line in zip(places, shares, strict=True):
+        axes.step(ratios, line, where="post", **look(place))
     axes.set_xscale("log")
     ticks = [tick for tick in (1, 1.25, 1.5, 2, 3, 4) if tick <= ratios[-1]]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(number)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlim=(ratios[0], ratios[-1]), ylim=(-0.03, 1.05), xlabel=words)
+    axes.set(xlim=(ratios[0], ratios[-1]), ylim=(-0.03, 1.05))
+    axes.set_xlabel("factor of the best")
+    axes.set_title(words, fontsize=9, loc="left", color=INK)
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     if first:
-        axes.set_ylabel("share of sections, weighted")
+        axes.set_ylabel("share of sections")

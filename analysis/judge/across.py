@@ -1,6 +1,7 @@
 """Optimizers over several tasks: mean ranks with intervals, and performance profiles.
 
-The one aggregate of the benchmark, declared here before any result and the same for every page:
+The one aggregate of the benchmark, declared here and the same for every page, whatever it says. It
+was declared after studies (a) to (e) had been seen, and before any later one:
 
     the mean rank among `DECLARED`, by each section's primary outcome, over all sections in which
     each of them has runs.
@@ -32,6 +33,10 @@ Array = NDArray[np.float64]
 DECLARED = ("adamw", "muon", "spectral_newton")
 RESAMPLES = 4000
 _DIGITS = 12  # equal means of the same numbers may differ in the last bits
+
+
+class NoSectionError(ValueError):
+    """No section has runs of every method that is to be ranked."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ def aggregate(
         seed: of the drawing; the same gives the same intervals.
 
     Raises:
-        ValueError: fewer than two methods, a level outside (0, 1), or no section with all methods.
+        NoSectionError: no section has runs of all methods.
+        ValueError: fewer than two methods, or a level outside (0, 1).
     """
     check_level(level)
     if len(set(methods)) < 2 or len(set(methods)) < len(methods):
@@ -130,7 +136,7 @@ def aggregate(
     lacking = {k: _lacking(one, methods) for k, one in enumerate(ordered)}
     kept = tuple(one for k, one in enumerate(ordered) if not lacking[k])
     if not kept:
-        raise ValueError(f"no section has runs of {', '.join(methods)} with a seed in common")
+        raise NoSectionError(f"no section has runs of {', '.join(methods)} with a seed in common")
     draws = _Draws(kept, tuple(methods), level, resamples, seed)
     rest = sorted({name for one in kept for name in one.numbers} - set(methods))
     return Aggregate(

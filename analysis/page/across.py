@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -22,10 +22,12 @@ from analysis.judge.across import (
     Aggregate,
     Array,
     MeanRank,
+    NoSectionError,
     Section,
     aggregate,
     performance_profile,
 )
+from analysis.page.figures import colours
 from analysis.page.table import metric_of
 from analysis.page.text import phrase
 from analysis.run.frame import prepared
@@ -61,13 +63,17 @@ class Profile:
 
 @dataclass(frozen=True)
 class Across:
-    """What all sections say together; ``target`` is None where no section has times to compare."""
+    """What all sections say together; ``target`` is None where no section has times to compare.
+
+    ``caveats``: what must be said beside the ranks; ``notes``: how they were made.
+    """
 
     found: Aggregate
     quality: Profile
     target: Profile | None
     measure: str
-    notes: tuple[str, ...] = field(default=())
+    caveats: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def across(
@@ -81,7 +87,8 @@ def across(
         measure: of reaching the target: "step", "epoch", "seconds" or "flops".
 
     Raises:
-        ValueError: no section has runs of all methods; one line.
+        NoSectionError: no section has runs of all methods.
+        ValueError: as `analysis.judge.across.aggregate`.
     """
     parts = [part for runs in frames for part in _parts(runs)]
     by_loss = [part[0] for runs in frames for part in _parts(runs, _LOSS)]
@@ -101,17 +108,19 @@ def across(
     several = [(_name(one), one.several) for one in found.sections if one.several]
     notes += [_say("several", several)] if several else []
     notes += target.notes if target else []
+    registered = sum(find(one.name) is not None for one in found.sections)
+    caveats = [_say("registered", registered, len(found.sections))]
     if any(one.outcome != _LOSS for one in found.sections):
-        notes.append(_by_loss(by_loss, methods))
+        caveats.append(_by_loss(by_loss, methods))
     quality = Profile(_QUALITY, shares, len(found.sections))
-    return Across(found, quality, target, measure, tuple(notes))
+    return Across(found, quality, target, measure, tuple(caveats), tuple(notes))
 
 
 def _by_loss(sections: Sequence[Section], methods: Sequence[str]) -> str:
     """Return what the ranks would be by loss; it is not the aggregate, but what that hides."""
     try:
         found = aggregate(sections, methods)
-    except ValueError:  # nobody recorded it
+    except NoSectionError:
         return _say("no_loss", _LOSS)
     return _say("by_loss", _LOSS, [(one.method, f"{one.rank:.2f}") for one in found.ranks])
 
@@ -209,7 +218,7 @@ def table(one: Across, *, markdown: bool = False) -> Table:
         for section in found.sections
     ]
     rows = [_row(each, found.tasks) for each in (*found.ranks, *found.others)]
-    return Table(header, rows, notes=() if markdown else one.notes)
+    return Table(header, rows, notes=() if markdown else (*one.caveats, *one.notes))
 
 
 def _row(each: MeanRank, tasks: int) -> list[str]:
@@ -226,14 +235,15 @@ def _interval(ends: Interval) -> str:
 
 def drawn(one: Across) -> Figure:
     """Return the figure: ranks, and the profiles of error and of what the target took."""
-    found = one.found
+    found, places = one.found, colours(one.found.methods)
     kinds = {"error" if in_percent(each.outcome) else each.outcome for each in found.sections}
     order = [found.methods.index(each.method) for each in found.ranks]
     shown = [(_say("axis", " or ".join(sorted(kinds)), one.quality.count), one.quality)]
     if one.target is not None:
         shown.append((_say("axis", f"{one.measure}s to the target", one.target.count), one.target))
     return ranks_and_profiles(
-        found.ranks, [(words, each.ratios, each.shares[order]) for words, each in shown],
+        found.ranks, [places[each.method] for each in found.ranks],
+        [(words, each.ratios, each.shares[order]) for words, each in shown],
         title=_say("title", found.tasks), detail=_say("detail", len(found.sections)),
     )  # fmt: skip
 
