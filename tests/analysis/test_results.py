@@ -17,11 +17,11 @@ from analysis import archive, results
 from bench.errors import UserError
 
 ACCURACIES = {
-    "adamw": [0.901, 0.903, 0.902, 0.905, 0.900],
-    "muon": [0.921, 0.922, 0.925, 0.926, 0.919],
-    "spectral_newton": [0.93, 0.931, 0.934, 0.936, 0.928],
+    "adamw": [0.901, 0.903, 0.902, 0.905, 0.900, 0.904, 0.899, 0.902],
+    "muon": [0.921, 0.922, 0.925, 0.926, 0.919, 0.923, 0.920, 0.924],
+    "spectral_newton": [0.93, 0.931, 0.934, 0.936, 0.928, 0.935, 0.929, 0.932],
 }
-GRID = "hydra: {sweeper: {params: {optimizer: 'adamw,muon,spectral_newton', seed: '0,1,2,3,4'}}}\n"
+GRID = "hydra: {sweeper: {params: {optimizer: 'adamw,muon,spectral_newton', seed: '0,1,2,3,4,5,6,7'}}}\n"
 SWEEP = (
     "# @package _global_\nstudy:\n  question: Is it better?\n  part_of: a | b\n"
     "  cost: {seconds: 36000, device: a clock, measured: false}\n"
@@ -52,23 +52,22 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
     stem = "docs/figures/study_x-convnet-digits"
     assert set(files) == {
         "README.md", "docs/RESULTS.md", "docs/figures/front.svg", f"{stem}-seconds.svg",
-        f"{stem}-epoch.svg", f"{stem}-sensitivity.svg",
+        f"{stem}-epoch.svg", f"{stem}-sensitivity.svg", "docs/figures/across.svg",
     }  # fmt: skip
-    assert files["docs/figures/front.svg"] == files[f"{stem}-seconds.svg"]
     page, same = files["docs/RESULTS.md"], "schedule cosine; model convnet; dataset digits"
     for line in (
         "| [study_x](#study_x) | Is it better? |"
         " `spectral_newton` is better than `adamw` and `muon`<br>"
-        "others against `adamw`: better `muon` | 15 done, 6 of tuning |",
+        "others against `adamw`: better `muon` | 24 done, 6 of tuning |",
         "| [study_z](#not-run-yet) | Is it better? | – | not run yet |",
         "## study_x",
-        f"- report runs: 15 runs; seeds 0-4; epochs 20; {same}",
+        f"- report runs: 24 runs; seeds 0-7; epochs 20; {same}",
         f"- tuning runs: 6 runs; seeds 1000; epochs 4; {same}",
         "- report and tuning seeds are disjoint (asserted)",
-        "- device: Accelerator 9000 (21 runs)",
-        "- runs at once on a device, as the launch that made them knew: 1 (21 runs)",
-        "- torch: 2.11.0 (21 runs)",
-        "- commit: 012345678901 (21 runs)",
+        "- device: Accelerator 9000 (30 runs)",
+        "- runs at once on a device, as the launch that made them knew: 1 (30 runs)",
+        "- torch: 2.11.0 (30 runs)",
+        "- commit: 012345678901 (30 runs)",
         "### convnet / digits",
         "![convnet / digits: test/accuracy against seconds of training]"
         "(figures/study_x-convnet-digits-seconds.svg)",
@@ -80,10 +79,10 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
     assert page.startswith("# Results\n\n| study | question | answer | runs |\n")
     assert page.count("<details>") == page.count("</details>") > 0
     assert page.index("## study_x") < page.index("## Not run yet") < page.index("### study_z")
-    verdict = "`spectral_newton` ends at test/accuracy 93.18 ["
+    verdict = "`spectral_newton` ends at test/accuracy 93.19 ["
     assert verdict in page
     readme = files["README.md"]
-    assert verdict in readme
+    assert "against `adamw` by test/accuracy better at 20 epochs (+2.99)" in readme
     assert "old" not in readme
     assert readme.startswith("# A\n\n<!-- front")
     assert readme.endswith("<!-- /front -->\n\nB\n")
@@ -95,12 +94,12 @@ def test_the_table_of_sweeps_says_what_each_asks_costs_and_has(work: Path) -> No
     mark = "<!-- sweeps: made by spectral-bench results -->"
     Path("docs/sweeps.md").write_text(f"# S\n{mark}\nold\n<!-- /sweeps -->\nmore\n")
     Path("sweeps/other.yaml").write_text("# Without a study.\n")
-    for grid, state in ((GRID, "complete, 15"), (GRID.replace("3,4", "3,4,5"), "partial, 15")):
+    for grid, state in ((GRID, "complete, 24"), (GRID.replace("6,7", "6,7,8"), "partial, 24")):
         Path("sweeps/study_x.yaml").write_text(SWEEP + grid)
         before, first, *rows = made()["docs/sweeps.md"].splitlines()
         cells = r"Is it better? | a \| b | {} | 10.0 h on a clock, estimated | {} |"
         assert (before, first, rows[-2:]) == ("# S", mark, ["<!-- /sweeps -->", "more"])
-        count = 15 if state.startswith("complete") else 18
+        count = 24 if state.startswith("complete") else 27
         assert rows[2:-2] == [
             "| [other](../sweeps/other.yaml) |  |  | 0 |  | no |",
             f"| [study_x](../sweeps/study_x.yaml) | {cells.format(count, state + ' runs')}",
@@ -113,13 +112,13 @@ def test_the_table_of_sweeps_says_what_each_asks_costs_and_has(work: Path) -> No
 
 def test_what_a_study_asks_besides_and_how_often_it_was_looked_at(work: Path) -> None:
     plain = made()["docs/RESULTS.md"]
-    asked = "  looks: 9\n  contrasts: [[spectral_newton, muon], [muon, lion]]\n"
+    asked = "  looks: 3\n  contrasts: [[spectral_newton, muon], [muon, lion]]\n"
     Path("sweeps/study_x.yaml").write_text(SWEEP + asked)
     page = made()["docs/RESULTS.md"]
-    assert "looks" not in plain and "### Asked besides" not in plain
-    assert page.count("over 2 comparisons and 9 looks (") == 2  # with adamw and with muon
-    assert "over 1 comparison and 9 looks (" in page
-    assert "| `spectral_newton` against `muon` | +0.92 [" in page
+    assert "interim" not in plain and "### Asked besides" not in plain
+    # Each of the three pairs once, though two baselines and a contrast show some twice.
+    assert page.count("over 3 comparisons of this section, times 3 interim analyses (") == 1
+    assert "| `spectral_newton` against `muon` | +0.94 [" in page
     assert "- `muon` and `lion` are not compared: lion has no run." in page
     (answer,) = [line for line in page.splitlines() if line.startswith("| [study_x]")]
     assert "`spectral_newton` is better than `muon`" in answer
@@ -143,10 +142,10 @@ def test_check_tells_what_no_longer_matches(
     made()
     capsys.readouterr()
     assert results.main(["sweeps=sweeps", "--check"]) == 0
-    assert capsys.readouterr().out == "6 files match the archives\n"
+    assert capsys.readouterr().out == "7 files match the archives\n"
     page = Path("docs/RESULTS.md").read_text()
     for path, edit in [
-        ("docs/RESULTS.md", page.replace("93.18", "95.18", 1)),
+        ("docs/RESULTS.md", page.replace("93.19", "95.19", 1)),
         ("docs/figures/front.svg", "<svg/>"),
         ("README.md", README),
     ]:
@@ -157,12 +156,12 @@ def test_check_tells_what_no_longer_matches(
         assert told.startswith(f"{path}: does not match")
         assert Path(path).read_text() == edit
         Path(path).write_text(before)
-    Path("docs/RESULTS.md").write_text(page.replace("93.18", "95.18", 1))
+    Path("docs/RESULTS.md").write_text(page.replace("93.19", "95.19", 1))
     results.main(["sweeps=sweeps", "--check"])
     told = capsys.readouterr().err
     assert "  -" in told
-    assert "95.18" in told
-    assert "93.18" in told
+    assert "95.19" in told
+    assert "93.19" in told
     assert len(told.splitlines()) <= 14
 
 
@@ -171,14 +170,14 @@ def test_another_run_changes_the_page(work: Path, runs: Any) -> None:
     study_runs.write(runs, Path("more"), runs.config("lion", 0, sweep="study_x"), 0.5)
     archive.main(["source=more", "out=results/study_x.parquet"])
     assert results.main(["sweeps=sweeps", "--check"]) == 1
-    assert "| lion | 50.00 (1/5, partial) | 0 🔴 |" in made()["docs/RESULTS.md"]
+    assert "| lion | 50.00 (1/8, partial) | 0 🔴 |" in made()["docs/RESULTS.md"]
 
 
 def test_without_any_run_or_study(work: Path) -> None:
     Path("results/study_x.parquet").unlink()
     files = made()
     assert set(files) == {"docs/RESULTS.md", "README.md"}
-    assert "No study has been run yet. ([all results](docs/RESULTS.md))" in files["README.md"]
+    assert "No verdict yet.\n\n[All results](docs/RESULTS.md)" in files["README.md"]
     assert files["docs/RESULTS.md"].count("not run yet |") == 2
     shutil.rmtree("sweeps")
     Path("sweeps").mkdir()
@@ -229,14 +228,42 @@ def test_exponents_are_judged_by_the_claims(work: Path) -> None:
     assert "### Exponents" not in page[page.index("## study_x") :]
 
 
-def test_the_front_is_of_the_first_study(work: Path, runs: Any) -> None:
+def test_the_front_is_of_every_study_that_compares_the_subject(work: Path, runs: Any) -> None:
     first = made()
-    study_runs.study(runs, Path("more"), {"spectral_newton": [0.1, 0.2]}, name="study_y")
-    archive.main(["source=more", "out=results/study_y.parquet"])
+    study_runs.study(runs, Path("alone"), {"spectral_newton": [0.1, 0.2]}, name="study_w")
+    archive.main(["source=alone", "out=results/study_w.parquet"])  # by name before study_x
     both = made()
-    assert "docs/figures/study_y-convnet-digits-seconds.svg" in both
+    assert "docs/figures/study_w-convnet-digits-seconds.svg" in both
     for name in ("README.md", "docs/figures/front.svg"):
         assert both[name] == first[name]
+    study_runs.study(runs, Path("more"), ACCURACIES, name="study_y", rates=())
+    archive.main(["source=more", "out=results/study_y.parquet"])
+    assert "**study_y, convnet / digits**" in made()["README.md"]
+
+
+def test_fresh_seeds_are_a_line_of_their_own_and_in_no_table(work: Path, runs: Any) -> None:
+    before = made()
+    for optimizer, values in ACCURACIES.items():
+        for seed, value in enumerate(values):
+            config = runs.config(optimizer, 20 + seed, sweep="study_x", optimizer__lr=1e-2)
+            study_runs.write(runs, Path("fresh"), config, value - 0.02 * (optimizer != "adamw"))
+    archive.main(["source=fresh", "out=results/fresh_seeds/study_x.parquet"])
+    after = made()
+    assert after["docs/RESULTS.md"] == before["docs/RESULTS.md"]
+    readme = after["README.md"]
+    assert "- The same, fresh seeds (20 epochs, seeds 20-27): against `adamw`" in readme
+    assert "better at 20 epochs (+0.99)" in readme
+    archive.main(["source=runs", "out=results/fresh_seeds/study_x.parquet"])
+    with pytest.raises(UserError, match="seed 0 is in results/study_x.parquet too"):
+        results.main(["sweeps=sweeps"])
+
+
+def test_the_section_across_tasks_is_before_the_studies(work: Path) -> None:
+    page = made()["docs/RESULTS.md"]
+    assert page.index("| [study_x](#study_x)") < page.index("## Across tasks")
+    assert page.index("## Across tasks") < page.index("## study_x")
+    assert "| spectral_newton | 1.00 | 3 | [1.00, 1.00] | – | 1 of 1 | 1 |" in page
+    assert "](figures/across.svg)" in page
 
 
 def test_settings_of_another_studys_tuning(work: Path, runs: Any) -> None:
@@ -255,22 +282,14 @@ def test_settings_of_another_studys_tuning(work: Path, runs: Any) -> None:
 
 
 def test_runs_of_code_that_was_not_committed_are_marked(work: Path, runs: Any) -> None:
-    config = runs.config("adamw", 5, sweep="study_x", optimizer__lr=1e-2, tuned=True)
+    config = runs.config("adamw", 8, sweep="study_x", optimizer__lr=1e-2, tuned=True)
     folder = study_runs.write(runs, Path("more"), config, 0.9)
     told = json.loads((folder / "provenance.json").read_text())
     told["attempts"][0]["git"]["dirty"] = True
     (folder / "provenance.json").write_text(json.dumps(told))
     archive.main(["source=more", "out=results/study_x.parquet"])
     page = made()["docs/RESULTS.md"]
-    assert "- uncommitted changes: False (21 runs), True (1 runs) 🔴\n" in page
-
-
-def test_the_front_says_which_rows_it_lacks(work: Path, runs: Any) -> None:
-    assert "Not drawn" not in made()["README.md"]
-    more = {f"opt{k}": [0.9, 0.91, 0.92] for k in range(6)}
-    study_runs.study(runs, Path("more"), more)
-    archive.main(["source=more", "out=results/study_x.parquet"])
-    assert "Not drawn against seconds of training: `opt" in made()["README.md"]
+    assert "- uncommitted changes: False (30 runs), True (1 runs) 🔴\n" in page
 
 
 def test_runs_that_prepared_others_are_in_no_table(work: Path, runs: Any) -> None:
@@ -281,7 +300,7 @@ def test_runs_that_prepared_others_are_in_no_table(work: Path, runs: Any) -> Non
         "- 1 run of seed 1999 measured the exponents that some optimizers are given: in no table,"
         " and besides the tuning budget\n"
     ) in page
-    assert "15 done, 6 of tuning" in page
+    assert "24 done, 6 of tuning" in page
 
 
 def test_the_committed_page_matches_the_committed_archives(
