@@ -163,7 +163,7 @@ def test_a_registered_question_comes_alone(
     monkeypatch.chdir(tmp_path)
     Path("sweeps").mkdir()
     Path("sweeps/study_f.yaml").write_text(SWEEP)
-    search = f"hydra.searchpath=[file://{tmp_path},file://${{bench_home:}}]"
+    search = f"hydra.searchpath=[file://{tmp_path}]"
     register.register([search, "+sweeps=study_f"])
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
     given = [
