@@ -30,7 +30,9 @@ _FIGURES = (".png", ".svg", ".pdf")
 class AcrossOptions(cli.Options):
     """Options of ``spectral-bench across``."""
 
-    source: str = Field("results", description="folder, archives, offline:<folder> or wandb:<e>/<p>")
+    source: str = Field(
+        "results", description="folder, archives, offline:<folder> or wandb:<e>/<p>"
+    )
     optimizers: list[str] = Field(
         list(DECLARED), min_length=2, description="which are ranked among each other, in the"
         " sections that have them all; others are ranked beside them"

@@ -6,8 +6,8 @@ was declared after studies (a) to (e) had been seen, and before any later one:
     the mean rank among `DECLARED`, by each section's primary outcome, over all sections in which
     each of them has runs.
 
-A section is one study at one dataset, model and length. Tasks (a dataset and model) count equally,
-then the lengths of a task, then the sections of a length: eight and thirty epochs of one network
+A section is one study at one dataset, model and horizon. Tasks (a dataset and model) count equally,
+then the horizons of a task, then the sections of a horizon: eight and thirty epochs of one network
 are half a task each. Within a section a method's score is the mean over the seeds that all of
 `DECLARED` have there (Demsar 2006: ranks of means); equal scores share their ranks. A diverged run
 makes the mean infinitely bad, so that no method gains by its lucky seeds.
@@ -41,7 +41,7 @@ class NoSectionError(ValueError):
 
 @dataclass(frozen=True)
 class Section:
-    """One study at one dataset, model and length.
+    """One study at one dataset, model and horizon.
 
     Attributes:
         name: the study's.
@@ -158,7 +158,7 @@ def _by_rank(ranks: Iterable[MeanRank]) -> tuple[MeanRank, ...]:
 
 
 def weights(sections: Sequence[Section]) -> Array:
-    """Return what each section counts [sections], 1 in all: by task, length, and study."""
+    """Return what each section counts [sections], 1 in all: by task, horizon, and study."""
     found = np.ones(len(sections))
     tasks = {one.task for one in sections}
     for k, one in enumerate(sections):
@@ -229,7 +229,7 @@ class _Draws:
     def _over_tasks(
         self, sections: Sequence[Section], counts: Array, ranks: Array, rank: float
     ) -> Interval:
-        """Return the interval where tasks are drawn anew, each with all of its lengths."""
+        """Return the interval where tasks are drawn anew, each with all of its horizons."""
         tasks = sorted({one.task for one in sections})
         if len(tasks) < 2:
             return NO_INTERVAL

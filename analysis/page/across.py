@@ -126,7 +126,7 @@ def _by_loss(sections: Sequence[Section], methods: Sequence[str]) -> str:
 
 
 def _parts(runs: pd.DataFrame, by: str | None = None) -> list[tuple[Section, pd.DataFrame]]:
-    """Return the sections of a frame: each sweep at each dataset, model and length.
+    """Return the sections of a frame: each sweep at each dataset, model and horizon.
 
     Args:
         runs: the frame.
@@ -135,8 +135,8 @@ def _parts(runs: pd.DataFrame, by: str | None = None) -> list[tuple[Section, pd.
     runs = runs[~prepared(runs) & runs["variant"].notna()]
     keys = ["sweep", "dataset", "model", *([_HORIZON] if _HORIZON in runs else [])]
     parts = []
-    for (sweep, dataset, model, *length), here in runs.groupby(keys, dropna=False, sort=True):
-        sweep = sweep if isinstance(sweep, str) else None
+    for (of, dataset, model, *horizon), here in runs.groupby(keys, dropna=False, sort=True):
+        sweep = of if isinstance(of, str) else None
         outcome = by or _primary(sweep, here)
         numbers, several = {}, []
         for name, own in here.groupby("optimizer", sort=True):
@@ -149,7 +149,7 @@ def _parts(runs: pd.DataFrame, by: str | None = None) -> list[tuple[Section, pd.
             }
             numbers |= {str(name): values} if values else {}
         section = Section(
-            sweep or "no study", f"{model} / {dataset}", float(length[0]) if length else math.nan,
+            sweep or "no study", f"{model} / {dataset}", float(horizon[0]) if horizon else math.nan,
             outcome, direction(outcome), numbers, tuple(several),
         )  # fmt: skip
         parts.append((section, here))
@@ -180,8 +180,8 @@ def _to_target(found: Aggregate, frames: Sequence[pd.DataFrame], measure: str) -
         cells = {label: line[0] for label, line in zip(table.rows, table.cells, strict=True)}
         took = [cells[name].mean if name in cells else math.nan for name in found.methods]
         if any(map(math.isnan, took)):
-            told = [note.partition(WITHHELD)[2] for note in table.notes if WITHHELD in note]
-            reason = told[0] if told else "not every optimizer has times to compare."
+            withheld = [note.partition(WITHHELD)[2] for note in table.notes if WITHHELD in note]
+            reason = withheld[0] if withheld else _say("no_times")
             notes.append(_say("no_profile", _name(section), reason))
             continue
         costs.append(took)

@@ -1,4 +1,4 @@
-"""What README.md says: every verdict on the subject, by each outcome, at each length.
+"""What README.md says: every verdict on the subject, by each outcome, at each horizon.
 
 Studies are grouped by the question that they are part of. Where a question has a registered study
 with results, those questions alone are shown; else all of them are. A place (a model and dataset)
@@ -22,7 +22,7 @@ from analysis.judge.section import Plan, optimizer_of
 from analysis.judge.verdicts import Comparison
 from analysis.page.figures import colours
 from analysis.page.study import Study, span, values
-from analysis.page.table import BASELINES, metric_of
+from analysis.page.table import BASELINES, metric_of, only_row
 from analysis.page.text import phrase
 from analysis.page.verdict import SUBJECT
 from analysis.table.build import build_table, direction
@@ -57,7 +57,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Length:
+class Horizon:
     """One study at one place: its runs trained for ``epochs``, and have ``seeds``."""
 
     study: str
@@ -74,12 +74,12 @@ class Line:
     place: str
     fresh: bool
     outcomes: tuple[str, ...]
-    lengths: tuple[Length, ...]
+    horizons: tuple[Horizon, ...]
 
     @property
     def verdicts(self) -> list[Verdict]:
         """All of them."""
-        return [one for length in self.lengths for one in length.verdicts]
+        return [one for horizon in self.horizons for one in horizon.verdicts]
 
     @property
     def registered(self) -> bool:
@@ -97,14 +97,14 @@ def lines(shown: Sequence[Shown]) -> list[Line]:
         ValueError: fresh seeds are among those of the study.
     """
     _check_fresh(shown)
-    found: dict[tuple[str, str, bool], list[tuple[tuple[str, ...], Length]]] = {}
+    found: dict[tuple[str, str, bool], list[tuple[tuple[str, ...], Horizon]]] = {}
     for one in shown:
         question = one.study.planned.study.part_of or one.study.name
-        for place, outcomes, length in _lengths(one):
-            found.setdefault((question, place, one.fresh), []).append((outcomes, length))
+        for place, outcomes, horizon in _horizons(one):
+            found.setdefault((question, place, one.fresh), []).append((outcomes, horizon))
     every = [
-        Line(*key, outcomes=lengths[0][0], lengths=tuple(length for _, length in lengths))
-        for key, lengths in found.items()
+        Line(*key, outcomes=horizons[0][0], horizons=tuple(horizon for _, horizon in horizons))
+        for key, horizons in found.items()
     ]
     order = list(dict.fromkeys((one.question, one.place) for one in every))
     every.sort(key=lambda one: (order.index((one.question, one.place)), one.fresh))
@@ -123,7 +123,7 @@ def _check_fresh(shown: Sequence[Shown]) -> None:
             )
 
 
-def _lengths(one: Shown) -> list[tuple[str, tuple[str, ...], Length]]:
+def _horizons(one: Shown) -> list[tuple[str, tuple[str, ...], Horizon]]:
     """Return the place, outcomes and verdicts of each place in which the subject is compared."""
     if one.runs.empty:
         return []
@@ -145,11 +145,11 @@ def _lengths(one: Shown) -> list[tuple[str, tuple[str, ...], Length]]:
             here = runs[(runs["dataset"] == dataset) & (runs["model"] == model)]
             own = here[here["optimizer"] == SUBJECT]
             outcomes = tuple(dict.fromkeys(verdict.outcome for verdict in verdicts))
-            length = Length(
+            horizon = Horizon(
                 one.study.name, " or ".join(values(own, "config.trainer.epochs")),
                 span([int(seed) for seed in own["seed"]]), tuple(verdicts),
             )  # fmt: skip
-            found.append((f"{model} / {dataset}", outcomes, length))
+            found.append((f"{model} / {dataset}", outcomes, horizon))
     return found
 
 
@@ -160,19 +160,23 @@ def _verdicts(
     if outcome not in runs or not runs[outcome].notna().any():
         return []
     labels = build_table(runs, metric=outcome).rows
-    of = {name: [one for one in labels if optimizer_of(one) == name] for name in (*BASELINES, SUBJECT)}
-    baselines = tuple(of[name][0] for name in BASELINES if len(of[name]) == 1)
-    if not baselines or len(of[SUBJECT]) != 1:
+    baselines = tuple(label for name in BASELINES if (label := only_row(labels, name)))
+    subject = only_row(labels, SUBJECT)
+    if not baselines or subject is None:
         return []
     plan = judging(outcome)
     table = build_table(runs, metric=outcome, baseline=baselines, plan=plan)
-    row = table.cells[table.rows.index(of[SUBJECT][0])]
+    row = table.cells[table.rows.index(subject)]
     return [
-        (column, Verdict(outcome, optimizer_of(name), one, plan.looks * least_p(one.n) <= plan.level))
+        (column, Verdict(outcome, optimizer_of(name), one, _able(plan, one)))
         for column, cell in zip(table.columns, row, strict=True)
         for name, one in zip(baselines, cell.comparisons, strict=True)
         if one is not None and one.n > 1
     ]
+
+
+def _able(plan: Plan, one: Comparison) -> bool:
+    return plan.looks * least_p(one.n) <= plan.level
 
 
 def text(these: Sequence[Line]) -> str:
@@ -180,38 +184,38 @@ def text(these: Sequence[Line]) -> str:
     if not these:
         return ""
     badges = {badge_text(one.comparison) for line in these for one in line.verdicts}
-    told = badges.pop() if len(badges) == 1 else ""
+    badge = badges.pop() if len(badges) == 1 else ""
     able = [line for line in these if any(one.decidable for one in line.verdicts)]
     shown = [
         {"question": line.question, "place": line.place, "fresh": line.fresh,
          "primary": line.outcomes[0],
-         "lengths": [length for length in line.lengths if _decidable(length)],
-         "too_few": [length for length in line.lengths if not _decidable(length)],
-         "against": _against(line, badged=not told)}
+         "horizons": [horizon for horizon in line.horizons if _decidable(horizon)],
+         "too_few": [horizon for horizon in line.horizons if not _decidable(horizon)],
+         "against": _against(line, badged=not badge)}
         for line in able
     ]  # fmt: skip
-    return _say("front", SUBJECT, shown, told, [line for line in these if line not in able])
+    return _say("front", SUBJECT, shown, badge, [line for line in these if line not in able])
 
 
-def _decidable(length: Length) -> bool:
-    return any(one.decidable for one in length.verdicts)
+def _decidable(horizon: Horizon) -> bool:
+    return any(one.decidable for one in horizon.verdicts)
 
 
 def _against(line: Line, *, badged: bool) -> list[dict[str, Any]]:
-    """Return for each baseline what each outcome says, lengths of one verdict together."""
+    """Return for each baseline what each outcome says, horizons of one verdict together."""
     found: dict[str, dict[str, dict[tuple[str, str], list[Any]]]] = {}
-    for length in line.lengths:
-        for one in length.verdicts:
+    for horizon in line.horizons:
+        for one in horizon.verdicts:
             if one.decidable:
                 key = (one.comparison.verdict, badge_text(one.comparison) if badged else "")
                 outcomes = found.setdefault(one.baseline, {})
-                said = outcomes.setdefault(one.outcome, {}).setdefault(key, [])
-                said.append((length.epochs, one.difference))
+                at = outcomes.setdefault(one.outcome, {}).setdefault(key, [])
+                at.append((horizon.epochs, one.difference))
     return [
         {"baseline": baseline, "outcomes": [
-            {"name": outcome, "verdicts": [verdict for verdict, _ in said],
-             "said": [(*key, at) for key, at in said.items()]}
-            for outcome, said in outcomes.items()
+            {"name": outcome, "verdicts": [verdict for verdict, _ in verdicts],
+             "at": [(*key, at) for key, at in verdicts.items()]}
+            for outcome, verdicts in outcomes.items()
         ]}
         for baseline, outcomes in found.items()
     ]  # fmt: skip
@@ -223,14 +227,14 @@ def drawn(these: Sequence[Line]) -> Figure:
     columns = [
         Column(_say("column", name, in_percent(name)), direction(name)) for name in outcomes
     ]  # fmt: skip
-    places: dict[tuple[str, str], list[tuple[Length, bool]]] = {}
+    places: dict[tuple[str, str], list[tuple[Horizon, bool]]] = {}
     for line in these:  # fresh seeds stand beside the first ones
         rows = places.setdefault((line.question, line.place), [])
-        rows += [(length, line.fresh) for length in line.lengths]
+        rows += [(horizon, line.fresh) for horizon in line.horizons]
     panels = [
         Panel(
-            _say("panel", *place), [_say("row", length, fresh) for length, fresh in rows],
-            [[one for k, (length, _) in enumerate(rows) for one in _dots(k, length, outcome)]
+            _say("panel", *place), [_say("row", horizon, fresh) for horizon, fresh in rows],
+            [[one for k, (horizon, _) in enumerate(rows) for one in _dots(k, horizon, outcome)]
              for outcome in outcomes],
         )
         for place, rows in places.items()
@@ -239,7 +243,7 @@ def drawn(these: Sequence[Line]) -> Figure:
     return differences(panels, columns, colours([]), title=title, detail=detail)
 
 
-def _dots(row: int, length: Length, outcome: str) -> list[Difference]:
+def _dots(row: int, horizon: Horizon, outcome: str) -> list[Difference]:
     scale = 100.0 if in_percent(outcome) else 1.0
     return [
         Difference(
@@ -247,5 +251,5 @@ def _dots(row: int, length: Length, outcome: str) -> list[Difference]:
             scale * one.comparison.interval.low, scale * one.comparison.interval.high,
             one.comparison.verdict != "undecided",
         )
-        for one in length.verdicts if one.outcome == outcome
+        for one in horizon.verdicts if one.outcome == outcome
     ]  # fmt: skip

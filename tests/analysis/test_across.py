@@ -30,7 +30,7 @@ OTHER = {"adamw": [0.5], "muon": [0.4], "spectral_newton": [0.7], "soap": [0.9],
 
 @pytest.fixture
 def source(runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two lengths of one task and another task; tuning runs, and a map of settings."""
+    """Two horizons of one task and another task; tuning runs, and a map of settings."""
     monkeypatch.chdir(tmp_path)
     root = study_runs.study(runs, Path("runs"), SHORT, name="study_x_8")
     for optimizer, values in OTHER.items():

@@ -254,7 +254,7 @@ def test_fresh_seeds_are_a_line_of_their_own_and_in_no_table(work: Path, runs: A
     assert "- The same, fresh seeds (20 epochs, seeds 20-27): against `adamw`" in readme
     assert "better at 20 epochs (+0.99)" in readme
     archive.main(["source=runs", "out=results/fresh_seeds/study_x.parquet"])
-    with pytest.raises(UserError, match="seed 0 is in results/study_x.parquet too"):
+    with pytest.raises(UserError, match=r"seed 0 is in results/study_x\.parquet too"):
         results.main(["sweeps=sweeps"])
 
 

@@ -68,16 +68,17 @@ def sections(draw: st.DrawFn) -> list[Section]:
 @given(sections())
 @settings(max_examples=60, deadline=None)
 def test_mean_ranks_by_brute_force(many: list[Section]) -> None:
-    """Rank the means of each section, then mean over studies, over lengths, over tasks."""
+    """Rank the means of each section, then mean over studies, over horizons, over tasks."""
     by_task: dict[str, dict[float, list[dict[str, float]]]] = {}
     for one in many:
-        costs = [-mean(map(lambda v: round(v * 7), one.numbers[who].values())) for who in METHODS]  # type: ignore[arg-type]
+        sevenths = [[round(7 * (v or 0)) for v in one.numbers[who].values()] for who in METHODS]
+        costs = [-mean(values) for values in sevenths]
         own = dict(zip(METHODS, rankdata(costs), strict=True))
         by_task.setdefault(one.task, {}).setdefault(one.horizon, []).append(own)
     for who, rank in ranks(found(many)).items():
         brute = mean(
-            mean(mean(one[who] for one in studies) for studies in lengths.values())
-            for lengths in by_task.values()
+            mean(mean(one[who] for one in studies) for studies in horizons.values())
+            for horizons in by_task.values()
         )
         assert rank == pytest.approx(brute, abs=1e-12)
     assert sum(ranks(found(many)).values()) == pytest.approx(6)  # 1 + 2 + 3
@@ -149,8 +150,8 @@ def test_a_method_that_is_always_last_changes_no_others_rank(many: list[Section]
 def test_lengths_of_a_task_share_its_weight() -> None:
     one = {who: [0.5] for who in METHODS}
     many = [
-        section("a_8", one), section("a_30", one, horizon=30.0), section("again", one, horizon=30.0),
-        section("c", one, task="gpt / text"),
+        section("a_8", one), section("a_30", one, horizon=30.0),
+        section("again", one, horizon=30.0), section("c", one, task="gpt / text"),
     ]  # fmt: skip
     assert weights(many).tolist() == [0.25, 0.125, 0.125, 0.5]
     assert sum(found(many).weights) == 1
@@ -208,7 +209,7 @@ def test_without_any_common_section() -> None:
 
 def test_the_interval_over_seeds_against_a_plain_bootstrap() -> None:
     rng = np.random.default_rng(3)
-    numbers = rng.normal(size=(10, 3)) + [0.2, 0.0, -0.4]
+    numbers = rng.normal(size=(10, 3)) + np.array([0.2, 0.0, -0.4])
     one = section("s", {who: numbers[:, k].tolist() for k, who in enumerate(METHODS)})
     drawn = [
         rankdata(-numbers[rng.integers(0, 10, 10)].mean(axis=0)) for _ in range(4000)
@@ -221,13 +222,13 @@ def test_the_interval_over_seeds_against_a_plain_bootstrap() -> None:
 
 
 def test_the_interval_over_tasks_against_a_plain_bootstrap() -> None:
-    """With one seed only the tasks are drawn, each with its two lengths."""
+    """With one seed only the tasks are drawn, each with its two horizons."""
     rng = np.random.default_rng(4)
     scores = rng.normal(size=(6, 2, 3))
     many = [
-        section(f"s{task}{length}", dict(zip(METHODS, row[:, None].tolist(), strict=True)),
-                task=f"t{task}", horizon=float(length))
-        for task, lengths in enumerate(scores) for length, row in enumerate(lengths)
+        section(f"s{task}{horizon}", dict(zip(METHODS, row[:, None].tolist(), strict=True)),
+                task=f"t{task}", horizon=float(horizon))
+        for task, horizons in enumerate(scores) for horizon, row in enumerate(horizons)
     ]  # fmt: skip
     of_task = rankdata(-scores, axis=-1).mean(axis=1)
     drawn = [of_task[rng.integers(0, 6, 6)].mean(axis=0) for _ in range(20_000)]

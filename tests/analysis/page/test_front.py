@@ -1,4 +1,4 @@
-"""What README.md says of the subject, from every study, length and outcome."""
+"""What README.md says of the subject, from every study, horizon and outcome."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import study_runs
 
 from analysis.judge.registered import plan_of
 from analysis.page import front
-from analysis.page.front import Line, Shown
+from analysis.page.front import Shown
 from analysis.page.study import Header, Plan, Study, studies
 from analysis.page.table import results
 from analysis.run import archive
@@ -51,9 +51,9 @@ def made(runs: Any, tmp_path: Path) -> Any:
     """Returns a study of accuracies, and of losses where they are given."""
 
     def make(
-        name: str, accuracies: Numbers, losses: Numbers | None = None, *, part_of: str = "study (x)",
-        epochs: int = 8, first: int = 0, fresh: bool = False, looks: int = 1, model: str = "convnet",
-        started: str | None = None,
+        name: str, accuracies: Numbers, losses: Numbers | None = None, *,
+        part_of: str = "study (x)", epochs: int = 8, first: int = 0, fresh: bool = False,
+        looks: int = 1, model: str = "convnet", started: str | None = None,
     ) -> Shown:  # fmt: skip
         root = tmp_path / f"{name}{first}"
         for optimizer, values in accuracies.items():
@@ -110,7 +110,8 @@ def test_outcomes_that_agree_have_no_but(made: Any) -> None:
 
 def test_too_few_seeds_are_said_with_what_was_seen(made: Any) -> None:
     short = made("study_x_8", trio(BETTER))
-    long = made("study_x_30", {name: values[:5] for name, values in trio(BETTER).items()}, epochs=30)
+    five = {name: values[:5] for name, values in trio(BETTER).items()}
+    long = made("study_x_30", five, epochs=30)
     text = front.text(front.lines([short, long]))
     assert "at 8 and 30" not in text
     assert "At 30 epochs seeds 0-4 are too few for any verdict (by test/accuracy +2.02" in text
@@ -217,8 +218,8 @@ def test_the_front_says_what_the_sections_of_the_page_say() -> None:
     named = [one for one in every if one.archive and one.name in ("study_a_8", "study_c")]
     lines = front.lines([Shown(one, one.runs) for one in named])
     shown = {
-        (length.study, one.baseline): one.comparison
-        for line in lines for length in line.lengths for one in length.verdicts
+        (horizon.study, one.baseline): one.comparison
+        for line in lines for horizon in line.horizons for one in horizon.verdicts
         if one.outcome == line.outcomes[0]
     }  # fmt: skip
     assert len(shown) == 4
