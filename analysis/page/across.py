@@ -27,6 +27,7 @@ from analysis.judge.across import (
     aggregate,
     performance_profile,
 )
+from analysis.judge.verdicts import Seeds
 from analysis.page.figures import colours
 from analysis.page.table import metric_of
 from analysis.page.text import phrase
@@ -135,10 +136,11 @@ def _parts(runs: pd.DataFrame, by: str | None = None) -> list[tuple[Section, pd.
     runs = runs[~prepared(runs) & runs["variant"].notna()]
     keys = ["sweep", "dataset", "model", *([_HORIZON] if _HORIZON in runs else [])]
     parts = []
-    for (of, dataset, model, *horizon), here in runs.groupby(keys, dropna=False, sort=True):
+    for (of, dataset, model, *_), here in runs.groupby(keys, dropna=False, sort=True):
         sweep = of if isinstance(of, str) else None
         outcome = by or _primary(sweep, here)
-        numbers, several = {}, []
+        numbers: dict[str, Seeds] = {}
+        several: list[str] = []
         for name, own in here.groupby("optimizer", sort=True):
             if own["variant"].nunique() > 1:
                 several.append(str(name))
@@ -149,11 +151,15 @@ def _parts(runs: pd.DataFrame, by: str | None = None) -> list[tuple[Section, pd.
             }
             numbers |= {str(name): values} if values else {}
         section = Section(
-            sweep or "no study", f"{model} / {dataset}", float(horizon[0]) if horizon else math.nan,
+            sweep or "no study", f"{model} / {dataset}", _epochs(here),
             outcome, direction(outcome), numbers, tuple(several),
         )  # fmt: skip
         parts.append((section, here))
     return parts
+
+
+def _epochs(runs: pd.DataFrame) -> float:
+    return float(runs[_HORIZON].iloc[0]) if _HORIZON in runs else math.nan
 
 
 def _primary(sweep: str | None, runs: pd.DataFrame) -> str:
@@ -163,7 +169,7 @@ def _primary(sweep: str | None, runs: pd.DataFrame) -> str:
 
 def _error(section: Section, methods: Sequence[str]) -> Array:
     """Return each method's mean error [methods]: what is lacking to 1 of an accuracy, or a loss."""
-    return (section.costs(methods) + (section.direction > 0)).mean(axis=1)
+    return np.asarray((section.costs(methods) + (section.direction > 0)).mean(axis=1))
 
 
 def _to_target(found: Aggregate, frames: Sequence[pd.DataFrame], measure: str) -> Profile | None:

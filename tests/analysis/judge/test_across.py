@@ -249,6 +249,23 @@ def test_intervals_hold_the_rank_and_wider_levels_hold_narrower(many: list[Secti
                 assert 1 <= outer.low <= inner.low <= one.rank <= inner.high <= outer.high <= 3
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.5, 1.0])
+def test_the_interval_over_seeds_covers(gap: float) -> None:
+    """Three methods, equal or half and one standard deviation apart; four tasks of ten seeds."""
+    rng, covered = np.random.default_rng(7), []
+    true = [2, 2, 2] if gap == 0 else [1, 2, 3]
+    for _ in range(100):
+        drawn = rng.normal(size=(4, 10, 1)) + rng.normal(size=(4, 10, 3)) - gap * np.arange(3)
+        many = [
+            section(f"s{k}", dict(zip(METHODS, task.T.tolist(), strict=True)), task=f"t{k}")
+            for k, task in enumerate(drawn)
+        ]
+        for one in found(many).ranks:
+            rank = true[METHODS.index(one.method)]
+            covered.append(one.over_seeds.low <= rank <= one.over_seeds.high)
+    assert np.mean(covered) >= 0.95
+
+
 # -- performance profiles -------------------------------------------------------------------------
 
 
