@@ -25,6 +25,7 @@ from bench import files as paths
 from bench import options as cli
 from bench.errors import UserError
 
+FRESH = "fresh_seeds"  # below the results: archives of seeds trained after their study was seen
 _SHOWN = 12  # lines of a difference
 # The part of another page between two such lines is ours.
 _BEGIN, _END = "<!-- {}: made by spectral-bench results -->", "<!-- /{} -->"
@@ -38,7 +39,7 @@ class ResultsOptions(cli.Options):
     out: Path = Field(Path("docs/RESULTS.md"), description="the page")
     figures: Path = Field(Path("docs/figures"), description="its figures; others there stay")
     readme: Path = Field(
-        Path("README.md"), description="holds the first verdict and its figure between two marks"
+        Path("README.md"), description="holds the front's verdicts and figure between two marks"
     )
     listing: Path = Field(
         Path("docs/sweeps.md"), description="holds the table of all sweeps between two marks"
@@ -87,7 +88,8 @@ def _files(options: ResultsOptions) -> dict[Path, str]:
         raise UserError(f"sweeps={options.sweeps}: no such folder")
     link = Path(os.path.relpath(options.figures, options.out.parent)).as_posix()
     known = studies(options.results, options.sweeps)
-    page, front, drawn = pages(known, link)
+    fresh = [study for study in studies(options.results / FRESH, options.sweeps) if study.archive]
+    page, front, drawn = pages(known, link, fresh)
     files = {options.out: page, **{options.figures / name: text for name, text in drawn.items()}}
     parts = {
         options.readme: ("front", _front(options, front)),
@@ -116,10 +118,10 @@ def _front(options: ResultsOptions, sentence: str) -> str:
         Path(os.path.relpath(path, options.readme.parent)).as_posix()
         for path in (options.figures / FRONT, options.out)
     )
-    front = "No study has been run yet."
+    front = "No verdict yet.\n"
     if sentence:
-        front = f"![test result against seconds of training]({picture})\n\n{sentence}"
-    return f"{front} ([all results]({page}))\n"
+        front = f"![differences by outcome and length]({picture})\n\n{sentence}"
+    return f"{front}\n[All results]({page})\n"
 
 
 def _check(made: dict[Path, str]) -> int:

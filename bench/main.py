@@ -53,6 +53,7 @@ MORE = {
     "claims": Command("analysis.claims", "the preprint's claims, one by one, on your runs"),
     "landscape": Command("analysis.landscape", "the loss with one more sample: run=runs/<id>"),
     "hessian-blocks": Command("analysis.hessian_blocks", "a transformer's Hessian by block"),
+    "across": Command("analysis.across", "mean ranks of optimizers over all tasks of the studies"),
     "archive": Command("analysis.archive", "a study's runs in one small file, and back (unpack)"),
     "sync": Command("bench.sync", "send runs that were trained offline to a W&B server"),
     "results": Command("analysis.results", "docs/RESULTS.md from the archives in results/"),

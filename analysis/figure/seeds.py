@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 
 from analysis.figure.lines import Series, chart
 from analysis.figure.style import legend, logarithmic, look, marker, new_axes
+from analysis.judge.across import performance_profile
 from analysis.run.frame import RunWarning
 from analysis.runs import load_history
 from analysis.stats import mean, t_interval
 from analysis.table.build import build_table
 from analysis.table.model import Cell, Table, in_percent, possible
-from analysis.table.select import performance_profile
 from analysis.table.targets import WITHHELD
 from analysis.table.timing import SECONDS, far_apart
 

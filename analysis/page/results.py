@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figure.style import svg
+from analysis.judge.across import NoSectionError
 from analysis.judge.registered import plan_of
-from analysis.page import budget, exponents, figures, maps, selection, verdict
+from analysis.page import across, budget, exponents, figures, front, maps, selection, verdict
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results
@@ -22,6 +23,7 @@ from analysis.table.model import in_percent
 from bench.table_writer import Table, write
 
 FRONT = "front.svg"
+_ACROSS = "across.svg"
 _say = partial(phrase, "study.md.j2")
 # What is said of all runs together: column and words.
 _PROVENANCE = {
@@ -34,36 +36,66 @@ _HASH = 40
 _BRIEF = 25  # words of an answer in the first table
 
 
-def pages(studies: Sequence[Study], folder: str) -> tuple[str, str, dict[str, str]]:
+def pages(
+    studies: Sequence[Study], folder: str, fresh: Sequence[Study] = ()
+) -> tuple[str, str, dict[str, str]]:
     """Return the page, what README.md says, and the text of each figure by its file's name.
-
-    The front, and its figure `FRONT`, are of the first study that has seconds and Spectral Newton.
 
     Args:
         studies: all of them, run or not.
         folder: the figures' folder, as links on the page name it.
+        fresh: fresh seeds of some of them; only README tells of those.
 
     Raises:
         ValueError: an archive that cannot be read, is of another study, or breaks the rules.
     """
     drawn: dict[str, Figure] = {}
-    sections, answers, front = [], {}, ""
+    sections, answers = [], {}
     for study in studies:
         if study.archive is not None:
             out = Output(folder)
             sections.append(_section(study, tuner(study, studies), out))
-            drawn = {**out.figures, **drawn}  # the front is the first study's
-            front = front or out.front
+            drawn |= out.figures
             answers[study.name] = out.answers
     overview = [
         {"name": study.name, "question": study.header.question, "counts": _counts(study),
          "answers": _brief(answers.get(study.name, []))}
         for study in studies
     ]  # fmt: skip
-    parts = ["# Results", _say("overview", overview), _say("intro", budget.RED), *sections]
+    together = Output(folder)
+    parts = ["# Results", _say("overview", overview), _across(studies, together)]
+    parts += [_say("intro", budget.RED), *sections]
     idle = [study for study in studies if study.archive is None]
     parts += ["## Not run yet", *(_say("idle", study) for study in idle)] if idle else []
-    return _blocks(parts), front, {name: svg(drawn[name]) for name in sorted(drawn)}
+    lines = front.lines([*_compared(studies, studies), *_compared(fresh, studies, fresh=True)])
+    if lines:
+        together.figures[FRONT] = front.drawn(lines)
+    drawn |= together.figures
+    text = {name: svg(drawn[name]) for name in sorted(drawn)}
+    return _blocks(parts), front.text(lines), text
+
+
+def _compared(
+    these: Sequence[Study], everyone: Sequence[Study], *, fresh: bool = False
+) -> list[front.Shown]:
+    """Return the report runs of each study that are compared: those of no map."""
+    shown = []
+    for study in these:
+        if study.archive is not None and len(study.runs):
+            spent = budget.budgets(tuner(study, everyone).tuning)
+            mapped = maps.of_places(study.runs, maps.axes_of(study.runs, spent))
+            shown.append(front.Shown(study, study.runs[~mapped], fresh))
+    return shown
+
+
+def _across(studies: Sequence[Study], out: Output) -> str:
+    """Return what all studies say together; empty where no section has what is ranked."""
+    try:
+        one = across.across([study.runs for study in studies if len(study.runs)])
+    except NoSectionError:
+        return ""
+    figure = across.drawn(one)
+    return across.section(one, out.figure(_ACROSS, figure, str(figure.get_label())))
 
 
 def _blocks(parts: Sequence[str]) -> str:
@@ -170,10 +202,6 @@ def _results(found: Results, study: Study, tuned_by: Study, out: Output) -> str:
         name = f"{study.name}-{found.model}-{found.dataset}-{x}.svg"
         title = f"{found.model} / {found.dataset}: {found.table.metric} against {figures.AXES[x]}"
         shown.append(out.figure(name, figure, title))
-        if x == "seconds" and verdict.subject(found) and FRONT not in out.figures:
-            out.figures[FRONT] = figure
-            absent = _say("absent", figures.missing(found, x), figures.AXES[x])
-            out.front = f"{sentences} {absent}".strip()
     words = ""
     if any(row.cell.n for row in found.rows):
         left_out = [(figures.AXES[x], figures.missing(found, x)) for x in figures.axes(found)]

@@ -41,13 +41,11 @@ class Output:
         folder: the figures' folder, as links on the page name it.
         figures: each by its file's name; its label is what it shows.
         answers: what the study found, each a few words for the page's first table.
-        front: what README.md says beside the first figure of seconds; empty where there is none.
     """
 
     folder: str
     figures: dict[str, Figure] = field(default_factory=dict)
     answers: list[str] = field(default_factory=list)
-    front: str = ""
 
     def figure(self, name: str, figure: Figure, title: str) -> str:
         """Keep a figure, and return the Markdown that shows it."""

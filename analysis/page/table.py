@@ -194,15 +194,15 @@ def _baselines(rows: Sequence[str], first: str | None) -> tuple[dict[str, str], 
     """Return the label of each optimizer to compare with, and notes on those that are not there."""
     if len(rows) == 1:
         return {}, []  # nothing to compare it with
-    there = {name: label for name in BASELINES if (label := _row(rows, name)) is not None}
-    label = _row(rows, first) if first else None
+    there = {name: label for name in BASELINES if (label := only_row(rows, name)) is not None}
+    label = only_row(rows, first) if first else None
     if not there and first and label is not None:
         none = " or ".join(BASELINES)
         return {first: label}, [f"No row {none} in this study: compared with {first}, its first."]
     return there, [f"No row {name} in this study." for name in BASELINES if name not in there]
 
 
-def _row(rows: Sequence[str], name: str) -> str | None:
+def only_row(rows: Sequence[str], name: str) -> str | None:
     """Return the label of the row of an optimizer; None where there is none, or several."""
     own = [label for label in rows if optimizer_of(label) == name]
     return own[0] if len(own) == 1 else None

@@ -2,43 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
 
 from analysis.run.frame import FIXED, GROUPS, nearest
 from analysis.table.model import Run
 from analysis.table.targets import OF_TARGETS, REACHED, SPENT, TOKENS, is_target
 from analysis.table.timing import GRAPH, SECONDS
-
-
-def performance_profile(costs: ArrayLike, ratios: ArrayLike) -> NDArray[np.float64]:
-    """Return the performance profile of each method (Dolan and Moré 2002).
-
-    Args:
-        costs: [methods, problems], positive, less is better; inf or NaN where the method missed
-            the problem's target. A problem that every method missed counts for none.
-        ratios: [r] factors >= 1 of the best method's cost on a problem.
-
-    Returns:
-        [methods, r]: the share of problems on which the method's cost is at most the ratio times
-        the best method's.
-
-    Raises:
-        ValueError: not a matrix with a problem, or a cost that is not positive.
-    """
-    given = np.asarray(costs, dtype=np.float64)
-    if given.ndim != 2 or given.size == 0:
-        raise ValueError(f"costs must be [methods, problems], not of shape {given.shape}")
-    given = np.where(np.isnan(given), np.inf, given)
-    if (given <= 0).any():
-        raise ValueError("costs must be positive; a profile compares their ratios")
-    best = given.min(axis=0)
-    with np.errstate(invalid="ignore"):
-        relative = np.where(np.isfinite(given), given / best, np.inf)
-    allowed = np.asarray(ratios, dtype=np.float64)
-    return np.asarray((relative[:, :, None] <= allowed).mean(axis=1))
-
 
 _CONFIG_OR_PROVENANCE = ("config.", "provenance.")
 

@@ -56,8 +56,8 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
     assert set(files) == {
         "README.md", "docs/RESULTS.md", "docs/figures/front.svg", f"{stem}-seconds.svg",
         f"{stem}-epoch.svg", f"{stem}-sensitivity.svg", f"{stem}-best-of-k.svg",
+        "docs/figures/across.svg",
     }  # fmt: skip
-    assert files["docs/figures/front.svg"] == files[f"{stem}-seconds.svg"]
     page, same = files["docs/RESULTS.md"], "schedule cosine; model convnet; dataset digits"
     for line in (
         "| [study_x](#study_x) | Is it better? |"
@@ -87,7 +87,7 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
     verdict = "`spectral_newton` ends at test/accuracy 93.19 ["
     assert verdict in page
     readme = files["README.md"]
-    assert verdict in readme
+    assert "against `adamw` by test/accuracy better at 20 epochs (+2.99)" in readme
     assert "old" not in readme
     assert readme.startswith("# A\n\n<!-- front")
     assert readme.endswith("<!-- /front -->\n\nB\n")
@@ -182,7 +182,7 @@ def test_without_any_run_or_study(work: Path) -> None:
     Path("results/study_x.parquet").unlink()
     files = made()
     assert set(files) == {"docs/RESULTS.md", "README.md"}
-    assert "No study has been run yet. ([all results](docs/RESULTS.md))" in files["README.md"]
+    assert "No verdict yet.\n\n[All results](docs/RESULTS.md)" in files["README.md"]
     assert files["docs/RESULTS.md"].count("not run yet |") == 2
     shutil.rmtree("sweeps")
     Path("sweeps").mkdir()
@@ -233,14 +233,42 @@ def test_exponents_are_judged_by_the_claims(work: Path) -> None:
     assert "### Exponents" not in page[page.index("## study_x") :]
 
 
-def test_the_front_is_of_the_first_study(work: Path, runs: Any) -> None:
+def test_the_front_is_of_every_study_that_compares_the_subject(work: Path, runs: Any) -> None:
     first = made()
-    study_runs.study(runs, Path("more"), {"spectral_newton": [0.1, 0.2]}, name="study_y")
-    archive.main(["source=more", "out=results/study_y.parquet"])
+    study_runs.study(runs, Path("alone"), {"spectral_newton": [0.1, 0.2]}, name="study_w")
+    archive.main(["source=alone", "out=results/study_w.parquet"])  # by name before study_x
     both = made()
-    assert "docs/figures/study_y-convnet-digits-seconds.svg" in both
+    assert "docs/figures/study_w-convnet-digits-seconds.svg" in both
     for name in ("README.md", "docs/figures/front.svg"):
         assert both[name] == first[name]
+    study_runs.study(runs, Path("more"), ACCURACIES, name="study_y", rates=())
+    archive.main(["source=more", "out=results/study_y.parquet"])
+    assert "**study_y, convnet / digits**" in made()["README.md"]
+
+
+def test_fresh_seeds_are_a_line_of_their_own_and_in_no_table(work: Path, runs: Any) -> None:
+    before = made()
+    for optimizer, values in ACCURACIES.items():
+        for seed, value in enumerate(values):
+            config = runs.config(optimizer, 20 + seed, sweep="study_x", optimizer__lr=1e-2)
+            study_runs.write(runs, Path("fresh"), config, value - 0.02 * (optimizer != "adamw"))
+    archive.main(["source=fresh", "out=results/fresh_seeds/study_x.parquet"])
+    after = made()
+    assert after["docs/RESULTS.md"] == before["docs/RESULTS.md"]
+    readme = after["README.md"]
+    assert "- The same, fresh seeds (20 epochs, seeds 20-27): against `adamw`" in readme
+    assert "better at 20 epochs (+0.99)" in readme
+    archive.main(["source=runs", "out=results/fresh_seeds/study_x.parquet"])
+    with pytest.raises(UserError, match=r"seed 0 is in results/study_x\.parquet too"):
+        results.main(["sweeps=sweeps"])
+
+
+def test_the_section_across_tasks_is_before_the_studies(work: Path) -> None:
+    page = made()["docs/RESULTS.md"]
+    assert page.index("| [study_x](#study_x)") < page.index("## Across tasks")
+    assert page.index("## Across tasks") < page.index("## study_x")
+    assert "| spectral_newton | 1.00 | 3 | [1.00, 1.00] | – | 1 of 1 | 1 |" in page
+    assert "](figures/across.svg)" in page
 
 
 def test_settings_of_another_studys_tuning(work: Path, runs: Any) -> None:
@@ -269,14 +297,6 @@ def test_runs_of_code_that_was_not_committed_are_marked(work: Path, runs: Any) -
     archive.main(["source=more", "out=results/study_x.parquet"])
     page = made()["docs/RESULTS.md"]
     assert "- uncommitted changes: False (30 runs), True (1 runs) 🔴\n" in page
-
-
-def test_the_front_says_which_rows_it_lacks(work: Path, runs: Any) -> None:
-    assert "Not drawn" not in made()["README.md"]
-    more = {f"opt{k}": [0.9, 0.91, 0.92] for k in range(6)}
-    study_runs.study(runs, Path("more"), more)
-    archive.main(["source=more", "out=results/study_x.parquet"])
-    assert "Not drawn against seconds of training: `opt" in made()["README.md"]
 
 
 def test_runs_that_prepared_others_are_in_no_table(work: Path, runs: Any) -> None:
