@@ -219,7 +219,7 @@ def _target_tables(
         histories: of the runs.
     """
     asked: Any = {}
-    row = baseline and _row(build_table(runs, metric=metric_of(runs)).rows, baseline)
+    row = baseline and only_row(build_table(runs, metric=metric_of(runs)).rows, baseline)
     if row and histories:
         asked = {"target": "auto", "baseline": (row,), "histories": histories}
     elif REACHED not in runs or not runs[REACHED].notna().any():
