@@ -47,7 +47,7 @@ class ComparisonOptions(RunOptions):
     )  # fmt: skip
     looks: int | None = Field(
         None, ge=1, description="how often results were seen while seeds were added, this time"
-        " counted; default: as the file of sweep= says (study.looks), else 1"
+        " counted; default: as registered, or as the sweep's file says (study.looks), else 1"
     )  # fmt: skip
     mix_timing: bool = Field(
         False, description="show times of different devices, packings or code versions as one"
@@ -85,8 +85,10 @@ def _target(text: str | None) -> Asked | None:
     Raises:
         ValueError: it is neither auto nor a target.
     """
-    if text is None or text == "auto":
-        return text
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
     try:
         return Target.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:

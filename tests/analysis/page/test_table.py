@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scipy import stats
 from analysis.judge.section import Plan
 from analysis.page.budget import RED, budgets
 from analysis.page.table import Results, comparison, markdown, metric_of, p_words, results
-from analysis.runs import load_runs
+from analysis.runs import load_history, load_runs
 
 ACCURACIES = {
     "adamw": [0.901, 0.903, 0.902, 0.905, 0.900, 0.904, 0.899, 0.902],
@@ -58,7 +59,8 @@ def test_every_number_of_the_table(runs: Any, tmp_path: Path) -> None:
     assert table["optimizer"] == [
         "test/accuracy [95 %]", "trials", "settings", "s/epoch", "device",
         "vs adamw [95 %], corrected p, found afterwards",
-        "vs muon [95 %], corrected p, found afterwards", "s to target",
+        "vs muon [95 %], corrected p, found afterwards",
+        "steps to target", "s to target",
     ]  # fmt: skip
     ours = 100 * np.array(ACCURACIES["spectral_newton"])
     low, high = stats.t.interval(0.95, 7, ours.mean(), stats.sem(ours))
@@ -66,7 +68,7 @@ def test_every_number_of_the_table(runs: Any, tmp_path: Path) -> None:
     assert newton[0] == f"**{ours.mean():.2f} [{low:.2f}, {high:.2f}]** (8/8)"
     assert newton[1:3] == ["2", "lr=0.01"]
     assert newton[3:5] == ["1.500 [1.500, 1.500]", "Accelerator 9000"]
-    assert newton[7] == "9.000 (8 of 8)"
+    assert newton[7:] == ["20.0 (8 of 8)", "9.000 (8 of 8)"]
     # Both baselines' columns are one family.
     pairs = [(name, base) for base in ("adamw", "muon") for name in accuracies if name != base]
     p = step_down([np.subtract(accuracies[name], accuracies[base]) for name, base in pairs])
@@ -136,9 +138,8 @@ def test_a_row_is_timed_by_those_of_its_runs_that_had_the_device_alone(
     assert table["muon"][4] == "Accelerator 9000, 1 or 4 runs at once"
     (note,) = [note for note in found.notes if note.startswith("Seconds are withheld of ")]
     assert note.startswith("Seconds are withheld of 2 of 10 runs of muon: ")
-    assert "target/seconds: Kaplan-Meier median over those of the same runs that have " in "".join(
-        found.notes
-    )
+    assert table["muon"][-2] == "20.0 (10 of 11)"  # shared or not, and one that diverged
+    assert "of seconds and joules over those that have them" in "".join(found.notes)
 
 
 def test_seconds_of_runs_that_all_shared_a_device_are_marked(runs: Any, tmp_path: Path) -> None:
@@ -184,11 +185,11 @@ def test_times_of_two_devices_are_withheld(runs: Any, tmp_path: Path) -> None:
         study_runs.write(runs, root, config, 0.9, device="Another")
     (found,) = built(root)
     assert not found.timed
-    assert found.target is None
+    assert [one.metric for one in found.targets] == ["target/step"]
     table = cells(found)
     assert table["adamw"][3] == "–"
     assert [table[name][4] for name in ("adamw", "muon")] == ["Accelerator 9000", "Another"]
-    assert len(table["optimizer"]) == 7
+    assert len(table["optimizer"]) == 8
     study_runs.write(runs, root, runs.config("muon", 2, sweep="study_x"), 0.9)
     assert cells(built(root)[0])["muon"][4] == "Accelerator 9000, Another"
     assert any(note.startswith("Seconds withheld: ") and "2 device" in note for note in found.notes)
@@ -308,6 +309,31 @@ def test_a_place_without_a_target_beside_one_that_has_it(runs: Any, tmp_path: Pa
     config["id"] += "-mlp"
     runs.folder(root, config, runs.summary(0.5))
     convnet, mlp = built(root)
-    assert convnet.target is not None
-    assert mlp.target is None
+    assert [one.metric for one in convnet.targets] == ["target/step", "target/seconds"]
+    assert not mlp.targets
     assert not any("Target" in note or note.startswith("No row") for note in mlp.notes)
+
+
+def test_the_target_is_the_baselines_own_median_where_histories_are_there(
+    runs: Any, tmp_path: Path
+) -> None:
+    root = study_runs.study(runs, tmp_path, ACCURACIES, steps=40)
+    frame = load_runs(root)
+    report = frame[frame["sweep"] == "study_x"]
+    (found,) = results(report, {}, histories=partial(load_history, root))
+    aim = np.median(ACCURACIES["adamw"]) * 4 / 4.1  # a curve is its accuracy times e / (e + 0.1)
+    epochs = np.arange(1, 5)
+    for row in found.rows:
+        curves = np.outer(ACCURACIES[row.label], epochs / (epochs + 0.1))
+        steps = [
+            10 * np.interp(aim, curve, epochs) if curve[-1] >= aim else math.inf for curve in curves
+        ]
+        there, seconds = row.targets
+        assert there is not None and seconds is not None
+        assert there.mean == pytest.approx(sorted(steps)[3])  # the lower median of eight
+        assert there.reached == sum(map(math.isfinite, steps))
+        if math.isfinite(there.mean):  # 30 s of training in all
+            assert seconds.mean == pytest.approx(there.mean * 30 / 40)
+    (note,) = [note for note in found.notes if note.startswith("Target of ")]
+    assert f"val/accuracy {aim:.5g}, interpolated between evaluations 10 steps apart" in note
+    assert "the median final value of adamw, 8 runs" in note
