@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## sweep, curvature and comparison table on the embedded digits: minutes on 2 cores
 	@$(BIN)/python -m bench.demo runs_dir=$(RUNS) $(ARGS)
 
-study: $(READY)  ## a registered study: tunes 4 optimizers, 6 seeds each, verdicts; minutes on 2 cores
+study: $(READY)  ## a registered study: tunes 4 optimizers, 8 seeds, verdicts; minutes on 2 cores
 	@$(BIN)/python -m bench.main study register +sweeps=demo_study runs_dir=$(RUNS) $(ARGS)
 	@$(BIN)/python -m bench.main study +sweeps=demo_study runs_dir=$(RUNS) tuned=$(RUNS)/.tuned $(ARGS)
 

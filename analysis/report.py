@@ -12,14 +12,11 @@ from pydantic import Field
 
 from analysis.command.messages import user_messages, writing
 from analysis.command.options import ComparisonOptions
-from analysis.figure.seeds import circumstances
-from analysis.figure.style import svg
-from analysis.page import report as report_data
-from analysis.page.text import render
-from analysis.run.archive import local
+from analysis.page import selection
+from analysis.page.report import page as page_of
 from analysis.runs import load_runs
-from analysis.table.build import direction
-from analysis.table.model import Spread, in_percent
+from analysis.table.model import Spread
+from analysis.table.select import of_sweep
 from bench import options as cli
 
 
@@ -37,7 +34,7 @@ def main(argv: list[str]) -> None:
         ReportOptions,
         argv,
         prog="spectral-bench report",
-        description="Write one self-contained HTML page: leaderboard, curves, exponents, failures.",
+        description="Write one self-contained HTML page: verdicts, curves, exponents, failures.",
         examples=["source=runs sweep=digits baseline=adamw", "source=wandb:me/spectral-bench",
                   "metric=test/mse better=lower"],
     )  # fmt: skip
@@ -55,47 +52,12 @@ def page(runs: pd.DataFrame, options: ReportOptions) -> str:
         ValueError: as `analysis.table.build.build_table`.
     """
     table = options.table(runs)
-    if options.sweep is not None:
-        runs = runs[runs["sweep"] == options.sweep]
-    source = local(options.source)
-    falling = options.better == "lower" or (
-        options.better is None and direction(options.metric) < 0
+    tuning = selection.html(runs, options.sweep)
+    shown = of_sweep(runs, options.sweep)
+    falling = None if options.better is None else options.better == "lower"
+    return page_of(
+        table, shown, options.source, title=options.title, falling=falling, tuning=tuning
     )
-    rows = report_data.rows(table, runs, source, falling=falling)
-    return render(
-        "report.html.j2",
-        title=options.title,
-        metric=options.metric,
-        unit=" (%)" if in_percent(options.metric) else "",
-        baseline=", ".join(options.baseline),
-        interval=options.spread == "interval",
-        rows=rows,
-        runs=len(runs),
-        charts=_charts(rows, runs, source, options.metric, falling),
-        exponents=report_data.exponents(rows, source),
-        failures=report_data.failures(runs, source),
-        provenance=report_data.provenance(runs),
-        notes=table.notes,
-        choices={
-            name: sorted({getattr(row, name) for row in rows})
-            for name in ("dataset", "model", "optimizer")
-        },
-    )
-
-
-def _charts(
-    rows: list[report_data.Row], runs: pd.DataFrame, source: str, metric: str, falling: bool
-) -> list[dict[str, str]]:
-    """Return a chart for each dataset and model whose runs have a history of the metric."""
-    charts = []
-    for dataset, model in sorted({(row.dataset, row.model) for row in rows}):
-        here = [row for row in rows if (row.dataset, row.model) == (dataset, model)]
-        detail = circumstances(runs[(runs["dataset"] == dataset) & (runs["model"] == model)])
-        figure = report_data.chart_of(here, source, metric, detail, falling=falling)
-        if figure is not None:
-            figure.set_label(f"{dataset} / {model}: {metric} against epochs")
-            charts.append({"dataset": dataset, "model": model, "svg": svg(figure)})
-    return charts
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from bench.training.losses import DivergedError, LinAlgError, LossWindow, sympto
 from bench.training.progress import make_progress
 from bench.training.step import TrainingStep
 from bench.training.summary import Clock, entropy_summary, summarise
-from bench.training.target import OF_STEPS, Approach, target_summary
+from bench.training.target import OF_STEPS, Approach, Spent, target_summary
 
 
 class Loop:
@@ -208,12 +208,11 @@ class Loop:
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} is {value} after step {self.step}")
-        self._look_for_target(measured)
-        flops = self._spent()["flops"]
-        if flops is not None:
-            measured["flops"] = flops
-        if self.energy is not None and (joules := self.energy.total()) is not None:
-            measured["joules"] = joules
+        spent = self._spent()
+        self._look_for_target(measured, spent)
+        for name in ("flops", "joules"):
+            if (used := spent[name]) is not None:
+                measured[name] = used
         self._log(measured, self.step)
         self.progress.epoch(self.step // self.steps_per_epoch, self.history[-1])
 
@@ -227,11 +226,11 @@ class Loop:
                 torch.cuda.synchronize(self.setup.device)
         with self.clock("step_evaluation"):
             measured = self.evaluation.measure_part(self.step)
+        self._look_for_target(measured, self._spent())
         if measured:
-            self._look_for_target(measured)
             self._log(measured, self.step)
 
-    def _look_for_target(self, measured: Mapping[str, float]) -> None:
+    def _look_for_target(self, measured: Mapping[str, float], spent: Spent) -> None:
         """Look for the target in the finest evaluations that the run has of its metric."""
         if self.approach is None:
             return
@@ -239,16 +238,17 @@ class Loop:
         if self.config.evaluate_every is not None:
             name = OF_STEPS.get(name, name)
         if name in measured:
-            self.approach.see(measured[name], self._spent())
+            self.approach.see(measured[name], spent)
 
     def _spent(self) -> dict[str, float | None]:
-        """Return what the run has spent until now, by `bench.training.target.MEASURES`."""
+        """Return what the run has spent until now, by `MEASURES`; every rank must ask."""
         cost, step = self.parts.cost, self.step
         return {
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "seconds": self.clock.training,
             "flops": None if cost is None else flops_until(step, cost, self.config.batch_size),
+            "joules": None if self.energy is None else self.energy.total(),
         }
 
     def _measure_curvature(self) -> None:

@@ -42,8 +42,8 @@ DAILY = {
     "curvature": Command("analysis.curvature", "alpha, gamma and s of each layer: run=runs/<id>"),
 }  # fmt: skip
 MORE = {
-    "study register": Command("bench.register", "freeze a study's plan before its first run", ("register",), "hydra"),
-    "study status": Command("bench.register", "how a study stands to its registration", ("status",), "hydra"),
+    "study register": Command("bench.register", "freeze a study's plan", ("register",), "hydra"),
+    "study status": Command("bench.register", "plan and runs as registered?", ("status",), "hydra"),
     "status": Command("bench.sweep", "how the newest grid stands, and what failed", ("status",)),
     "logs": Command("bench.sweep", "what a run has printed: run=<id>", ("logs",)),
     "cancel": Command("bench.sweep", "end a grid; the same command goes on with it", ("cancel",)),
@@ -61,7 +61,7 @@ MORE = {
     "speed curvature": Command("bench.speed.curvature", "the curvature engines side by side"),
     "speed tables": Command("bench.speed.tables", "a table of 10,000 runs"),
     "completion": Command("bench.completion", "tab completion for bash, zsh or fish", (), "none"),
-}  # fmt: skip
+}
 COMMANDS = DAILY | MORE
 
 

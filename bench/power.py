@@ -97,17 +97,18 @@ def paired_spread(
     """Return the spread of ``outcome`` by past report runs, None where there are none like these.
 
     Of runs of the same dataset, model and epochs, else of the first two, else of the dataset. Only
-    optimizers of one sweep are paired. The median of their variances counts, corrected for few seeds.
+    optimizers of one sweep are paired. The median of their variances counts, corrected for few
+    seeds.
     """
     from scipy import special
 
     groups: dict[tuple[str, str, int], list[tuple[float, int]]] = defaultdict(list)
-    for (_, *key), methods in _values(runs, outcome, dataset).items():
+    for (_, its_model, its_epochs), methods in _values(runs, outcome, dataset).items():
         for ((name, _), one), ((other_name, _), other) in combinations(methods.items(), 2):
             shared = sorted(one.keys() & other.keys())
             if name != other_name and len(shared) >= _FEWEST:
                 spread = variance([one[seed] - other[seed] for seed in shared])
-                groups[dataset, str(key[0]), int(key[1])].append((spread, len(shared) - 1))
+                groups[dataset, its_model, its_epochs].append((spread, len(shared) - 1))
     for source, fits in (
         (f"{model} on {dataset}, {epochs} epochs", lambda key: key == (dataset, model, epochs)),
         (f"{model} on {dataset}, other lengths", lambda key: key[1] == model),

@@ -1,10 +1,10 @@
 """Freeze a study's plan before its first report run, and compare the runs with it later.
 
-    spectral-bench study register +sweeps=study_x     writes sweeps/registered/study_x.json; commit it
-    spectral-bench study status +sweeps=study_x       plan and runs beside what was registered
+    spectral-bench study register +sweeps=study_x   writes sweeps/registered/study_x.json
+    spectral-bench study status +sweeps=study_x     plan and runs beside what was registered
 
-Both take the overrides that `spectral-bench study` is to get. What is registered is
-`study.registered` of the sweep file (bench/registration.py).
+The file is to be committed. Both take the overrides that `spectral-bench study` is to get. What is
+registered is `study.registered` of the sweep file (bench/registration.py).
 """
 
 from __future__ import annotations
@@ -230,7 +230,9 @@ def describe(made: Registration) -> list[str]:
     plan = made.plan
     tuning = plan.tuning or {}
     length = f" of {tuning['epochs']} epochs" if tuning.get("epochs") else ""
-    margin = "none, so that `equivalent` is never said" if plan.margin is None else f"{plan.margin:g}"
+    margin = (
+        "none, so that `equivalent` is never said" if plan.margin is None else f"{plan.margin:g}"
+    )
     lines = [
         f"{made.study}, registered {made.time}",
         f"outcome      {plan.outcome} after {plan.horizon} epochs",
@@ -238,7 +240,8 @@ def describe(made: Registration) -> list[str]:
         f"secondary    {_pairs(plan.secondary) or 'none'}",
         f"margin       {margin}",
         f"runs         {len(plan.optimizers)} optimizers ({', '.join(plan.optimizers)}), seeds "
-        f"{', '.join(map(str, plan.seeds))}, {', '.join(plan.models)} on {', '.join(plan.datasets)}",
+        f"{', '.join(map(str, plan.seeds))}, "
+        f"{', '.join(plan.models)} on {', '.join(plan.datasets)}",
         f"stopping     {plan.stopping}; interim analyses: {plan.looks}",
     ]
     if tuning:

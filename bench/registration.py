@@ -91,7 +91,9 @@ class Registered(_Strict):
         for key, one in named:
             if one not in optimizers and not (key == "secondary" and one == EVERY):
                 known = suggestion(one, optimizers)
-                raise UserError(f"study.registered.{key}: {one} is no optimizer of the grid; {known}")
+                raise UserError(
+                    f"study.registered.{key}: {one} is no optimizer of the grid; {known}"
+                )
         listed = {frozenset(pair) for pair in self.primary}
         secondary = []
         for method, other in self.secondary:
@@ -150,7 +152,9 @@ class RegisteredPlan(_Strict):
         if keys == ["file"]:
             return ["file: another value of the sweep file"]
         return [
-            f"{key}: {_short(mine[key])}, now {_short(theirs[key])}" for key in keys if key != "file"
+            f"{key}: {_short(mine[key])}, now {_short(theirs[key])}"
+            for key in keys
+            if key != "file"
         ]
 
 
@@ -272,7 +276,11 @@ def file_hash(path: Path) -> str:
     chosen = [json.dumps(one) for one in kept.pop("defaults", [])]
     return _sha256(
         kept
-        | {"defaults": sorted(one for one in chosen if "hydra/" not in one and "tracker" not in one)}
+        | {
+            "defaults": sorted(
+                one for one in chosen if "hydra/" not in one and "tracker" not in one
+            )
+        }
         | {"study": {key: study[key] for key in _BINDING if key in study}}
         | {"grid": {str(key): _values(value) for key, value in (grid or {}).items()}}
     )

@@ -83,6 +83,7 @@ def commands(arguments: Sequence[str]) -> list[list[str]]:
             made.append(["tune", *more])
     made.append(["train", "-m", *more, *(() if master.tuned else ("tuned=true",))])
     table = ["tables", f"source={master.runs_dir}", f"sweep={master.sweep}"]
+    table += [f"metric={study.registered.outcome}"] if study.registered is not None else []
     made.append([*table, *_compared(master)])
     return made
 
@@ -104,8 +105,8 @@ def reminder(arguments: Sequence[str]) -> str | None:
     if study_of(master).registered is None or find(str(master.sweep)) is not None:
         return None
     return (
-        f"{master.sweep} is not registered: its verdicts will be `found afterwards`; to register it "
-        f"before its first run: {program()} study register {' '.join(arguments)}"
+        f"{master.sweep} is not registered: its verdicts will be `found afterwards`; to "
+        f"register it before its first run: {program()} study register {' '.join(arguments)}"
     )
 
 

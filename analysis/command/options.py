@@ -85,8 +85,10 @@ def _target(text: str | None) -> Asked | None:
     Raises:
         ValueError: it is neither auto nor a target.
     """
-    if text is None or text == "auto":
-        return text
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
     try:
         return Target.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:

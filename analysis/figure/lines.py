@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.figure.style import DASHES, INK, SOFT, logarithmic, look, number, styled
+from analysis.figure.style import DASHES, INK, PART, SOFT, logarithmic, look, number, styled
 
 Array = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ class Series:
     """A curve over seeds: ``x`` [n], ``middle`` [n] and the band ``low`` to ``high`` [n].
 
     ``place`` chooses colour and dash. ``dashed`` says so whatever the place; ``rings`` [n] are the
-    radii, in points, of rings at the points.
+    radii, in points, of rings at the points; ``n``: how many runs it averages.
     """
 
     label: str
@@ -36,11 +36,17 @@ class Series:
     high: Array
     dashed: bool | None = None
     rings: Array | None = None
+    n: int = 0
 
     @property
     def drawn(self) -> bool:
         """Whether it is a line: a single point is none."""
         return bool(np.isfinite(self.middle).sum() > 1)
+
+    @property
+    def banded(self) -> bool:
+        """Whether it has a band: lone runs have none."""
+        return bool((self.low < self.high)[np.isfinite(self.middle)].any())
 
 
 def chart(
@@ -53,6 +59,7 @@ def chart(
     log: bool = False,
     falling: bool = False,
     whole: bool = False,
+    bare: bool = False,
 ) -> Figure | None:
     """Return a line chart with bands; values that are not finite are left out.
 
@@ -65,6 +72,8 @@ def chart(
         log: whether x, all of it above 0, is drawn on a logarithmic scale.
         falling: whether a better y is a smaller one (a loss): then the highest are cut off.
         whole: whether every point is shown, the worst too.
+        bare: whether title and key are left to the page around it. Its script finds the line, the
+            band and the ticks by their `PART`: "line-<place>", "band-<place>", "tick-x", "tick-y".
 
     Returns:
         None where no series is a line.
@@ -73,8 +82,8 @@ def chart(
     if not drawn:
         return None
     columns = 2 if max(len(one.label) for one in drawn) <= _TWO_COLUMNS else 1
-    key = _KEY * -(-len(drawn) // columns) + 0.08
-    height = _TOP + _PLOT + _BOTTOM + key
+    key = 0.0 if bare else _KEY * -(-len(drawn) // columns) + 0.08
+    height = (0.1 if bare else _TOP) + _PLOT + _BOTTOM + key
     with styled():
         figure = Figure(figsize=(_WIDTH, height))
         figure.set_layout_engine("none")
@@ -93,6 +102,9 @@ def chart(
         across = axes.get_position().width * _WIDTH
         axes.yaxis.set_label_coords(-0.58 / across, 0.5)
         figure.set_label(f"{title}: {detail}")
+        if bare:
+            _name_parts(axes, drawn)
+            return figure
         left = 0.1 / _WIDTH
         figure.text(left, 1 - 0.2 / height, title, size=11, weight="bold", color=INK)
         figure.text(left, 1 - 0.39 / height, detail, size=9, color=SOFT)
@@ -110,7 +122,7 @@ def _draw(axes: Axes, one: Series, *, cut: bool) -> None:
     if one.dashed is not None:
         style["linestyle"] = DASHES[1] if one.dashed else DASHES[0]
     x, low, high = one.x[good], one.low[good], one.high[good]
-    if (low < high).any():
+    if one.banded:
         axes.fill_between(x, low, high, color=style["color"], alpha=0.14, linewidth=0)
     axes.plot(x, one.middle[good], label=one.label, **style)
     if one.rings is not None:
@@ -118,6 +130,17 @@ def _draw(axes: Axes, one: Series, *, cut: bool) -> None:
         areas = areas[:1] if (areas == areas[0]).all() else areas  # one shape in the file
         axes.scatter(x, one.middle[good], s=areas, facecolor="none",
                      edgecolor=style["color"], linewidth=1.4, clip_on=cut, zorder=3)  # fmt: skip
+
+
+def _name_parts(axes: Axes, drawn: Sequence[Series]) -> None:
+    for one, line in zip(drawn, axes.lines, strict=True):
+        line.set_gid(f"{PART}line-{one.place}")
+    banded = [one for one in drawn if one.banded]
+    for one, band in zip(banded, axes.collections, strict=True):
+        band.set_gid(f"{PART}band-{one.place}")
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        for tick in axis.get_major_ticks():
+            tick.set_gid(f"{PART}tick-{name}")
 
 
 def _limits(series: Sequence[Series], falling: bool, whole: bool) -> tuple[float, float]:

@@ -64,7 +64,8 @@ def over_seeds(
     middle = np.array([mean(one) for one in values])
     ends = possible(metric, np.array([t_interval(one) for one in values]).reshape(-1, 2))
     low, high = np.where(np.isnan(ends), middle[:, None], ends).T
-    return Series(label, place, unit * whole.index.to_numpy(dtype=np.float64), middle, low, high)
+    x = unit * whole.index.to_numpy(dtype=np.float64)
+    return Series(label, place, x, middle, low, high, n=len(columns))
 
 
 def unit_of(metric: str) -> str:

@@ -21,18 +21,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# After Okabe and Ito (2008), which colour-blind readers can tell apart; dark enough for white.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0418a", "#8a6d00", "#2e9bd6", "#7b4fb5", "#555555")
+# After Okabe and Ito (2008), moved until any two are apart for colour-blind readers too; dark
+# enough for white.
+COLOURS = ("#116cb4", "#d86200", "#009e73", "#b0418a", "#795d00", "#2e9bd6", "#713c91", "#555555")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D")
 INK, SOFT, GRID, PAGE = "#1f2328", "#424a53", "#d9dee3", "#ffffff"
 # What a colour becomes where the reader's page is dark; colours of a scale stay.
-_DARK = {
-    **dict(zip(COLOURS, ("#4aa8e8", "#ff8a3d", "#2fc79a", "#e58cc4", "#d6b01f", "#8bd3ff",
-                         "#b79bea", "#b5b5b5"), strict=True)),
+DARK = {
+    **dict(zip(COLOURS, ("#10a7fc", "#f88a45", "#2fc79a", "#e58ac1", "#d6b01f", "#8dd4ff",
+                         "#b296de", "#c9c5c7"), strict=True)),
     INK: "#e6edf3", SOFT: "#a4aeb8", GRID: "#30363d", PAGE: "#0d1117",
     "#444444": "#c0c7cf", "#888888": "#768390", "#000000": "#e6edf3",
 }  # fmt: skip
+PART = "part:"  # how the gid of an artist begins that a page's script is to find as data-part
 _WITHIN = 6  # names of series that leave room for the series
 _TICKS = 7  # numbers along an axis
 
@@ -82,6 +84,14 @@ def look(index: int) -> dict[str, Any]:
     """Return colour and dash of the ``index``-th series: neighbours differ in both."""
     dash = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dash}
+
+
+def swatch(index: int) -> tuple[int, str]:
+    """Return which colour the ``index``-th series has, and its dash as SVG writes it."""
+    dash = look(index)["linestyle"]
+    width = _STYLE["lines.linewidth"]
+    lengths = [] if dash == "-" else [f"{width * length:g}" for length in dash[1]]
+    return index % len(COLOURS), " ".join(lengths)
 
 
 def marker(index: int) -> dict[str, Any]:
@@ -136,15 +146,18 @@ _NUMBER = re.compile(r"-?\d+\.\d+")
 _COORDINATES = {"d", "x", "y", "width", "height", "transform"}
 
 
-def svg(figure: Figure) -> str:
+def svg(figure: Figure, salt: str = "") -> str:
     """Return ``figure`` as SVG, to be read on light and on dark pages.
 
     It is matplotlib's, with coordinates to a tenth of a point and its styles gathered in one sheet.
-    The figure's label is for readers who cannot see it.
+    The figure's label is for readers who cannot see it. ``salt`` keeps the names within it apart
+    from those of the other figures of a page.
     """
     stream = io.StringIO()
     # A figure keeps the layout that it was made with.
-    with mpl.rc_context({**_STYLE, "figure.constrained_layout.use": False}):
+    salted = _STYLE["svg.hashsalt"] + salt
+    changes = {"figure.constrained_layout.use": False, "svg.hashsalt": salted}
+    with mpl.rc_context(_STYLE | changes):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     ElementTree.register_namespace("", _SVG[1:-1])
@@ -177,6 +190,8 @@ def _simplify(
         one.set("d", re.sub(r"\s*([A-Za-z])\s*", r"\1", path))
     if one.get("transform", "").startswith("rotate(-0 "):
         del one.attrib["transform"]
+    if one.get("id", "").startswith(PART):
+        one.set("data-part", one.attrib["id"].removeprefix(PART))
     if one.get("id") not in used:
         one.attrib.pop("id", None)
     one.text, one.tail = (part if part and part.strip() else "" for part in (one.text, one.tail))
@@ -201,6 +216,6 @@ def _sheet(classes: dict[str, str]) -> str:
         pairs = [part.strip().split(": ") for part in style.split(";") if part.strip()]
         pairs = [pair for pair in pairs if pair[0] != "font-family"]
         light += f".{name}{{{';'.join(map(':'.join, pairs))}}}"
-        night = [f"{key}:{_DARK[value]}" for key, value in pairs if value in _DARK]
+        night = [f"{key}:{DARK[value]}" for key, value in pairs if value in DARK]
         dark += f".{name}{{{';'.join(night)}}}" if night else ""
     return f"{light}@media(prefers-color-scheme:dark){{{dark}}}"

@@ -24,7 +24,7 @@ _ENUMERATED = 5  # seeds of which every resample is counted: 5^5 = 3125
 
 def setting_scores(scores: Array) -> Array:
     """Return the score of each setting ``[k]``; -inf where a seed of it diverged."""
-    return _whole(scores).mean(axis=1)
+    return np.asarray(_whole(scores).mean(axis=1))
 
 
 def _whole(scores: Array) -> Array:
@@ -101,7 +101,7 @@ def best_of_k(scores: Array, *, replace: bool = False) -> BestOfK:
 
 def _first(reached: Array, level: float) -> NDArray[np.intp]:
     """Return the first place of each row at which a cumulative share is ``level``."""
-    return np.argmax(reached >= level - 1e-12, axis=1)  # up to rounding
+    return np.asarray(np.argmax(reached >= level - 1e-12, axis=1))  # up to rounding
 
 
 # -- how often the same setting is selected -------------------------------------------------------
@@ -138,7 +138,7 @@ def selections(
         else:
             seeds = np.random.default_rng(seed).integers(0, s, (redraws, s))
         drawn = _whole(scores).T[seeds].mean(axis=1)
-    return np.argmax(drawn, axis=1)
+    return np.asarray(np.argmax(drawn, axis=1))
 
 
 def frequencies(chosen: NDArray[np.intp], k: int) -> Array:
@@ -195,15 +195,15 @@ def neighbours(settings: Array, best: int) -> list[tuple[int | None, int | None]
     width = np.ptp(at, axis=0)
     away = (at - at[best]) / np.where(width > 0, width, 1.0)
     far = np.linalg.norm(away, axis=1)
-    mainly = np.abs(away) >= np.abs(away).max(axis=1, keepdims=True) * (1 - 1e-9)
-    found = []
+    mainly = np.abs(away) >= np.abs(away).max(axis=1, initial=0, keepdims=True) * (1 - 1e-9)
+    beside = []
     for index in range(settings.shape[1]):
         sides = []
         for side in (-1, 1):
             there = np.flatnonzero(mainly[:, index] & (side * away[:, index] > 0))
             sides.append(int(there[np.argmin(far[there])]) if len(there) else None)
-        found.append((sides[0], sides[1]))
-    return found
+        beside.append((sides[0], sides[1]))
+    return beside
 
 
 # -- the interval of a tuned method ---------------------------------------------------------------
@@ -217,27 +217,32 @@ class Tuned:
         scores: of its trials ``[k, s]``.
         reports: the reported number of each setting by report seed ``[k, n]``; a row of NaN where
             the setting was never run at the report's length. Larger is better.
-        comparable: whether scores and reported numbers are of one unit and scale (val/accuracy and
-            test/accuracy), so that a difference of scores may stand for one of reports.
+        beside: the reported quantity on the validation split (val/loss for test/loss), of the same
+            trials ``[k, s]``, larger is better. None: the scores are of it; NaN: not known.
     """
 
     scores: Array
     reports: Array
-    comparable: bool = True
+    beside: Array | None = None
+
+    @property
+    def unreported(self) -> NDArray[np.bool_]:
+        """Which settings were never reported ``[k]``."""
+        return np.asarray(np.isnan(self.reports).all(axis=1))
 
     def completed(self) -> Array:
         """Return ``reports`` with rows for settings that were never reported, where they can be.
 
-        Such a row is the winner's, changed by how far the setting's score lies from the winner's:
+        Such a row is the winner's, changed by how far the setting's trials lie from the winner's:
         the difference on the validation split at the tuning's length is taken for the difference
-        in the report. The winner's score is the highest of k, hence a little lucky, so the
-        differences, and with them the interval, are too wide rather than too narrow.
+        in the report. Where scores are of the reported quantity, the winner's is the highest of k,
+        hence a little lucky: the differences, and with them the interval, are rather too wide than
+        too narrow.
         """
-        best, scores = winner(self.scores), setting_scores(self.scores)
-        lacking = np.isnan(self.reports).all(axis=1)
-        apart = scores - scores[best] if np.isfinite(scores[best]) else np.full(len(scores), np.nan)
-        if not self.comparable:
-            apart = np.full(len(scores), np.nan)
+        best, lacking = winner(self.scores), self.unreported
+        trials = setting_scores(self.scores if self.beside is None else self.beside)
+        with np.errstate(invalid="ignore"):
+            apart = trials - trials[best]
         guessed = self.reports[best] + np.where(np.isfinite(apart), apart, np.nan)[:, None]
         return np.where(lacking[:, None], guessed, self.reports)
 
@@ -297,7 +302,7 @@ def tuned_interval(
         table[:, common][setting[:, None], seeds].mean(axis=1)
         for table, setting in zip(reports, chosen, strict=True)
     )
-    never = [np.isnan(one.reports).all(axis=1) for one in both]
+    never = [one.unreported for one in both]
     approximate = float(np.mean(never[0][chosen[0]] | never[1][chosen[1]]))
     if not np.isfinite(first - second).all():
         return TunedInterval(NO_INTERVAL, approximate)

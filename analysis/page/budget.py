@@ -19,6 +19,7 @@ from analysis.table.timing import SECONDS
 Place = tuple[str, str, str]  # dataset, model, optimizer
 RED = "🔴"
 _SEARCHED = ("config.optimizer.", "config.schedule.", "config.trainer.")
+_SCALE = ("trainer", "dataset", "model", "schedule")  # what may be smaller in a trial
 NOTHING = "–"
 
 
@@ -47,7 +48,7 @@ class Budget:
         """Return the tuned settings of a reported run; red where no trial had them."""
         keys = self.keys or ("config.optimizer.lr",)
         found = [(key, run.get(key)) for key in keys if key in run]
-        words = ", ".join(f"{_short(key)}={_number(value)}" for key, value in found)
+        words = ", ".join(f"{short(key)}={_number(value)}" for key, value in found)
         if self.keys and tuple(value for _, value in found) not in self.tried:
             words += f" {RED} not among its trials"
         return words or NOTHING
@@ -60,7 +61,7 @@ def budgets(tuning: pd.DataFrame) -> dict[Place, Budget]:
     spent = tuning[tuning["state"].isin(["done", "diverged"])]
     found = {}
     for place, runs in spent.groupby(["dataset", "model", "optimizer"], sort=True):
-        keys = tuple(key for key in runs.columns if _searched(str(key), runs))
+        keys = tuple(searched(runs))
         trials = records(runs, SECONDS)
         found[tuple(map(str, place))] = Budget(
             trials=runs["variant"].nunique(),
@@ -72,8 +73,13 @@ def budgets(tuning: pd.DataFrame) -> dict[Place, Budget]:
     return found  # type: ignore[return-value]
 
 
+def searched(runs: pd.DataFrame) -> list[str]:
+    """Return the columns in which the trials among ``runs`` differ; their length is none."""
+    return [str(key) for key in runs.columns if _searched(str(key), runs)]
+
+
 def _searched(key: str, runs: pd.DataFrame) -> bool:
-    own = key.startswith(_SEARCHED) and key.split(".")[2] not in NOT_SCIENTIFIC_TRAINER
+    own = key.startswith(_SEARCHED) and key.split(".")[2] not in (*NOT_SCIENTIFIC_TRAINER, "epochs")
     return own and runs[key].nunique(dropna=False) > 1
 
 
@@ -83,13 +89,18 @@ def usual(found: Sequence[Budget]) -> tuple[int, int, float]:
     return max(counts, key=lambda cost: (counts[cost], cost))
 
 
-def line(found: Mapping[str, Budget], tuning: pd.DataFrame, *, tuned: bool = False) -> str:
-    """Say whether the budgets of one table's optimizers are equal.
+def line(
+    found: Mapping[str, Budget], tuning: pd.DataFrame, *, tuned: bool = False,
+    report: pd.DataFrame | None = None, known: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """Say whether the budgets of one table's optimizers are equal, and what they do not count.
 
     Args:
         found: the budget of each optimizer of the table.
         tuning: the tuning runs.
         tuned: whether the reported runs say that they are tuned.
+        report: the reported runs.
+        known: what was known before the first trial, a sentence each.
     """
     costs = {one.cost for one in found.values()}
     kind = "unequal" if len(costs) > 1 else "equal"
@@ -97,10 +108,30 @@ def line(found: Mapping[str, Budget], tuning: pd.DataFrame, *, tuned: bool = Fal
         kind = "unknown" if tuned else "untuned"
     seeds = span([int(seed) for seed in tuning["seed"].dropna()]) if len(tuning) else ""
     each, costed = next(iter(found.values())), sorted(found.items())
-    return phrase("study.md.j2", "budget", kind, each, costed, seeds, RED)
+    smaller = (
+        [] if report is None or kind in ("unknown", "untuned") else transferred(tuning, report)
+    )
+    return phrase("study.md.j2", "budget", kind, each, costed, seeds, RED, smaller, known)
 
 
-def _short(key: str) -> str:
+def transferred(tuning: pd.DataFrame, report: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return in what the trials are other runs than those reported: key, theirs, the report's.
+
+    Of the options of trainer, dataset, model and schedule of which each of the two has one value.
+    """
+    changes = []
+    for key in map(str, report.columns):
+        group, _, option = key.removeprefix("config.").partition(".")
+        if key not in tuning or group not in _SCALE or option in NOT_SCIENTIFIC_TRAINER:
+            continue
+        values = [frame[key].dropna().unique() for frame in (tuning, report)]
+        if all(len(one) == 1 for one in values) and values[0][0] != values[1][0]:
+            changes.append((f"{group}.{option}", text(values[0][0]), text(values[1][0])))
+    return changes
+
+
+def short(key: str) -> str:
+    """Return a column of the config as a reader knows it: lr, trainer.grad_clip."""
     return key.removeprefix("config.").removeprefix("optimizer.")
 
 

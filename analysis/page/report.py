@@ -1,174 +1,307 @@
-"""What the report shows, gathered from the runs: rows, curves, exponents, failures, provenance.
+"""The report: one page, whole without its script, that opens without a network.
 
-Each row has the command that trains it again: the chosen files, and what differs from their
-defaults.
+`page` returns it for a table and its runs. The template has the text, report.css.j2 the looks,
+report.js what moves; a Content-Security-Policy lets nothing else run or load.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
-from hydra.errors import HydraException
-from matplotlib.figure import Figure
 
-from analysis.figure.lines import chart
-from analysis.figure.seeds import over_seeds, unit_of
+from analysis.figure.lines import Array, Series, chart
+from analysis.figure.seeds import circumstances, over_seeds, unit_of
+from analysis.figure.style import COLOURS, DARK, svg, swatch
+from analysis.judge.verdicts import Comparison
 from analysis.measure.files import read_table
-from analysis.table.model import Cell, Table
-from analysis.table.render import comparison_text, value
-from bench.config import load
-from bench.errors import UserError
-from bench.run_folder import CONFIG, EXPONENTS, STATUS
+from analysis.page.text import render
+from analysis.page.train_command import command_of
+from analysis.run.archive import local
+from analysis.table.build import direction
+from analysis.table.model import Cell, Run, Table, in_percent
+from analysis.table.render import (
+    NOTHING,
+    badge_text,
+    common_badge,
+    difference,
+    number_text,
+    signed_text,
+    value,
+)
+from analysis.table.select import records
+from analysis.table.timing import SECONDS, is_packed
+from bench.run_folder import EXPONENTS, STATUS
 
-_CHOSEN = ("model", "dataset", "optimizer", "schedule", "trainer")
-# Where results lie and who watches: the reader's own choice.
-_OWN = ("tracker", "runs_dir", "data_dir", "names", "seed", "sweep", "id", "variant")
-_CHOICE = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
-_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
-
-
-def command(configs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the command of a row: ``configs`` are those of its runs, which differ in the seed."""
-    first = configs[0]
-    seeds = sorted({int(config["seed"]) for config in configs})
-    chosen = [f"{group}={first['names'][group]}" for group in _CHOSEN]
-    words = [*chosen, *_overrides(first, chosen), f"seed={','.join(map(str, seeds))}"]
-    flag = ["-m"] if len(seeds) > 1 else []
-    return shlex.join(["python", "-m", "bench.train", *flag, *words])
-
-
-def _overrides(config: Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
-    """Return overrides from the chosen files' defaults to ``config``, sorted.
-
-    A choice that this version has no file for is given without them; so is one that is no plain
-    name: a run may be anybody's, and a path would make Hydra read a config from elsewhere.
-    """
-    if not all(_CHOICE.fullmatch(word.partition("=")[2]) for word in chosen):
-        return []
-    try:
-        default = load(list(chosen)).model_dump(mode="json")
-    except (UserError, HydraException):
-        return []
-    ours, theirs = _flat(config), _flat(default)
-    words = [
-        f"{'' if key in theirs else '+'}{key}={_value(entry)}"
-        for key, entry in sorted(ours.items())
-        if key not in theirs or theirs[key] != entry
-    ]
-    return [*words, *(f"~{key}" for key in sorted(theirs.keys() - ours.keys()))]
+_DIGITS = 6  # of the numbers that curves show
+# A project of a W&B server: <address>/<entity>/<project>.
+_PROJECT = re.compile(r"https?://[^\s/]+(/[\w.-]+){2,}")
+_SERVER = "https://api.wandb.ai"
 
 
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, entry in tree.items():
-        name = f"{above}{key}"
-        if name in _OWN:
-            continue
-        if isinstance(entry, Mapping) and entry:
-            flat |= _flat(entry, f"{name}.")
-        else:
-            flat[name] = entry
-    return flat
+@dataclass(frozen=True)
+class Against:
+    """A comparison as the page prints it; ``number`` to sort by."""
 
+    number: float = math.nan
+    difference: str = NOTHING
+    verdict: str = ""
+    badge: str = ""
+    p: str = ""
 
-def _value(value: Any) -> str:
-    """Return a value as Hydra's override grammar reads it."""
-    if isinstance(value, str):
-        return value if _BARE.fullmatch(value) else json.dumps(value, ensure_ascii=False)
-    return json.dumps(value, separators=(",", ":"))
+    @classmethod
+    def of(cls, one: Comparison | None, table: Table) -> Against:
+        """Return a comparison's text; that of the baseline with itself has none.
+
+        A badge that all of the table have is said once, above them.
+        """
+        metric, common = table.metric, common_badge(table)
+        if one is None or not one.n:
+            return cls()
+        shown = difference(one, metric)
+        if one.n == 1:
+            return cls(one.difference, shown)
+        badge = badge_text(one) if one.badge and not common else ""
+        p = f"{one.n} pairs of seeds, p = {one.decisive_p:.2g} corrected"
+        return cls(one.difference, shown, one.verdict, badge, p)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the leaderboard: an optimizer variant on one dataset and model.
+    """One row of the table: an optimizer variant on one dataset and model.
 
-    ``bar``: where its mean, and its interval if it has one, lie among those of its column, 0 to 1.
+    ``key`` names it on the page, ``place`` chooses its colour. ``centre`` is its mean, or what
+    else the table shows. ``bar``: where that, and its interval if it has one, lie among those of
+    its column, 0 to 1. ``against`` is what it is to each baseline, ``runs`` are its runs as text.
     """
 
+    key: str
     label: str
-    optimizer: str
     dataset: str
     model: str
     place: int
     cell: Cell
+    centre: float
     value: str
     bar: tuple[float, ...]
-    comparison: str
-    verdict: str
+    against: list[Against]
+    runs: list[dict[str, Any]]
     command: str
 
 
-def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False) -> list[Row]:
-    """Return the leaderboard, best first within each dataset and model; rows without runs left out.
+def page(
+    table: Table,
+    runs: pd.DataFrame,
+    source: str,
+    *,
+    title: str = "Optimizers compared",
+    falling: bool | None = None,
+    tuning: str = "",
+) -> str:
+    """Return the page of ``table`` as HTML; the same arguments give the same bytes.
 
     Args:
-        table: of rows optimizer and columns dataset and model, with intervals.
-        runs: the frame that the table was built from.
-        source: what was loaded, where configs lie if it is a folder.
+        table: of rows optimizer and columns dataset and model, best with intervals.
+        runs: the frame that it was built from (`analysis.runs.load_runs`), without other sweeps.
+        source: where it was loaded from, which has the histories and configs.
+        title: of the page.
+        falling: whether a smaller number is better; None: as the metric's name tells.
+        tuning: the section on how settings were chosen (`analysis.page.selection.html`).
+
+    Raises:
+        ValueError: a source that cannot be read any more.
+    """
+    falling = direction(table.metric) < 0 if falling is None else falling
+    found = rows(table, runs, source, falling=falling)
+    charts = _charts(found, runs, source, table.metric, falling)
+    css = render("report.css.j2", colours=list(zip(COLOURS, map(DARK.__getitem__, COLOURS),
+                                                   strict=True)))  # fmt: skip
+    script = render("report.js")
+    drawn = [*(one["svg"] for one in charts), tuning]
+    styles = [css, *(sheet for part in drawn for sheet in _sheets(part))]
+    return render(
+        "report.html.j2",
+        title=title, badge=common_badge(table),
+        metric=table.metric, unit=" (%)" if in_percent(table.metric) else "",
+        table=table, rows=found, contrasts=contrasts(table), runs=len(runs), source=source,
+        charts=charts,
+        exponents=exponents(found, local(source)), failures=failures(runs, local(source)),
+        provenance=provenance(runs), tuning=tuning, swatch=swatch, css=css, script=script,
+        policy=f"default-src 'none'; script-src {_hashes([script])}; style-src {_hashes(styles)};"
+        " base-uri 'none'; form-action 'none'",
+        varied=[name for name in ("dataset", "model")
+                if len({getattr(row, name) for row in found}) > 1],
+    )  # fmt: skip
+
+
+def _hashes(texts: Iterable[str]) -> str:
+    """Return the inline scripts or styles that are allowed, as a policy names them."""
+    digests = {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts}
+    return " ".join(f"'sha256-{digest}'" for digest in sorted(digests))
+
+
+def _sheets(drawn: str) -> list[str]:
+    """Return the style sheets of SVGs of `analysis.figure.style.svg`, whose first child it is."""
+    return re.findall(r"<svg[^>]*>\n<style>(.*)</style>", drawn)
+
+
+def rows(table: Table, runs: pd.DataFrame, source: str, *, falling: bool = False) -> list[Row]:
+    """Return the table's rows, best first within each dataset and model; empty ones left out.
+
+    Args:
+        table: as `page` has it.
+        runs: likewise.
+        source: likewise.
         falling: whether a smaller number is better.
     """
-    by_id: dict[str, dict[str, Any]] = {
-        str(run["id"]): {str(name): told for name, told in run.items()}
-        for run in runs.to_dict("records")
-    }
+    by_id = {str(run["id"]): run for run in records(runs, table.metric)}
+    bases = [table.cells[table.rows.index(name)] for name in table.baselines]
     found = []
     for j, column in enumerate(table.columns):
         dataset, _, model = column.partition("/")
         cells = [row[j] for row in table.cells]
-        span = _span(cells)
+        centres = [cell.mean if table.statistic == "mean" else cell.iqm for cell in cells]
+        span = _span(centres, cells)
+        beside = [_by_seed(base[j], by_id) for base in bases]
         for i, cell in enumerate(cells):
             if not cell.n and not cell.diverged:
                 continue
-            used = [by_id[run_id] for run_id in cell.run_ids]
-            verdict = cell.comparison.verdict if cell.comparison else ""
+            others = [{} if base[j] is cell else seeds
+                      for base, seeds in zip(bases, beside, strict=True)]  # fmt: skip
+            own = sorted(cell.members, key=lambda member: by_id[member[0]]["seed"])
             found.append(
                 Row(
-                    label=table.rows[i],
-                    optimizer=table.rows[i].split(" ")[0],
-                    dataset=dataset,
-                    model=model,
-                    place=i,
-                    cell=cell,
-                    value=value(cell, table),
-                    bar=_bar(cell, span),
-                    comparison=comparison_text(cell.comparison, table.metric),
-                    verdict=verdict if cell.comparison and cell.comparison.n > 1 else "",
-                    command=_command(source, used),
+                    key=f"{j}-{i}", label=table.rows[i], dataset=dataset, model=model, place=i,
+                    cell=cell, centre=centres[i], value=value(cell, table),
+                    bar=_bar(centres[i], cell, span),
+                    against=[Against.of(one, table) for one in cell.comparisons],
+                    runs=[_told(by_id[one], None if math.isnan(cell.mean) else number, others,
+                                table.metric, source) for one, number in own],
+                    command=command_of(local(source), [by_id[one] for one, _ in own]),
                 )
-            )
+            )  # fmt: skip
     sign = 1 if falling else -1
     return sorted(
         found,
         key=lambda row: (
-            row.dataset,
-            row.model,
-            math.inf if math.isnan(row.cell.mean) else sign * row.cell.mean,
+            row.dataset, row.model, math.inf if math.isnan(row.centre) else sign * row.centre,
         ),
-    )
-
-
-def chart_of(
-    of: Sequence[Row], source: str, metric: str, detail: str, *, falling: bool = False
-) -> Figure | None:
-    """Return the curves of the rows of one dataset and model; None where none has a history."""
-    series = [
-        over_seeds(row.label, row.place, source=source, run_ids=row.cell.run_ids, metric=metric)
-        for row in of
-    ]
-    return chart(
-        [one for one in series if one is not None],
-        title=f"{of[0].model} on {of[0].dataset}", detail=f"{metric} against epochs; {detail}",
-        x_label="epochs", y_label=unit_of(metric), falling=falling,
     )  # fmt: skip
+
+
+def contrasts(table: Table) -> list[tuple[str, str, str, Against]]:
+    """Return (method, other, column, comparison) of each pair that was asked for by itself."""
+    asked = table.section.contrasts if table.section else {}
+    return [
+        (pair.method, pair.other, table.columns[pair.column], Against.of(one, table))
+        for pair, one in asked.items()
+    ]
+
+
+def _by_seed(cell: Cell, by_id: Mapping[str, Run]) -> dict[int, float]:
+    return {by_id[one]["seed"]: number for one, number in cell.members if number is not None}
+
+
+def _told(
+    run: Run, number: float | None, beside: Sequence[Mapping[int, float]], metric: str, source: str
+) -> dict[str, Any]:
+    """Return what is said of a run: its number, and that less each baseline's of its seed."""
+    seconds, commit = run.get(SECONDS), str(run.get("provenance.git.commit") or "")
+    others = [None if number is None else one.get(run["seed"]) for one in beside]
+    return {
+        "id": str(run["id"]),
+        "seed": str(run["seed"]),
+        "value": NOTHING if number is None else number_text(number, metric, number),
+        "differences": [
+            NOTHING if number is None or other is None
+            else signed_text(number - other, metric, number - other)
+            for other in others
+        ],
+        "state": str(run["state"]),
+        "seconds": (NOTHING if seconds is None else f"{seconds:.3g}")
+        + (", device shared" if is_packed(run) else ""),
+        "code": commit[:7] + ("+" if run.get("provenance.git.dirty") else ""),
+        "link": _link(source, str(run["id"])),
+    }  # fmt: skip
+
+
+def _link(source: str, run_id: str) -> str:
+    """Return the address of a run on a W&B server that is known to have it, else ""."""
+    if source.startswith("wandb:"):
+        places = [f"{_SERVER}/{source.removeprefix('wandb:')}"]
+    else:
+        tracked = _status(local(source), run_id).get("tracked")
+        places = [str(one) for one in tracked] if isinstance(tracked, list) else []
+    known = [place for place in places if _PROJECT.fullmatch(place)]
+    return f"{known[0].replace(_SERVER, 'https://wandb.ai')}/runs/{quote(run_id)}" if known else ""
+
+
+def _charts(
+    found: Sequence[Row], runs: pd.DataFrame, source: str, metric: str, falling: bool
+) -> list[dict[str, Any]]:
+    """Return a chart for each dataset and model whose runs have a history of the metric.
+
+    Each is an SVG, the rows that are its key, and as ``data`` what its script needs: the numbers
+    behind each line, and the limits [x0, x1, y0, y1] that it shows.
+    """
+    charts = []
+    for dataset, model in dict.fromkeys((row.dataset, row.model) for row in found):
+        here = [row for row in found if (row.dataset, row.model) == (dataset, model)]
+        drawn = curves_of(here, source, metric)
+        detail = circumstances(runs[(runs["dataset"] == dataset) & (runs["model"] == model)])
+        key = here[0].key.partition("-")[0]
+        figure = chart(
+            drawn, title=f"{model} on {dataset}", detail=f"{metric} against epochs; {detail}",
+            x_label="epochs", y_label=unit_of(metric), falling=falling, bare=True,
+        )  # fmt: skip
+        if figure is None:
+            continue
+        (axes,) = figure.axes
+        named = {row.place: row for row in here}
+        drawn = [one for one in drawn if one.drawn]
+        charts.append({
+            "title": f"{model} on {dataset}", "detail": detail,
+            # Paper is white, whatever the screen.
+            "svg": svg(figure, salt=key).replace("@media(", "@media screen and (", 1),
+            "rows": [named[one.place] for one in drawn],
+            "data": {
+                "column": key, "x": "epochs",
+                "view": [float(end) for end in (*axes.get_xlim(), *axes.get_ylim())],
+                "series": [_numbers_of(one) for one in drawn],
+            },
+        })  # fmt: skip
+    return charts
+
+
+def curves_of(here: Sequence[Row], source: str, metric: str) -> list[Series]:
+    """Return the curves of rows of one dataset and model; those without a history left out."""
+    drawn = [
+        over_seeds(row.label, row.place, source=source, run_ids=row.cell.run_ids, metric=metric)
+        for row in here
+    ]
+    return [one for one in drawn if one is not None]
+
+
+def _numbers_of(one: Series) -> dict[str, Any]:
+    good = np.isfinite(one.middle)
+    points = {"x": one.x, "mean": one.middle, "low": one.low, "high": one.high}
+    numbers = {name: _rounded(values[good]) for name, values in points.items()}
+    return {"place": one.place, "label": one.label, "n": one.n, "banded": one.banded, **numbers}
+
+
+def _rounded(values: Array) -> list[float]:
+    return [float(f"{number:.{_DIGITS}g}") for number in values.tolist()]
 
 
 def exponents(of: Iterable[Row], source: str) -> list[dict[str, Any]]:
@@ -188,7 +321,7 @@ def exponents(of: Iterable[Row], source: str) -> list[dict[str, Any]]:
         for layer, group in whole.groupby("layer", sort=False):
             entry: dict[str, Any] = {
                 "label": row.label, "dataset": row.dataset, "model": row.model,
-                "value": row.value, "layer": layer, "runs": len(group),
+                "key": row.key, "value": row.value, "layer": layer, "runs": len(group),
                 "reliable": bool(group["reliable"].all()),
             }  # fmt: skip
             for name in ("alpha", "gamma", "s"):
@@ -220,53 +353,26 @@ def provenance(runs: pd.DataFrame) -> list[tuple[str, str, int]]:
     return found
 
 
-def _span(cells: Sequence[Cell]) -> tuple[float, float]:
-    ends = [v for cell in cells for v in (cell.mean, *cell.interval) if math.isfinite(v)]
+def _span(centres: Sequence[float], cells: Sequence[Cell]) -> tuple[float, float]:
+    ends = [end for cell in cells for end in cell.interval]
+    ends = [end for end in (*centres, *ends) if math.isfinite(end)]
     return (min(ends), max(ends)) if ends else (0.0, 1.0)
 
 
-def _bar(cell: Cell, span: tuple[float, float]) -> tuple[float, ...]:
+def _bar(centre: float, cell: Cell, span: tuple[float, float]) -> tuple[float, ...]:
     width = (span[1] - span[0]) or 1.0
-    ends = [v for v in (cell.mean, *cell.interval) if math.isfinite(v)]
+    ends = [v for v in (centre, *cell.interval) if math.isfinite(v)]
     return tuple((end - span[0]) / width for end in ends)
 
 
-def _command(source: str, used: Sequence[dict[str, Any]]) -> str:
-    configs = [_config(source, run) for run in used]
-    whole = [config for config in configs if config]
-    return command(whole) if whole else ""
-
-
-def _config(source: str, run: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's config: its file, or what the frame's columns tell of it."""
-    path = Path(source) / str(run["id"]) / CONFIG
-    try:
-        loaded = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        loaded = _unflattened(run)
-    return loaded if isinstance(loaded, dict) and "names" in loaded else {}
-
-
-def _unflattened(run: dict[str, Any]) -> dict[str, Any]:
-    """Return the config as far as a row of the frame tells it; nulls are not told."""
-    config: dict[str, Any] = {"seed": run["seed"], "names": {}}
-    for name, told in run.items():
-        if name in ("model", "dataset", "optimizer", "schedule", "trainer"):
-            config["names"][name] = told
-        elif name.startswith("config.") and not (isinstance(told, float) and math.isnan(told)):
-            branch = config
-            *above, last = name.split(".")[1:]
-            for key in above:
-                branch = branch.setdefault(key, {})
-            whole = isinstance(told, float) and told.is_integer()
-            text = isinstance(told, str) and told[:1] in "[{"
-            branch[last] = int(told) if whole else json.loads(told) if text else told
-    return config if all(config["names"].values()) else {}
-
-
 def _cause(source: str, run_id: str) -> str:
+    return str(_status(source, run_id).get("cause") or "")
+
+
+def _status(source: str, run_id: str) -> dict[str, Any]:
+    """Return what status.json says of a run; nothing where ``source`` is no folder of runs."""
     try:
         status = json.loads((Path(source) / run_id / STATUS).read_bytes())
     except (OSError, ValueError):
-        return ""
-    return str(status.get("cause") or "") if isinstance(status, dict) else ""
+        return {}
+    return status if isinstance(status, dict) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -13,12 +13,23 @@ from matplotlib.figure import Figure
 from analysis.figure.style import svg
 from analysis.judge.across import NoSectionError
 from analysis.judge.registered import plan_of
-from analysis.page import across, budget, exponents, figures, front, maps, verdict
+from analysis.page import (
+    across,
+    budget,
+    exponents,
+    figures,
+    front,
+    maps,
+    selection,
+    verdict,
+)  # fmt: skip
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results
 from analysis.page.text import phrase
+from analysis.runs import load_history
 from analysis.table.model import in_percent
+from analysis.table.targets import Histories
 from bench.table_writer import Table, write
 
 FRONT = "front.svg"
@@ -90,11 +101,17 @@ def _compared(
 def _across(studies: Sequence[Study], out: Output) -> str:
     """Return what all studies say together; empty where no section has what is ranked."""
     try:
-        one = across.across([study.runs for study in studies if len(study.runs)])
+        one = across.across([
+            across.Source(study.runs, _histories(study)) for study in studies if len(study.runs)
+        ])  # fmt: skip
     except NoSectionError:
         return ""
     figure = across.drawn(one)
     return across.section(one, out.figure(_ACROSS, figure, str(figure.get_label())))
+
+
+def _histories(study: Study) -> Histories:
+    return cache(partial(load_history, str(study.archive)))
 
 
 def _blocks(parts: Sequence[str]) -> str:
@@ -131,14 +148,14 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         plan = study.planned
         if len(rest):
             judging = partial(plan_of, study.name, study=plan.study)
-            judged = results(rest, spent, plan.first, judging)
-            parts += [_results(found, study, tuned_by.tuning, out) for found in judged]
+            judged = results(rest, spent, plan.first, judging, _histories(study))
+            parts += [_results(found, study, tuned_by, out) for found in judged]
             parts.append(verdict.section(judged, out))
         parts += maps.sections(study, mapped, out) if mapped else []
     else:
         parts.append("No report runs yet, only tuning.")
     rest_of_it = {
-        "Learning rates": _rates(study, out),
+        "Tuning": _rates(study, out),
         "Exponents, and the preprint's claims": exponents.section(study, out, apart=tuple(mapped)),
         "Protocol": _protocol(study),
         "The study's file": study.header.text,
@@ -186,7 +203,7 @@ def _short(name: str, text: str) -> str:
     return text.removesuffix(".0") if name == "packed" else text
 
 
-def _results(found: Results, study: Study, tuning: pd.DataFrame, out: Output) -> str:
+def _results(found: Results, study: Study, tuned_by: Study, out: Output) -> str:
     """Return the results of one dataset and model."""
     sentences = verdict.sentences(found, study)
     there = where(study.runs, found.dataset, found.model)
@@ -204,15 +221,19 @@ def _results(found: Results, study: Study, tuning: pd.DataFrame, out: Output) ->
     if any(row.cell.n for row in found.rows):
         left_out = [(figures.AXES[x], figures.missing(found, x)) for x in figures.axes(found)]
         words = _say("figures", figures.SEEDS, left_out)
-    spent = budget.line(budgets, tuning, tuned=study.tuned)
+    searched = tuned_by.planned.study.tuning
+    spent = budget.line(
+        budgets, tuned_by.tuning, tuned=study.tuned, report=study.runs,
+        known=searched.known if searched else (),
+    )  # fmt: skip
     return _say("results", found, sentences, spent, markdown(found), shown, words)
 
 
 def _rates(study: Study, out: Output) -> str:
-    """Return how much the learning rate matters, from the tuning runs."""
+    """Return how much the learning rate matters, and what chance chose, from the tuning runs."""
     if study.tuning.empty:
         return ""
-    sections = []
+    sections, chosen = [], []
     for (dataset, model), runs in study.tuning.groupby(["dataset", "model"], sort=True):
         metric = study.planned.scored_by or metric_of(runs, "val")
         title = f"{model} / {dataset}: {metric} of the tuning runs against the learning rate"
@@ -220,7 +241,14 @@ def _rates(study: Study, out: Output) -> str:
         name = f"{study.name}-{model}-{dataset}-sensitivity.svg"
         link = "" if figure is None else out.figure(name, figure, title)
         sections.append({"figure": link, "table": _rate_table(runs, metric)})
-    return _say("rates", sections)
+        choice = selection.selection(runs, study.runs, metric)
+        if choice is not None:
+            chosen.append(selection.text(choice))
+        if choice is not None and choice.figure is not None:
+            name = f"{study.name}-{model}-{dataset}-best-of-k.svg"
+            title = f"{model} / {dataset}: {metric} of the best of k trials"
+            chosen.append(out.figure(name, choice.figure, title))
+    return _blocks([_say("rates", sections), *chosen])
 
 
 def _rate_table(tuning: pd.DataFrame, metric: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +20,7 @@ from analysis.table.build import build_table
 from analysis.table.model import Cell, Run, Table
 from analysis.table.render import badge_text, common_badge, comparison_text, difference, value
 from analysis.table.select import records
-from analysis.table.targets import REACHED
+from analysis.table.targets import REACHED, Histories, is_about_target
 from analysis.table.timing import (
     GRAPH,
     SECONDS,
@@ -32,7 +33,10 @@ from bench.table_writer import Table as WrittenTable
 from bench.table_writer import write
 
 BASELINES = ("adamw", "muon")
-TARGET = "target/seconds"
+_TO_TARGET = {
+    "target/step": "steps to target", "target/seconds": "s to target",
+    "target/joules": "J to target",
+}  # fmt: skip
 _UNREGISTERED = partial(plan_of, None)  # of runs that are no study's
 _LOSS = "{metric} is a mean cross-entropy in nats, of a language model a token's: lower is better."
 _SHARED = f"Seconds are withheld of {{told}}: {SHARED}."
@@ -46,8 +50,8 @@ _GRAPH = (
 )
 _SECONDS = "s/epoch: seconds of training an epoch, median over {runs} [least, most]."
 _REACHED = (
-    f"{TARGET}: Kaplan-Meier median over {{runs}}; a miss is censored at what the run spent"
-    " (reached of those runs)."
+    "To target: Kaplan-Meier median over the runs, of seconds and joules over those that have"
+    " them; a miss is censored at what the run spent (reached of those runs)."
 )
 
 
@@ -59,7 +63,7 @@ class Row:
     optimizer: str
     cell: Cell
     against: dict[str, Comparison]
-    target: Cell | None
+    targets: tuple[Cell | None, ...]  # one for each of `Results.targets`
     budget: Budget
     run: Run | None  # one of its runs, which its settings are read from
     devices: tuple[str, ...]
@@ -70,8 +74,8 @@ class Results:
     """The rows of one dataset and model. ``notes`` say how numbers were made and what is left out.
 
     ``table`` is the study's; ``timed`` says whether seconds of this dataset and model can be
-    compared, but for rows whose cell has none; ``target`` is of this dataset and model, None where
-    they cannot or no run has one.
+    compared, but for rows whose cell has none; ``targets`` are of this dataset and model: the
+    steps, seconds and joules to the target, without those that no row has.
     """
 
     dataset: str
@@ -79,7 +83,7 @@ class Results:
     rows: tuple[Row, ...]
     table: Table
     timed: bool
-    target: Table | None
+    targets: tuple[Table, ...]
     baselines: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -95,6 +99,7 @@ def results(
     budgets: dict[Place, Budget],
     first: str | None = None,
     judging: Callable[[str], Plan] = _UNREGISTERED,
+    histories: Histories | None = None,
 ) -> list[Results]:
     """Return the results of each dataset and model.
 
@@ -105,17 +110,24 @@ def results(
         budgets: what tuning has cost.
         first: the optimizer that others are compared with where there is none of `BASELINES`.
         judging: how comparisons by a metric are judged.
+        histories: of the runs; with them, the target is the first baseline's median final value.
     """
     place = runs.groupby(["dataset", "model"], dropna=False)
     metrics = place["id"].transform(lambda ids: metric_of(runs.loc[ids.index]))
     judged = [runs[metrics == metric] for metric in sorted(set(metrics))]
     return [
-        one for alike in judged for one in _judged(alike, budgets, first, judging(metric_of(alike)))
+        one
+        for part in judged
+        for one in _judged(part, budgets, first, judging(metric_of(part)), histories)
     ]
 
 
 def _judged(
-    runs: pd.DataFrame, budgets: dict[Place, Budget], first: str | None, plan: Plan
+    runs: pd.DataFrame,
+    budgets: dict[Place, Budget],
+    first: str | None,
+    plan: Plan,
+    histories: Histories | None,
 ) -> list[Results]:
     metric = metric_of(runs)
     baselines, absent = _baselines(build_table(runs, metric=metric).rows, first)
@@ -132,7 +144,7 @@ def _judged(
             for label, line in zip(table.rows, table.cells, strict=True)
         }
         shared, why = table.timing[j].apart, table.timing[j].mixed
-        target = _target_table(here)
+        targets, of_target = _target_tables(here, next(iter(baselines), None), histories)
         rows = []
         for i, label in enumerate(table.rows):
             cell, optimizer = table.cells[i][j], optimizer_of(label)
@@ -143,7 +155,7 @@ def _judged(
                 Row(
                     label, optimizer, cell,
                     dict(_named(baselines, cell.comparisons)),
-                    _cell(target, cell),
+                    tuple(_cell(target, cell) for target in targets),
                     budgets.get((dataset, model, optimizer), Budget()),
                     of_row[0] if of_row else None,
                     devices_of(of_row),
@@ -162,9 +174,9 @@ def _judged(
             notes.append(_ALL_SHARED)
         notes += _graphs(used) if not why else []
         notes += [_uneven(row) for row in rows if _is_uneven(row)]
-        notes += [_target(here), _REACHED.format(runs=timed)] if target else []
+        notes += [*of_target, _REACHED] if targets else of_target
         all_found.append(
-            Results(dataset, model, tuple(rows), table, not why, target, tuple(baselines),
+            Results(dataset, model, tuple(rows), table, not why, targets, tuple(baselines),
                     tuple(dict.fromkeys(notes)))
         )  # fmt: skip
     return all_found
@@ -196,21 +208,35 @@ def only_row(rows: Sequence[str], name: str) -> str | None:
     return own[0] if len(own) == 1 else None
 
 
-def _target_table(runs: pd.DataFrame) -> Table | None:
-    """Return the seconds to the target; None where no run has one, or they cannot be compared."""
-    if REACHED not in runs or not runs[REACHED].notna().any():
-        return None
-    try:
-        return build_table(runs, metric=TARGET, spread="interval")
-    except ValueError:  # the same reason as the column's
-        return None
+def _target_tables(
+    runs: pd.DataFrame, baseline: str | None, histories: Histories | None
+) -> tuple[tuple[Table, ...], list[str]]:
+    """Return what it took to reach the target, by `_TO_TARGET`, and notes on it.
 
-
-def _target(runs: pd.DataFrame) -> str:
-    """Return which targets runs had: "Target: val/accuracy 0.93."."""
-    known = runs.dropna(subset=["target/value"])
-    found = sorted(set(zip(known["target/metric"], known["target/value"], strict=True)))
-    return f"Target: {', '.join(f'{metric} {value:g}' for metric, value in found)}."
+    Args:
+        runs: of one dataset and model.
+        baseline: whose final value is the target; without it, or ``histories``, the runs' own is.
+        histories: of the runs.
+    """
+    asked: Any = {}
+    row = baseline and only_row(build_table(runs, metric=metric_of(runs)).rows, baseline)
+    if row and histories:
+        asked = {"target": "auto", "baseline": (row,), "histories": histories}
+    elif REACHED not in runs or not runs[REACHED].notna().any():
+        return (), []
+    tables: list[Table] = []
+    notes: list[str] = []
+    for metric in _TO_TARGET:
+        if metric == "target/joules" and not runs.get("energy/joules", pd.Series()).notna().any():
+            continue
+        try:
+            table = build_table(runs, metric=metric, **asked)
+        except ValueError:  # seconds that cannot be compared, for the reason that the column gives
+            continue
+        notes += [note for note in table.notes if is_about_target(note)]
+        if any(not math.isnan(cell.mean) for line in table.cells for cell in line):
+            tables.append(table)
+    return tuple(tables), notes
 
 
 def _cell(table: Table | None, like: Cell) -> Cell | None:
@@ -264,7 +290,7 @@ def markdown(found: Results) -> str:
               "s/epoch", "device"]  # fmt: skip
     badge = common_badge(found.table)
     header += [f"vs {name} [95 %], corrected p{badge and f', {badge}'}" for name in found.baselines]
-    header += ["s to target"] if found.target else []
+    header += [_TO_TARGET[table.metric] for table in found.targets]
     common = usual([row.budget for row in found.rows])
     shown = WrittenTable(header, [_line(row, found, common) for row in found.rows])
     return write(shown, "markdown")
@@ -277,10 +303,7 @@ def _line(row: Row, found: Results, common: tuple[int, int, float]) -> list[str]
     line.append(row.budget.settings(row.run) if row.run else NOTHING)
     line += [_spread(row), ", ".join(row.devices) or NOTHING]
     line += [comparison(row.against.get(name), found.table) for name in found.baselines]
-    if found.target:
-        count = f" ({row.target.reached} of {row.target.n})" if row.target else ""
-        line.append(_shown(row.target, found.target) + count)
-    return line
+    return [*line, *map(_to_target, row.targets)]
 
 
 def comparison(one: Comparison | None, table: Table) -> str:
@@ -297,13 +320,12 @@ def p_words(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _shown(cell: Cell | None, table: Table | None) -> str:
-    if cell is None or table is None or math.isnan(cell.mean):
+def _to_target(cell: Cell | None) -> str:
+    """Return "506.7 (10 of 10)"; "missed" where fewer than half of the runs got there."""
+    if cell is None or not cell.n:
         return NOTHING
-    if math.isinf(cell.mean):
-        return "missed"
-    ends = [_digits(end) for end in cell.interval if not math.isnan(end)]
-    return _digits(cell.mean) + (f" [{', '.join(ends)}]" if ends else "")
+    took = "missed" if math.isinf(cell.mean) else _digits(cell.mean)
+    return f"{took} ({cell.reached} of {cell.n})"
 
 
 def _spread(row: Row) -> str:

@@ -90,6 +90,8 @@ def build_table(
     if target is not None:
         grid, chosen_as = _to_target(grid, target, baseline, histories)
         baseline = () if target == "auto" else baseline
+    if is_target(metric) and not baseline:
+        plan = NO_PLAN  # a run that missed has no number to pair
     grid, left_out = _alone(grid if mix_timing else _timed(grid))
     notes += [_whose_seconds(grid), *_counts(chosen, grid), *left_out]
     if len(chosen) < len(everything):
@@ -267,6 +269,12 @@ def _cell(grid: Grid, key: Key, where: Key, statistic: Statistic) -> Cell:
         run_ids=tuple(str(run["id"]) for run in used),
         iqm=stats.iqm(numbers) if numbers else math.nan,
         interval=_interval(numbers, statistic),
+        members=tuple(
+            sorted(
+                (str(run["id"]), run.get(metric) if run["state"] == "done" else None)
+                for run in runs
+            )
+        ),
     )
     return target_cell(cell, runs, metric) if is_target(metric) else cell
 

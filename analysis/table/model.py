@@ -214,7 +214,8 @@ class Cell:
     """One cell: its statistics are over ``run_ids``, the finished runs; NaN where there are none.
 
     ``std`` is the sample standard deviation, NaN for one run; ``expected`` counts the column's
-    seeds; ``diverged`` counts this row's diverged runs. ``seconds`` are those an epoch of its runs
+    seeds; ``diverged`` counts this row's diverged runs; ``members`` are all its runs, finished or
+    not, and the number of each that has one. ``seconds`` are those an epoch of its runs
     took, none where they cannot be compared. ``interval`` is the 95 % interval of the
     table's statistic, ``comparisons`` are those with each baseline in its order, None where the
     cell is the baseline's own; ``needed`` are the seeds that would resolve the difference asked
@@ -233,6 +234,7 @@ class Cell:
     interval: Interval = NO_INTERVAL
     comparisons: tuple[Comparison | None, ...] = ()
     needed: int | None = None
+    members: tuple[tuple[str, float | None], ...] = ()
     reached: int | None = None  # of a time to a target: how many of the n runs got there
 
     @property

@@ -41,7 +41,7 @@ def _for_people(table: Table, ids: bool) -> table_writer.Table:
     for name in table.columns:
         header += [name, "s/epoch"]
         header += [f"vs {name}{badge and f', {badge}'}" for name in table.baselines]
-        header += [f"seeds for {_number(table.resolve, table.metric)}"] if table.resolve else []
+        header += [f"seeds for {number_text(table.resolve, table.metric)}"] if table.resolve else []
     marked = any(cell.best for row in table.cells for cell in row)
     best = "mean" if table.statistic == "mean" else "interquartile mean"
     sources = [
@@ -79,7 +79,7 @@ def value(cell: Cell, table: Table) -> str:
     if math.isinf(cell.mean):
         return "missed"
     centre = cell.mean if table.statistic == "mean" else cell.iqm
-    number = partial(_number, metric=table.metric, size=centre)
+    number = partial(number_text, metric=table.metric, size=centre)
     text = number(centre)
     if table.spread == "std":
         return text if math.isnan(cell.std) else f"{text} ± {number(cell.std)}"
@@ -130,14 +130,14 @@ def difference(found: Comparison, metric: str) -> str:
     """Return "+0.31 [+0.02, +0.60]", "+0.31 (1 pair)", or a dash for no pair."""
     if found.n == 0:
         return NOTHING
-    number = partial(_signed, metric=metric, size=found.difference)
+    number = partial(signed_text, metric=metric, size=found.difference)
     text = number(found.difference)
     if found.n == 1:
         return f"{text} (1 pair)"
     return f"{text} [{', '.join(map(number, found.interval))}]"
 
 
-def _number(number: float, metric: str, size: float = 1.0, sign: str = "") -> str:
+def number_text(number: float, metric: str, size: float = 1.0, sign: str = "") -> str:
     """Return a number; with an exponent where ``size``, that of its centre, is hard to read."""
     if in_percent(metric):
         return f"{100 * number:{sign}.2f}"
@@ -145,8 +145,9 @@ def _number(number: float, metric: str, size: float = 1.0, sign: str = "") -> st
     return f"{number:{sign}{'.4f' if readable else '.3e'}}"
 
 
-def _signed(number: float, metric: str, size: float) -> str:
-    text = _number(number, metric, size, "+")
+def signed_text(number: float, metric: str, size: float) -> str:
+    """Return a difference as `number_text` does, with its sign."""
+    text = number_text(number, metric, size, "+")
     # Rounding's own noise has no sign; an end of an interval just below 0 has.
     return text if "e" in text or abs(number) >= 1e-8 else text.replace("-", "+")
 

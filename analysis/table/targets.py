@@ -2,7 +2,7 @@
 
 A run that misses the target is censored: its miss counts as longer than the run was. A run's
 summary has the target of its config; times to any other are found in the runs' histories, where
-seconds and FLOPs are spread evenly over the run's steps.
+seconds, FLOPs and joules are spread evenly over the run's steps.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ _SPENT = {
     "step": ("steps",),
     "epoch": ("epochs",),
     "flops": ("flops/total",),
+    "joules": ("energy/joules",),
 }
 SPENT = tuple(name for names in _SPENT.values() for name in names)
 REACHED = "target/reached"
@@ -177,14 +178,20 @@ def _named(runs: Sequence[Run]) -> str:
     return " or ".join(f"{metric} {value:.5g}" for metric, value in found) or "their target"
 
 
+def is_about_target(note: str) -> bool:
+    """Return whether a table's note says which target it has, or why its times are withheld."""
+    return note.startswith("Target of ") or (note.startswith(_TARGET) and WITHHELD in note)
+
+
 def described(runs: Sequence[Run]) -> str:
     """Return a column's targets and how finely arrivals are known; empty without any run."""
     ended = _ended(runs)
     if not ended:
         return ""
     arrived = [run for run in ended if _arrived(run)]
-    steps = sorted({run.get("target/resolution") for run in arrived} - {None})
-    coarse = sum(run.get("target/resolution") is None for run in arrived)
+    known = [run.get("target/resolution") for run in arrived]
+    steps = sorted({float(one) for one in known if one is not None})
+    coarse = known.count(None)
     text = _named(ended)
     if steps:
         ends = " to ".join(dict.fromkeys(f"{end:g}" for end in (steps[0], steps[-1])))
@@ -227,10 +234,9 @@ def with_target(
             )
         asked = Target(metric=metric, value=median(finals))
         how = f"the median final value of {baseline}, {len(finals)} runs"
-    found = {
-        label: [{**run, **_to(asked, run, histories)} for run in runs]
-        for label, runs in rows.items()
-    }
+    found: dict[str, list[Run]] = {}
+    for label, runs in rows.items():
+        found[label] = [{**run, **_to(asked, run, histories)} for run in runs]
     return found, how
 
 
@@ -239,7 +245,7 @@ def _to(target: Target, run: Run, histories: Histories) -> dict[str, Any]:
     known = _evaluations(histories, run, target.metric)
     steps = run.get("steps")
     if not known or not steps:
-        return {REACHED: None}
+        return {REACHED: None, **{f"{_TARGET}{measure}": None for measure in MEASURES}}
     approach = Approach(target)
     for step, epoch, value in known:
         whole = {measure: _spent(run, measure) for measure in MEASURES}

@@ -157,7 +157,7 @@ class Evaluation:
         size = self.setup.config.trainer.eval_batch_size
         with torch.random.fork_rng(cuda), self.weights.lent(step):
             inputs, targets = self._part
-            batches = zip(inputs.split(size), targets.split(size), strict=True)
+            batches = zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
             loss, accuracy = self._measured(batches)
         if not math.isfinite(loss):
             return {}

@@ -19,7 +19,7 @@ from bench import files
 Metric = Literal["val/accuracy", "val/loss", "test/accuracy", "test/loss"]
 # The metrics of the evaluation every so many steps, by what they are of a whole epoch.
 OF_STEPS: dict[str, str] = {"val/accuracy": "step/val_accuracy", "val/loss": "step/val_loss"}
-MEASURES = ("step", "epoch", "seconds", "flops")  # what it took to get to the target
+MEASURES = ("step", "epoch", "seconds", "flops", "joules")  # what it took to get to the target
 Spent = Mapping[str, float | None]  # until an evaluation, by `MEASURES`; None: not counted
 
 
@@ -117,8 +117,8 @@ def target_summary(approach: Approach | None) -> dict[str, Any]:
     """Return what a summary has of the target: all names whether it was reached or missed.
 
     A miss has ``target/reached`` false and None for step, epoch, seconds (of training: data and
-    steps), flops, for whether they are interpolated, and for the resolution in steps. Nothing
-    without a target.
+    steps), flops and joules, for whether they are interpolated, and for the resolution in steps.
+    Nothing without a target.
     """
     if approach is None:
         return {}

@@ -322,7 +322,7 @@ def latin(size: int, count: int) -> tuple[tuple[float, ...], ...]:
     least counts, and so on (Morris and Mitchell 1995). Its time goes with the factorial of
     ``size``.
     """
-    cells = [(place,) for place in range(size)]
+    cells: list[tuple[int, ...]] = [(place,) for place in range(size)]
     for _ in range(count - 1):
         grown = (
             [(*cell, to) for cell, to in zip(cells, order, strict=True)]

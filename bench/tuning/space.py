@@ -104,15 +104,15 @@ def tied(
     Raises:
         UserError: the two values have no ratio.
     """
-    found = {}
+    followers = {}
     for key, leader in ties.items():
         follower, leading = _number(values, key), _number(values, leader)
         if follower is None or leader not in searched:
             continue
         if not leading:
             raise UserError(f"study.tuning.ties: {key} has no ratio to {leader}={leading}")
-        found[key] = Tie(leader, float(f"{follower / leading:.{_DIGITS}g}"))
-    return found
+        followers[key] = Tie(leader, float(f"{follower / leading:.{_DIGITS}g}"))
+    return followers
 
 
 def _number(values: Mapping[str, Any], key: str) -> float | None:

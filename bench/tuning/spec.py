@@ -106,9 +106,10 @@ class Tuning(_Strict):
     def _smaller(cls, overrides: list[str]) -> list[str]:
         for override in overrides:
             key, equals, _ = override.partition("=")
-            if not equals or key.split(".")[0] not in _SMALLER:
+            group, dot, _ = key.partition(".")  # without one, a run of another name
+            if not (equals and dot) or group not in _SMALLER:
                 raise ValueError(
-                    f"{override} is no override of {', '.join(_SMALLER)}, such as trainer.epochs=4"
+                    f"{override} is no option of {', '.join(_SMALLER)}, such as trainer.epochs=4"
                 )
         return overrides
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def candidates(
     return list(by_label.values())
 
 
-def _refuse_given(given: Set[str], searched: Mapping[str, Range], tied: Mapping[str, Tie]) -> None:
+def _refuse_given(given: set[str], searched: Mapping[str, Range], tied: Mapping[str, Tie]) -> None:
     for key in sorted(given.intersection(searched)):
         raise UserError(f"{key}: it is to be searched for, and given a value; leave it out")
     for key in sorted(given.intersection(tied)):

@@ -95,6 +95,23 @@ def test_a_profile_counts_misses_as_misses(source: Path) -> None:
     assert (shares["muon lr=0.01"] == 0).all()  # it never reached the target
 
 
+def test_a_problem_whose_times_are_withheld_is_in_no_profile(runs: Any, tmp_path: Path) -> None:
+    for dataset, first in (("digits", 1.0), ("cifar10", 2.0)):  # in epochs
+        for name in ("adamw", "muon"):
+            config = runs.config(name, 0)
+            config["names"]["dataset"] = dataset
+            config["id"] = f"{dataset}-{name}"
+            told = {"target/reached": True, "target/epoch": first, "target/step": 100 * first}
+            runs.folder(tmp_path, config, runs.summary(0.5, **told))
+    reason = "target/step of digits/convnet withheld: 2 of 2 runs reach their target at their first"
+    with pytest.warns(RunWarning, match=reason):
+        (axes,) = seeds.profile(load_runs(tmp_path), "step").axes
+    assert axes.get_ylabel() == "share of 1 problems"
+    only = load_runs(tmp_path).query("dataset == 'digits'")
+    with pytest.raises(ValueError, match=f"no problem left to draw: {reason}"):
+        seeds.profile(only, "step")
+
+
 def test_times_of_two_machines_are_not_drawn_together(runs: Any) -> None:
     records = [
         RunRecord(f"r{k}", "done", runs.config(seed=k), runs.summary(0.9), {"device": f"GPU {k}"})

@@ -1,52 +1,33 @@
-"""The page as text, and as a person meets it: in a real browser."""
+"""The report as text; tests/analysis/page/test_report.py meets it in a browser."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from browser import CHROMIUM, Page, browsing
+from report_runs import write_runs
 from scipy import stats
 
 from analysis import report
-from analysis.measure.files import write_table
+from analysis.judge.section import Plan
 from analysis.page import report as report_data
 from analysis.runs import load_runs
 from analysis.table.build import build_table
 from bench.errors import UserError
+from bench.registration import Badge
 
 
 @pytest.fixture(scope="module")
 def source(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three optimizers on two datasets, three seeds, with a diverged run and some exponents."""
-    root: Path = tmp_path_factory.mktemp("report") / "runs"
-    for d, dataset in enumerate(("digits", "cifar<10>")):
-        for o, name in enumerate(("adamw", "muon", "sgd")):
-            for seed in range(3):
-                config = runs.config(name, seed, sweep="grid", dataset__x=d)
-                config["names"]["dataset"] = dataset
-                config["id"] = f"{config['id']}-{d}"
-                state = "diverged" if (name, seed, d) == ("sgd", 2, 1) else "done"
-                accuracy = 0.9 - 0.3 * d + 0.02 * o + 0.001 * seed
-                history = [
-                    {"step": 10 * e, "epoch": float(e), "test/accuracy": accuracy - 0.3 / e}
-                    for e in range(1, 6)
-                ]
-                summary = runs.summary(accuracy, state, seconds_per_epoch=1.0 + o)
-                folder = runs.folder(root, config, summary, state, history)
-                if name == "muon" and d == 0:
-                    last = pd.DataFrame({"layer": ["conv1", "head"], "alpha": [1.5, 2.25],
-                                         "gamma": [1.0, 0.5], "s": [1.4, 1.1],
-                                         "reliable": [True, False], "step": 50})  # fmt: skip
-                    first = last.assign(alpha=9.0, reliable=False, step=0)
-                    layers = pd.concat([first, last], ignore_index=True)
-                    write_table(layers, folder / "exponents.parquet", {})
-    return root
+    return write_runs(runs, tmp_path_factory.mktemp("report") / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +35,13 @@ def page(source: Path) -> Path:
     target = source.parent / "report.html"
     report.main([f"source={source}", "baseline=adamw", f"out={target}", "title=A <title>"])
     return target
+
+
+def row_of(text: str, key: str) -> str:
+    """What the page says of one row and its runs."""
+    found = re.search(rf'<tbody data-row="{key}".*?</details>', text, re.S)
+    assert found
+    return html.unescape(found[0])
 
 
 def test_it_is_one_file_and_the_same_twice(page: Path, source: Path) -> None:
@@ -67,32 +55,92 @@ def test_it_is_one_file_and_the_same_twice(page: Path, source: Path) -> None:
 
 def test_everything_is_on_it(page: Path) -> None:
     text = html.unescape(page.read_text(encoding="utf-8"))
-    assert len(re.findall(r"<tr data-dataset=.* data-optimizer=", text)) == 6
-    assert "94.10 [93.85, 94.35]" in text
+    assert len(re.findall(r"<tbody data-row=", text)) == 6
+    assert "94.30 [93.55, 95.05]" in text
     assert "2/3, 1 diverged" in text
-    assert "digits / convnet: test/accuracy (%) against epochs" in text
+    assert "test/accuracy (%) against epochs; 20 epochs, 3 seeds" in text
     assert text.count('<div class="chart"><svg') == 2
     assert re.search(r"<td>head</td>.*2\.25 !</td>", text)
     # Of each run the last measurement: three runs, not six, and no mean with the first.
     assert re.search(
         r'<td>conv1</td><td class="number">1\.50</td>.*<td class="number">3</td>', text
     )
-    assert "diverged</td>" in text
     assert "seed=0,1,2</code>" in text
 
 
-def test_a_band_is_the_interval_of_the_seeds(source: Path) -> None:
+def test_a_row_names_each_run_its_number_and_its_difference_in_its_seed(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    muon = row_of(text, "1-1")
+    lines = re.findall(r'<tr><th scope="row" class="number">(\d)</th>(.*?)</tr>', muon)
+    assert [(seed, *re.findall(r"<td[^>]*>(.*?)</td>", rest)) for seed, rest in lines] == [
+        ("0", "92.00", "+2.00", "done", "2", "", "digits-1-s0"),
+        ("1", "92.20", "+2.10", "done", "2", "", "digits-1-s1"),
+        ("2", "92.40", "+2.20", "done", "2", "", "digits-1-s2"),
+    ]
+    assert "+2.10 [+1.85, +2.35]" in muon
+    # One that diverged is named, and has no number.
+    assert re.search(r">2</th><td[^>]*>–</td><td[^>]*>–</td><td>diverged</td>.*cifar<10>-2-s2</td>",
+                     row_of(text, "0-2"))  # fmt: skip
+
+
+def test_a_verdict_and_its_badge_are_printed_as_they_come(source: Path) -> None:
     found = load_runs(source)
-    rows = report_data.rows(build_table(found), found, str(source))
-    (muon,) = [row for row in rows if (row.label, row.dataset) == ("muon", "digits")]
-    figure = report_data.chart_of([muon], str(source), "test/accuracy", "3 seeds")
-    assert figure is not None
-    (band,) = figure.axes[0].collections
-    last = band.get_paths()[0].vertices
-    accuracies = [100 * (0.92 + 0.001 * seed - 0.3 / 5) for seed in range(3)]
+    badges = {True: Badge("primary", (), 3, 3), False: Badge(None, ("a reason",))}
+    plan = Plan(contrasts=(("muon", "sgd"),), badge=lambda pair, *_: badges["adamw" in pair])
+    table = build_table(found, baseline=["adamw", "sgd"], spread="interval", plan=plan)
+    text = report_data.page(table, found, str(source))
+    muon, printed = row_of(text, "1-1"), ("registered, primary", "found afterwards")
+    for one, badge in zip(table.cells[1][1].comparisons, printed, strict=True):
+        assert one is not None
+        verdict = f'data-verdict="{one.verdict}"><b>{one.verdict}</b>'
+        assert f'{verdict} <span class="badge">{badge}</span>' in muon
+        assert f"{one.n} pairs of seeds, p = {one.decisive_p:.2g} corrected" in muon
+    pairs = re.search(r'<h2 id="pairs">.*?</table>', text, re.S)
+    assert pairs and pairs[0].count('<tr><th scope="row">muon</th><td>sgd</td>') == 2
+    assert "-2.10 [-2.35, -1.85]" in pairs[0]
+    # One that all have is said once.
+    alone = build_table(found, baseline=["adamw"], plan=replace(plan, contrasts=()))
+    text = report_data.page(alone, found, str(source))
+    assert text.count('<span class="badge">registered, primary</span>') == 1
+
+
+def test_the_policy_allows_what_is_on_the_page_and_nothing_else(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    policy = html.unescape(re.findall(r'Policy" content="([^"]*)"', text)[0])
+    rules = {name: set(rest) for name, *rest in map(str.split, policy.split(";"))}
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == {"'none'"}
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        inline = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+        digests = [hashlib.sha256(one.encode()).digest() for one in inline]
+        assert rules[rule] == {f"'sha256-{base64.b64encode(one).decode()}'" for one in digests}
+    assert " style=" not in text and not re.search(r"\son\w+=", text)
+
+
+def test_the_numbers_behind_the_curves_are_those_of_the_runs(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text)
+    assert found
+    charts = json.loads(found[1])
+    assert [chart["column"] for chart in charts] == ["0", "1"]
+    (muon,) = [one for one in charts[1]["series"] if one["label"] == "muon"]
+    accuracies = 100 * (0.92 + 0.002 * np.arange(3) - 0.3 / 5)
     ends = stats.t.interval(0.95, 2, np.mean(accuracies), stats.sem(accuracies))
-    at_5 = last[last[:, 0] == 5][:, 1]
-    assert (at_5.min(), at_5.max()) == pytest.approx(ends)
+    assert (muon["n"], muon["x"]) == (3, [1, 2, 3, 4, 5])
+    assert [muon[name][-1] for name in ("mean", "low", "high")] == pytest.approx(
+        [np.mean(accuracies), *ends], rel=1e-5
+    )
+
+
+def test_a_run_on_a_server_has_its_address(runs: Any, tmp_path: Path) -> None:
+    places = ["5f62ae5491", "https://api.wandb.ai/me/spectral-bench", "javascript:alert(1)/a/b"]
+    for seed in range(3):
+        folder = runs.folder(tmp_path / "runs", runs.config("adamw", seed), runs.summary(0.5))
+        status = {"state": "done", "cause": None, "tracked": places[seed : seed + 1]}
+        (folder / "status.json").write_text(json.dumps(status))
+    report.main([f"source={tmp_path / 'runs'}", f"out={tmp_path / 'r.html'}"])
+    links = re.findall(r'<a href="([^"]*)"', (tmp_path / "r.html").read_text())
+    (second,) = load_runs(tmp_path / "runs").query("seed == 1")["id"]
+    assert links == [f"https://wandb.ai/me/spectral-bench/runs/{second}"]
 
 
 def test_it_takes_the_options_of_the_tables(runs: Any, tmp_path: Path) -> None:
@@ -115,82 +163,9 @@ def test_it_takes_the_options_of_the_tables(runs: Any, tmp_path: Path) -> None:
 def test_mistakes_are_one_line(source: Path, tmp_path: Path) -> None:
     for argv, message in (
         ([f"source={tmp_path}/no"], "no such folder of runs"),
+        ([f"source={source}", "sweep=no"], "no runs of sweep 'no'; sweeps here: grid"),
         ([f"source={source}", "baseline=adm"], "no row 'adm' to be the baseline; the nearest is"),
         ([f"source={source}", f"out={source}"], "name another file"),
     ):
         with pytest.raises(UserError, match=message):
             report.main(argv)
-
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-
-FIRST = "document.querySelector('#board tbody tr:not([hidden]) th').textContent"
-SHOWN = "document.querySelectorAll('#board tbody tr:not([hidden])').length"
-
-
-def click(page: Page, column: str) -> None:
-    page.run(
-        f"[...document.querySelectorAll('#board thead button')]"
-        f".find(b => b.textContent === '{column}').click()"
-    )
-
-
-def values(page: Page, column: int) -> list[str]:
-    found: list[str] = page.run(
-        "[...document.querySelectorAll('#board tbody tr:not([hidden])')]"
-        f".map(r => r.cells[{column}].dataset.value)"
-    )
-    return found
-
-
-@needs_browser
-@pytest.mark.slow
-def test_in_a_browser_it_sorts_filters_and_asks_for_nothing(page: Path) -> None:
-    with browsing() as browser:
-        browser.open(page)
-        assert browser.run(SHOWN) == 6
-        click(browser, "test/accuracy (%)")
-        falling = [float(value) for value in values(browser, 3)]
-        assert falling == sorted(falling, reverse=True)
-        click(browser, "test/accuracy (%)")
-        assert [float(value) for value in values(browser, 3)] == falling[::-1]
-        click(browser, "optimizer")
-        assert values(browser, 0) == sorted(values(browser, 0))
-        browser.run(
-            "(s => { s.value = 'cifar<10>'; s.dispatchEvent(new Event('change')) })"
-            "(document.querySelector('[data-filter=dataset]'))"
-        )
-        assert browser.run(SHOWN) == 3
-        assert set(values(browser, 1)) == {"cifar<10>"}
-        assert browser.run("document.getElementById('count').textContent") == "3 of 6 rows"
-        assert browser.run("document.querySelectorAll('section:not([hidden])').length") == 1
-        link = browser.run("location.hash")
-        assert browser.errors == []
-        assert {url.split("#")[0] for url in browser.requests} == {page.as_uri()}
-    with browsing() as browser:  # the view is in the link
-        browser.open(page)
-        browser.run(f"location.hash = {link!r}")
-        browser.call("Page.reload")
-        while browser.run("document.readyState") != "complete":
-            pass
-        assert browser.run(SHOWN) == 3
-        assert values(browser, 0) == ["adamw", "muon", "sgd"]
-
-
-@needs_browser
-@pytest.mark.slow
-@pytest.mark.parametrize("dark", [False, True])
-def test_on_a_phone_and_in_the_dark_it_can_be_read(page: Path, dark: bool) -> None:
-    with browsing() as browser:
-        browser.shape(390, 844, dark=dark)
-        browser.open(page)
-        assert browser.run("document.documentElement.scrollWidth") <= 390  # nothing sticks out
-        style = "getComputedStyle(document.body)."
-        ink, paper = (
-            sum(int(part) for part in re.findall(r"\d+", browser.run(style + name))[:3])
-            for name in ("color", "backgroundColor")
-        )
-        assert (ink > paper) == dark
-        assert abs(ink - paper) > 500
-        height = browser.run("document.querySelector('#board td').getBoundingClientRect().height")
-        assert height > 15

@@ -52,7 +52,8 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
     stem = "docs/figures/study_x-convnet-digits"
     assert set(files) == {
         "README.md", "docs/RESULTS.md", "docs/figures/front.svg", f"{stem}-seconds.svg",
-        f"{stem}-epoch.svg", f"{stem}-sensitivity.svg", "docs/figures/across.svg",
+        f"{stem}-epoch.svg", f"{stem}-sensitivity.svg", f"{stem}-best-of-k.svg",
+        "docs/figures/across.svg",
     }  # fmt: skip
     page, same = files["docs/RESULTS.md"], "schedule cosine; model convnet; dataset digits"
     for line in (
@@ -72,6 +73,7 @@ def test_the_page_its_figures_and_the_readme(work: Path) -> None:
         "![convnet / digits: test/accuracy against seconds of training]"
         "(figures/study_x-convnet-digits-seconds.svg)",
         "| adamw | 0.001 to 0.01 (x10) | 0.01 | 0.01 | 0 |",
+        "| adamw | lr=0.01 | 60.00 | 100 % | lr -10.00, none | high lr |",
         "### study_z",
         "spectral-bench train -m +sweeps=study_z",
     ):
@@ -142,7 +144,7 @@ def test_check_tells_what_no_longer_matches(
     made()
     capsys.readouterr()
     assert results.main(["sweeps=sweeps", "--check"]) == 0
-    assert capsys.readouterr().out == "7 files match the archives\n"
+    assert capsys.readouterr().out == "8 files match the archives\n"
     page = Path("docs/RESULTS.md").read_text()
     for path, edit in [
         ("docs/RESULTS.md", page.replace("93.19", "95.19", 1)),
@@ -277,6 +279,8 @@ def test_settings_of_another_studys_tuning(work: Path, runs: Any) -> None:
     ) in section
     assert "report and tuning seeds" not in section  # it has no tuning of its own
     assert "budgets are equal: 2 trials (2 runs, 8 epochs) each" in section
+    assert "Settings are carried over from other runs than those reported:" in section
+    assert " trainer.epochs 4 in trials, 20 here.\n" in section
     assert "### Learning rates" not in section
     assert "🔴" not in section
 

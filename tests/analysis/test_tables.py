@@ -270,3 +270,61 @@ def test_a_project_is_named_with_its_entity(offline: Path, runs: Any) -> None:
     runs.folder(offline / "runs", runs.config(), runs.summary(0.9))
     with pytest.raises(UserError, match="publish=p: write <entity>/<project>"):
         tables.main(["source=runs", "publish=p"])
+
+
+@pytest.fixture
+def curves(runs: Any, tmp_path: Path) -> str:
+    """Four evaluations of each run, 10 steps apart; muon learns twice as fast as adamw."""
+    for name, rate in (("adamw", 0.1), ("muon", 0.2)):
+        for seed in (0, 1, 2):
+            history = [
+                {"step": 10 * e, "epoch": float(e), "val/accuracy": rate * e + 0.01 * seed}
+                for e in (1, 2, 3, 4)
+            ]
+            summary = runs.summary(0.5, steps=40, **{
+                "clock/data_seconds": 0.0, "clock/step_seconds": 4.0, "target/reached": False,
+            })  # fmt: skip
+            runs.folder(tmp_path / "runs", runs.config(name, seed), summary, history=history)
+    return str(tmp_path / "runs")
+
+
+def test_the_default_target_is_the_baselines_own(
+    curves: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (f"source={curves}", "metric=target/step", "baseline=adamw", "format=csv")
+    out, _ = output(capsys, *words, "target=auto")
+    lines = {line["row"]: line for line in csv.DictReader(io.StringIO(out))}
+    # 0.41 is the middle final value: adamw's first seed misses it, its last is there before.
+    assert {name: (line["n"], line["reached"]) for name, line in lines.items()} == {
+        "adamw": ("3", "2"), "muon": ("3", "3"),
+    }  # fmt: skip
+    assert float(lines["adamw"]["mean"]) == 40.0
+    assert float(lines["muon"]["mean"]) == pytest.approx(20.0)  # 0.4 + 0.01 of the second seed
+    assert lines["adamw"]["baseline"] == ""
+    out, _ = output(capsys, *words[:2], "target={metric: val/accuracy, value: 0.3}")
+    assert "Target of digits/convnet: val/accuracy 0.3, interpolated between" in out
+    seconds, _ = output(
+        capsys, words[0], "metric=target/seconds", "target={metric: val/accuracy, value: 0.35}",
+        "format=csv",
+    )  # fmt: skip
+    lines = {line["row"]: line for line in csv.DictReader(io.StringIO(seconds))}
+    assert float(lines["adamw"]["mean"]) == pytest.approx(3.4)  # 34 of 40 steps of 4 s
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("target=0.9",), r'target=0.9: write auto, or for example "{metric: val/accuracy, value'),
+        (("target={metric: val/accuracy",), "write auto, or for example"),
+        (("target=auto",), "target=auto is the final value of a row: add baseline=<row>"),
+        (("target=auto", "baseline=adam"), "the nearest is 'adamw'"),
+        (("metric=test/accuracy", "target=auto"), "target= goes with metric=target/seconds"),
+        (("target=auto", "baseline=muon", "resolve=1"), "no verdicts"),
+    ],
+)
+def test_a_target_that_cannot_be(curves: str, words: tuple[str, ...], message: str) -> None:
+    asked = dict(word.split("=", 1) for word in ("metric=target/step", *words))
+    with pytest.raises(UserError) as caught:
+        tables.main([f"source={curves}", *(f"{key}={value}" for key, value in asked.items())])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -15,9 +15,7 @@ from .conftest import QUICK
 ARCHIVES = files.home() / "results"
 
 
-def test_a_run_folder_gives_what_it_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_folder_gives_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert list(past_runs(Path("runs"))) == []
     train.train(config.load([*QUICK, "sweep=x", "seed=3"]))

@@ -98,7 +98,9 @@ def past(
     config = {"names": names, "seed": seed, "sweep": sweep, "variant": f"{optimizer}{variant}",
               "trainer": {"epochs": epochs}}  # fmt: skip
     summary = {"test/loss": value} if value is not None else {}
-    return PastRun(f"{sweep}{model}{optimizer}{seed}{epochs}", config, {"state": state}, summary, {})
+    return PastRun(
+        f"{sweep}{model}{optimizer}{seed}{epochs}", config, {"state": state}, summary, {}
+    )
 
 
 def spread(runs: list[PastRun], **asked: str | int) -> power.Spread | None:

@@ -99,11 +99,21 @@ def test_a_plan_is_frozen_printed_and_found_again(own: Own) -> None:
     assert made is not None
     assert before <= datetime.fromisoformat(made.time) <= datetime.now(UTC)
     plan = made.plan
-    assert (plan.outcome, plan.primary, plan.secondary) == ("test/accuracy", (("adamw", "sgd"),), ())
+    assert (plan.outcome, plan.primary, plan.secondary) == (
+        "test/accuracy",
+        (("adamw", "sgd"),),
+        (),
+    )
     assert (plan.horizon, plan.seeds, plan.looks, plan.margin) == (1, (0, 1), 1, 0.01)
-    assert (plan.optimizers, plan.models, plan.datasets) == (("adamw", "sgd"), ("mlp",), ("digits",))
+    assert (plan.optimizers, plan.models, plan.datasets) == (
+        ("adamw", "sgd"),
+        ("mlp",),
+        ("digits",),
+    )
     assert plan.tuning is not None
-    assert plan.tuning["space"]["sgd"] == {"optimizer.lr": {"low": 0.1, "high": 0.2}}
+    assert plan.tuning["space"]["sgd"] == {
+        "optimizer.lr": {"low": 0.1, "high": 0.2, "log": True, "extend": True}
+    }
     assert plan.overrides == ()
     assert current_file_hash(made) == plan.file
     path = "sweeps/registered/study_own.json"
@@ -175,8 +185,8 @@ def test_archived_report_runs_count(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("  registered:\n    outcome: test/accuracy\n    primary: [[adamw, sgd]]\n    margin: 0.01\n"
-          "    known: [Nothing.]\n", ""), "sweeps/study_own.yaml: no study.registered in it; declare"),
+        ((SWEEP[SWEEP.index("  registered") : SWEEP.index("  tuning")], ""),
+         "sweeps/study_own.yaml: no study.registered in it; declare"),
         (("[adamw, sgd]]", "[adamw, muon]]"), "primary: muon is no optimizer of the grid; choices"),
         (('seed: "0,1"', 'seed: "0,1", optimizer.weight_decay: "0,0.1"'),
          "optimizer.weight_decay: the grid has several values of it, so that an optimizer has"),

@@ -92,7 +92,10 @@ LEAST = {"outcome": "test/accuracy", "primary": [["muon", "adamw"]]}
         ({"primary": [["muon", "muon"]]}, "study.registered.primary: muon cannot be compared with"),
         ({"primary": [["a", "b"], ["b", "a"]]}, "study.registered.primary: a pair stands there"),
         ({"primary": [["*", "adamw"]]}, 'study.registered.primary: "*" is for secondary'),
-        ({"secondary": [["adamw", "*"]]}, 'study.registered.secondary: write the "*" first: ["*", '),
+        (
+            {"secondary": [["adamw", "*"]]},
+            'study.registered.secondary: write the "*" first: ["*", ',
+        ),
         ({"secondary": [["muon"]]}, "study.registered.secondary.0.1: field required"),
         ({"margin": 0}, "study.registered.margin: input should be greater than 0"),
         ({"margin": "0.1"}, "study.registered.margin: input should be a valid number"),
@@ -273,7 +276,11 @@ def judged(made: Registration | None = None, **changes: Any) -> Badge:
 
 @pytest.mark.parametrize(
     ("pair", "role"),
-    [(("muon", "adamw"), "primary"), (("adamw", "muon"), "primary"), (("adamw", "soap"), "secondary")],
+    [
+        (("muon", "adamw"), "primary"),
+        (("adamw", "muon"), "primary"),
+        (("adamw", "soap"), "secondary"),
+    ],
 )
 def test_a_registered_comparison(pair: tuple[str, str], role: str) -> None:
     found = judged(pair=pair, horizon=8.0, model="convnet", dataset="digits", current="f" * 64)
@@ -316,7 +323,11 @@ def test_what_was_found_afterwards_says_why(changes: dict[str, Any], reasons: li
 
 def test_a_study_without_a_registration() -> None:
     found = badge(None, pair=("muon", "adamw"), outcome="test/accuracy", seeds=ALL)
-    assert (found.role, found.reasons, str(found)) == (None, ("not registered",), "found afterwards")
+    assert (found.role, found.reasons, str(found)) == (
+        None,
+        ("not registered",),
+        "found afterwards",
+    )
 
 
 def test_seeds_that_are_missing_are_no_verdict_yet() -> None:
@@ -357,8 +368,22 @@ def test_registrations_of_the_shipped_sweeps_fit_their_grids() -> None:
         if study_in(path).registered is not None:
             found.append(path.stem)
     assert "demo_study" in found
-    for path in sorted((home() / "sweeps" / "registered").glob("*.json")):
-        assert read(path).study == path.stem
+
+
+REGISTERED = sorted(
+    path
+    for path in (home() / "sweeps" / "registered").glob("*.json")
+    if path.stem != "demo_study"  # made by `make study`, and not committed
+)
+
+
+@pytest.mark.parametrize("path", REGISTERED, ids=[path.stem for path in REGISTERED])
+def test_no_registered_study_was_changed_since_neither_its_file_nor_what_of_it_counts(
+    path: Path,
+) -> None:
+    made = read(path)
+    assert made.study == path.stem
+    assert registration.current_file_hash(made) == made.plan.file
 
 
 def test_it_imports_neither_torch_nor_pandas() -> None:

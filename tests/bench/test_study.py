@@ -26,6 +26,12 @@ def test_the_small_study_is_tuned_reported_and_tabled() -> None:
     ]
 
 
+def test_the_table_of_a_registered_study_is_by_its_outcome() -> None:
+    *_, table = study.commands(["+sweeps=demo_study", "runs_dir=r", "tuned=t"])
+    assert table == ["tables", "source=r", "sweep=demo_study", "metric=test/loss",
+                     "baseline=adamw", "spread=interval"]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "words", [["optimizer=sgd,muon"], ["optimizer=adamw"], ["trainer.batch_size=32,64"]]
 )
@@ -80,7 +86,7 @@ def test_mistakes(words: Sequence[str], says: str) -> None:
 def test_every_study_searches_for_all_or_for_none_of_its_optimizers(name: str) -> None:
     content = yaml.safe_load((files.home() / "sweeps" / f"{name}.yaml").read_text())
     tuning = (content.get("study") or {}).get("tuning")
-    if tuning is None:
+    if tuning is None or tuning.get("space", "default") == "default":  # as declared for all
         return
     grid = content["hydra"]["sweeper"]["params"]["optimizer"].replace(" ", "").split(",")
     assert list(tuning["space"]) == grid

@@ -116,7 +116,7 @@ def test_curvature_by_layer_is_sent_as_charts_and_as_a_table(
     assert charted_against(sent) == {
         f"{group}/*": "seen/tokens"
         for group in ("train", "val", "test", "alpha", "gamma", "s", "curvature")
-    }
+    } | {"step/*": "step"}
     said = sent["summary"]["curvature/layers"]
     assert (said["_type"], said["nrows"]) == ("table-file", 2)
     uploaded = json.loads(next(c for name, c in server.files.items() if "curvature/layers" in name))

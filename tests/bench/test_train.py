@@ -104,6 +104,7 @@ def test_the_summary_holds_all_that_tables_need(quick: Make) -> None:
         "target/epoch",
         "target/seconds",
         "target/flops",
+        "target/joules",
         "target/interpolated",
         "target/resolution",
         "steps",

@@ -46,11 +46,27 @@ class Page:
                 assert "error" not in heard, heard
                 return heard["result"]
 
-    def open(self, path: Path) -> None:
+    def open(self, path: Path, fragment: str = "") -> None:
         """Load a file and wait until it is loaded."""
-        self.call("Page.navigate", url=path.as_uri())
-        while self._hear().get("method") != "Page.loadEventFired":
+        self.call("Page.navigate", url="about:blank")  # else only the fragment might change
+        self.call("Page.navigate", url=path.as_uri() + fragment)
+        while self._hear().get("method") != "Page.loadEventFired" or self.at() == "about:blank":
             pass
+
+    def at(self) -> str:
+        """Return the address of the page that is loaded."""
+        return str(self.run("location.href"))
+
+    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        """Send an event of the left button: mouseMoved, mousePressed or mouseReleased."""
+        held = {"button": "left", "clickCount": 1, **more}
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **held)
+
+    def press(self, key: str, text: str = "") -> None:
+        """Press a key and let it go."""
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, code=key,
+                      windowsVirtualKeyCode=13 if key == "Enter" else 0)  # fmt: skip
 
     def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression."""
@@ -80,7 +96,8 @@ class Page:
         heard = json.loads(raw)
         method, said = heard.get("method"), heard.get("params", {})
         if method == "Runtime.exceptionThrown":
-            self.errors.append(said["exceptionDetails"]["text"])
+            thrown = said["exceptionDetails"]
+            self.errors.append(thrown.get("exception", {}).get("description", thrown["text"]))
         elif method == "Log.entryAdded" and said["entry"]["level"] == "error":
             self.errors.append(said["entry"]["text"])
         elif method == "Network.requestWillBeSent":

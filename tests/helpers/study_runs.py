@@ -30,14 +30,14 @@ def write(
             accuracy, state, seconds_per_epoch=seconds,
             **{"val/accuracy": accuracy, "val/loss": 1 - accuracy, "clock/data_seconds": 1.0,
                "clock/step_seconds": 29.0, "target/reached": target is not None,
-               "target/seconds": target, "target/value": 0.5, "target/metric": "val/accuracy"},
-            **more,
+               "target/seconds": target, "target/step": 20 if target else None,
+               "target/value": 0.5, "target/metric": "val/accuracy", **more},
         )  # fmt: skip
         if state == "diverged":
             summary = {"state": state, "epochs": 3, "target/reached": False}
     history = [
         {"step": 10 * e, "epoch": float(e), "test/accuracy": (accuracy or 0) * e / (e + 0.1),
-         "test/loss": 1 / e}
+         "val/accuracy": (accuracy or 0) * e / (e + 0.1), "test/loss": 1 / e}
         for e in range(1, 5)
     ]  # fmt: skip
     folder: Path = runs.folder(root, config, summary, state, history)

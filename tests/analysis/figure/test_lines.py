@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.figure.lines import Series, chart
-from analysis.figure.style import logarithmic, new_axes, number, styled, svg
+from analysis.figure.style import COLOURS, logarithmic, new_axes, number, styled, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 LABELS = {"title": "A < B", "x_label": "epochs", "y_label": "test/accuracy (%)"}
@@ -119,7 +119,7 @@ def test_an_svg_is_read_on_light_and_dark_pages_and_is_the_same_twice() -> None:
     assert root.get("aria-label") == 'what "is" <shown>'
     (sheet,) = root.iter(f"{SVG}style")
     light, dark = (sheet.text or "").split("@media(prefers-color-scheme:dark)")
-    for one in ("#0072b2", "#ffffff", "#1f2328"):  # the line, the page, its letters
+    for one in (COLOURS[0], "#ffffff", "#1f2328"):  # the line, the page, its letters
         (name,) = set(re.findall(rf"\.([\w-]+){{[^}}]*:{one}", light)[:1])
         assert f".{name}{{" in dark and one not in dark
     assert "<metadata" not in written and "<!--" not in written

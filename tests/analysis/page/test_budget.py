@@ -77,6 +77,30 @@ def test_the_line_says_whether_budgets_are_equal(runs: Any, tmp_path: Path) -> N
     assert "no archive" not in line({"a": one}, rows, tuned=True)
 
 
+def test_trials_of_two_lengths_differ_in_no_setting_by_that(runs: Any, tmp_path: Path) -> None:
+    for epochs, rate in ((4, 0.1), (8, 0.1), (8, 0.2)):
+        config = runs.config("adamw", 1000, optimizer__lr=rate, trainer__epochs=epochs)
+        study_runs.write(runs, tmp_path, config, 0.5)
+    found = budgets(load_runs(tmp_path))["digits", "convnet", "adamw"]
+    assert found.cost == (3, 3, 20.0)
+    assert found.keys == ("config.optimizer.lr",)
+    assert found.tried == {(0.1,), (0.2,)}
+
+
+def test_the_line_says_what_is_carried_over_and_what_was_known(runs: Any, tmp_path: Path) -> None:
+    rows = tuning(runs, tmp_path)
+    rows = rows[rows["optimizer"] == "adamw"]
+    report = rows.assign(**{"config.trainer.epochs": 30, "config.trainer.log_every": 99})
+    one = Budget(6, 6, 24.0)
+    said = line({"a": one}, rows, report=report, known=["The damping is.", "Rates are."])
+    assert said.endswith(
+        " Settings are carried over from other runs than those reported: trainer.epochs 4 in"
+        " trials, 30 here. Known before the first trial: The damping is. Rates are."
+    )
+    assert "carried" not in line({"a": one}, rows, report=rows)
+    assert "carried" not in line({"a": Budget()}, rows, report=report)
+
+
 def test_the_usual_budget() -> None:
     one, two = Budget(6, 6, 24.0), Budget(8, 8, 32.0)
     assert usual([one, two, one]) == (6, 6, 24.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from scipy import stats
 
 from analysis.page.budget import RED, budgets
 from analysis.page.table import Results, comparison, markdown, metric_of, p_words, results
-from analysis.runs import load_runs
+from analysis.runs import load_history, load_runs
 
 ACCURACIES = {
     "adamw": [0.901, 0.903, 0.902, 0.905, 0.900],
@@ -42,7 +43,8 @@ def test_every_number_of_the_table(runs: Any, tmp_path: Path) -> None:
     table = cells(found)
     assert table["optimizer"] == [
         "test/accuracy [95 %]", "trials", "settings", "s/epoch", "device",
-        "vs adamw [95 %], corrected p", "vs muon [95 %], corrected p", "s to target",
+        "vs adamw [95 %], corrected p", "vs muon [95 %], corrected p",
+        "steps to target", "s to target",
     ]  # fmt: skip
     ours = 100 * np.array(ACCURACIES["spectral_newton"])
     low, high = stats.t.interval(0.95, 4, ours.mean(), stats.sem(ours))
@@ -50,7 +52,7 @@ def test_every_number_of_the_table(runs: Any, tmp_path: Path) -> None:
     assert newton[0] == f"**{ours.mean():.2f} [{low:.2f}, {high:.2f}]** (5/5)"
     assert newton[1:3] == ["2", "lr=0.01"]
     assert newton[3:5] == ["1.500 [1.500, 1.500]", "Accelerator 9000"]
-    assert newton[7] == "9.000 (5 of 5)"
+    assert newton[7:] == ["20.0 (5 of 5)", "9.000 (5 of 5)"]
     others = [name for name in accuracies if name != "adamw"]
     p_values = [stats.ttest_rel(accuracies[name], accuracies["adamw"]).pvalue for name in others]
     holm = np.maximum.accumulate(np.sort(p_values) * [4, 3, 2, 1])
@@ -119,9 +121,8 @@ def test_a_row_is_timed_by_those_of_its_runs_that_had_the_device_alone(
     assert table["muon"][4] == "Accelerator 9000, 1 or 4 runs at once"
     (note,) = [note for note in found.notes if note.startswith("Seconds are withheld of ")]
     assert note.startswith("Seconds are withheld of 2 of 7 runs of muon: ")
-    assert "target/seconds: Kaplan-Meier median over those of the same runs that have " in "".join(
-        found.notes
-    )
+    assert table["muon"][-2] == "20.0 (7 of 8)"  # shared or not, and one that diverged
+    assert "of seconds and joules over those that have them" in "".join(found.notes)
 
 
 def test_seconds_of_runs_that_all_shared_a_device_are_marked(runs: Any, tmp_path: Path) -> None:
@@ -148,7 +149,9 @@ def test_verdicts_count_the_looks_at_growing_results(runs: Any, tmp_path: Path) 
     root = study_runs.study(runs, tmp_path, ACCURACIES)
     runs_of = load_runs(root)
     report = runs_of[runs_of["sweep"] == "study_x"]
-    once, thrice = (results(report, {}, judging=lambda _, k=looks: Plan(looks=k))[0] for looks in (1, 3))
+    once, thrice = (
+        results(report, {}, judging=lambda _, k=looks: Plan(looks=k))[0] for looks in (1, 3)
+    )
     p = [
         [row.against["adamw"].comparison for row in found.rows if row.optimizer == "muon"]
         for found in (once, thrice)
@@ -165,11 +168,11 @@ def test_times_of_two_devices_are_withheld(runs: Any, tmp_path: Path) -> None:
         study_runs.write(runs, root, config, 0.9, device="Another")
     (found,) = built(root)
     assert not found.timed
-    assert found.target is None
+    assert [one.metric for one in found.targets] == ["target/step"]
     table = cells(found)
     assert table["adamw"][3] == "–"
     assert [table[name][4] for name in ("adamw", "muon")] == ["Accelerator 9000", "Another"]
-    assert len(table["optimizer"]) == 7
+    assert len(table["optimizer"]) == 8
     study_runs.write(runs, root, runs.config("muon", 2, sweep="study_x"), 0.9)
     assert cells(built(root)[0])["muon"][4] == "Accelerator 9000, Another"
     assert any(note.startswith("Seconds withheld: ") and "2 device" in note for note in found.notes)
@@ -288,6 +291,31 @@ def test_a_place_without_a_target_beside_one_that_has_it(runs: Any, tmp_path: Pa
     config["id"] += "-mlp"
     runs.folder(root, config, runs.summary(0.5))
     convnet, mlp = built(root)
-    assert convnet.target is not None
-    assert mlp.target is None
+    assert [one.metric for one in convnet.targets] == ["target/step", "target/seconds"]
+    assert not mlp.targets
     assert not any("Target" in note or note.startswith("No row") for note in mlp.notes)
+
+
+def test_the_target_is_the_baselines_own_median_where_histories_are_there(
+    runs: Any, tmp_path: Path
+) -> None:
+    root = study_runs.study(runs, tmp_path, ACCURACIES, steps=40)
+    frame = load_runs(root)
+    report = frame[frame["sweep"] == "study_x"]
+    (found,) = results(report, {}, histories=partial(load_history, root))
+    aim = np.median(ACCURACIES["adamw"]) * 4 / 4.1  # a curve is its accuracy times e / (e + 0.1)
+    epochs = np.arange(1, 5)
+    for row in found.rows:
+        curves = np.outer(ACCURACIES[row.label], epochs / (epochs + 0.1))
+        steps = [
+            10 * np.interp(aim, curve, epochs) if curve[-1] >= aim else math.inf for curve in curves
+        ]
+        there, seconds = row.targets
+        assert there is not None and seconds is not None
+        assert there.mean == pytest.approx(sorted(steps)[2])  # the lower median of five
+        assert there.reached == sum(map(math.isfinite, steps))
+        if math.isfinite(there.mean):  # 30 s of training in all
+            assert seconds.mean == pytest.approx(there.mean * 30 / 40)
+    (note,) = [note for note in found.notes if note.startswith("Target of ")]
+    assert f"val/accuracy {aim:.5g}, interpolated between evaluations 10 steps apart" in note
+    assert "the median final value of adamw, 5 runs" in note

@@ -77,14 +77,14 @@ def test_the_table_stands_on_top_and_the_page_beside_it(
     shown = capsys.readouterr()
     first, *_ = blocks(server, "markdown-block")
     assert first["content"].startswith(shown.out.rstrip())
-    assert "not shown" in first["content"]
+    assert "undecided" in first["content"]
     (written,) = of_type(server, "runs")
     assert written["displayName"] == "Comparison grid"
     assert f"/lab/p/reports/Comparison-grid--{written['id'].rstrip('=')}" in shown.err
     (published,) = [run for (_, name), run in server.runs.items() if run["jobType"] == "report"]
     assert f"/lab/p/runs/{published['name']}" in first["content"]
     (page,) = [text for name, text in server.files.items() if name.endswith(".html")]
-    asked = report.ReportOptions(source=str(source), sweep="grid", baseline="muon")
+    asked = report.ReportOptions(source=str(source), sweep="grid", baseline=["muon"])
     assert page.decode() == report.page(load_runs(source), asked)
 
 

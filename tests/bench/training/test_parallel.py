@@ -107,6 +107,7 @@ def test_two_processes_train_as_one(tmp_path: Path, optimizer: str) -> None:
         f"optimizer={optimizer}",
         "trainer.epochs=2",
         "trainer.log_every=2",
+        "trainer.evaluate_every=2",
         "trainer.label_smoothing=0.1",
         *own,
     )

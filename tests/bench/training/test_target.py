@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.runs import load_history, load_runs
+from analysis.table.build import build_table
 from bench import config, files, train
 from bench.errors import UserError
 from bench.identity import identify
@@ -177,6 +180,25 @@ def test_a_run_that_misses_says_so(quick: Callable[..., config.RunConfig]) -> No
     summary = train.train(quick("target={metric: val/accuracy, value: 1.0}"))
     assert summary["target/reached"] is False
     assert summary["target/step"] is summary["target/seconds"] is None
+
+
+@pytest.mark.parametrize("every", [None, 1])
+def test_tables_find_the_arrival_that_the_run_found(
+    quick: Callable[..., config.RunConfig], every: int | None
+) -> None:
+    target = Target(metric="val/accuracy", value=0.15)
+    options = [f"trainer.evaluate_every={every or 'null'}", "trainer.epochs=4"]
+    run = quick(*options, "target={metric: val/accuracy, value: 0.15}")
+    own = train.train(run)
+    assert own["target/interpolated"]
+    runs, histories = load_runs(run.runs_dir), partial(load_history, run.runs_dir)
+    for measure in ("step", "epoch", "seconds"):
+        metric = f"target/{measure}"
+        ((cell,),) = build_table(runs, metric=metric, target=target, histories=histories).cells
+        # A run's clock knows each step's seconds, a history only how many there were.
+        close = 0.75 if measure == "seconds" else 1e-9
+        assert cell.mean == pytest.approx(own[metric], rel=close)
+    assert own["target/resolution"] == (every or 3)
 
 
 @pytest.mark.parametrize("value", [0.1, 0.3])  # at the first evaluation; between two

@@ -96,8 +96,9 @@ def test_what_may_be_left_out() -> None:
     ("given", "said"),
     [
         ({"method": "narrow", "extension": 2}, "narrow has no extension=2"),
-        ({"at": ["optimizer.lr=3"]}, r"optimizer\.lr=3 is no override of trainer, dataset"),
-        ({"at": ["trainer.epochs"]}, r"trainer\.epochs is no override"),
+        ({"at": ["optimizer.lr=3"]}, r"optimizer\.lr=3 is no option of trainer, dataset"),
+        ({"at": ["trainer.epochs"]}, r"trainer\.epochs is no option"),
+        ({"at": ["model=mlp"]}, "model=mlp is no option"),
         ({"space": "all"}, r"study\.tuning\.space: input should be a valid dictionary"),
         ({"method": "best"}, r"study\.tuning\.method: input should be"),
     ],
