@@ -54,13 +54,12 @@ _say = partial(phrase, "across.md.j2")
 class Profile:
     """The share [methods, ratios] of sections in which a method is within a factor of the best.
 
-    ``notes``: which sections are left out, and why; ``count``: how many are not.
+    ``count``: of how many sections.
     """
 
     ratios: Array
     shares: Array
     count: int
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def across(
     own = {id(section): source for section, source in parts}
     costs = np.array([_error(one, methods) for one in found.sections]).T
     shares = performance_profile(costs, _QUALITY, found.weights)
-    target = _to_target(found, [own[id(one)] for one in found.sections], measure)
+    target, left_out = _to_target(found, [own[id(one)] for one in found.sections], measure)
     notes = [
         _say("sections", [_described(one, w) for one, w in _weighted(found)], list(methods)),
         _say("intervals", RESAMPLES, found.tasks),
@@ -120,7 +119,7 @@ def across(
         notes.append(_say("left_out", lacking, list(methods)))
     several = [(_name(one), one.several) for one in found.sections if one.several]
     notes += [_say("several", several)] if several else []
-    notes += target.notes if target else []
+    notes += left_out
     registered = sum(find(one.name) is not None for one in found.sections)
     caveats = [_say("registered", registered, len(found.sections))]
     if any(one.outcome != _LOSS for one in found.sections):
@@ -184,8 +183,10 @@ def _error(section: Section, methods: Sequence[str]) -> Array:
     return np.asarray((section.costs(methods) + (section.direction > 0)).mean(axis=1))
 
 
-def _to_target(found: Aggregate, sources: Sequence[Source], measure: str) -> Profile | None:
-    """Return the profile of what reaching the target took, of the sections that tell."""
+def _to_target(
+    found: Aggregate, sources: Sequence[Source], measure: str
+) -> tuple[Profile | None, list[str]]:
+    """Return the profile of what reaching the target took, and which sections it leaves out."""
     metric = f"target/{measure}"
     costs, counts, notes = [], [], []
     for (section, weight), source in zip(_weighted(found), sources, strict=True):
@@ -208,9 +209,9 @@ def _to_target(found: Aggregate, sources: Sequence[Source], measure: str) -> Pro
         costs.append(took)
         counts.append(weight)
     if not costs:
-        return None
+        return None, notes
     shares = performance_profile(np.array(costs).T, _TARGET, counts)
-    return Profile(_TARGET, shares, len(costs), tuple(notes))
+    return Profile(_TARGET, shares, len(costs)), notes
 
 
 def _weighted(found: Aggregate) -> list[tuple[Section, float]]:
