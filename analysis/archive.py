@@ -90,12 +90,12 @@ def _chosen(options: PackOptions) -> dict[str, Files]:
     root = Path(run_archive.local(options.source))
     if not root.is_dir():
         raise UserError(f"source={options.source}: no such folder of runs, nor an archive of them")
-    found = run_archive.gather(root)
-    by_sweep = {run_id: run_archive.sweep(files) for run_id, files in found.items()}
-    if not found:
+    gathered = run_archive.gather(root)
+    by_sweep = {run_id: run_archive.sweep(files) for run_id, files in gathered.items()}
+    if not gathered:
         raise UserError(f"source={options.source}: no runs there")
     if not options.sweeps:
-        return found
+        return gathered
     known = {sweep for sweep in by_sweep.values() if sweep}
     missing = [
         f"sweeps={name}: no run of it in {options.source}; {suggestion(name, known)}"
@@ -106,7 +106,9 @@ def _chosen(options: PackOptions) -> dict[str, Files]:
         raise UserError(missing[0])
     for line in missing:
         print(f"warning: {line}", file=sys.stderr)
-    return {run_id: files for run_id, files in found.items() if by_sweep[run_id] in options.sweeps}
+    return {
+        run_id: files for run_id, files in gathered.items() if by_sweep[run_id] in options.sweeps
+    }
 
 
 def _unpack(argv: Sequence[str]) -> None:

@@ -56,11 +56,11 @@ def main(argv: list[str]) -> None:
             for name in options.only:
                 if name not in ids:
                     raise UserError(f"only={name}: no such claim{nearest(name, ids)}")
-            found = measured.load(options.source)
+            measurements = measured.load(options.source)
         except OSError as error:
             raise UserError(f"{error.filename}: {error.strerror}") from error
     chosen = [claim for claim in claims if not options.only or claim.id in options.only]
-    results = [check(claim, found, other_data=options.other_data) for claim in chosen]
+    results = [check(claim, measurements, other_data=options.other_data) for claim in chosen]
     text = render(results, options.format)
     if options.out is None:
         sys.stdout.write(text)

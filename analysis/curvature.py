@@ -8,9 +8,6 @@ the run folder. `analysis.measure.network.measure` does the same for any network
 
 from __future__ import annotations
 
-import textwrap
-import time
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -19,26 +16,20 @@ from pydantic import Field
 from analysis.command import views
 from analysis.command.measuring import (
     MeasurementOptions,
+    Subject,
     explained,
-    find_run,
-    print_stored,
+    measuring,
     progress,
-    require_done,
-    stored_or_measured,
+    show,
 )
-from analysis.command.views import EXPONENT_LEGEND, render_exponents
 from analysis.measure import files
 from analysis.measure.kronecker import measure_kronecker
 from analysis.measure.network import Measurement, measure
 from bench import options as cli
-from bench.parts import Restored, restore
-from bench.table_writer import drawn
 
 __all__ = ["Measurement", "main", "measure"]
 
 PROG = "spectral-bench curvature"
-# What decides the numbers: a step measured with the same options needs no new measurement.
-DECISIVE = ("directions", "batch", "engine", "microbatch", "dtype", "mode", "device")
 DESCRIPTION = """
 Measure a trained network's gradient spectrum and exact curvature, layer by layer.
 
@@ -71,74 +62,50 @@ class CurvatureOptions(MeasurementOptions):
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    started = time.perf_counter()
-    options = cli.parse(
+    with measuring(
         CurvatureOptions, argv, prog=PROG, description=DESCRIPTION, examples=EXAMPLES
-    )
-    folder = find_run(options.run)
-    require_done(folder)
-    restored = restore(folder, trusted=options.trust)
-    wanted = options.model_dump(include=set(DECISIVE))
-    options.use_threads(restored.config)
-    (curvature, exponents), was_stored = stored_or_measured(
-        folder, files.NAMES, restored.step, wanted,
-        lambda: _measure(restored, options), force=options.force,
-    )  # fmt: skip
-    _show(exponents)
-    if was_stored:
-        print_stored(folder)
-    if options.kronecker:
-        _kronecker(folder, restored, options, curvature)
-    print(f"{time.perf_counter() - started:.1f} s")
+    ) as subject:
+        wanted = subject.options.model_dump(include={"directions", "engine"})
+        (curvature, exponents), was_stored = subject.tables(
+            files.NAMES, wanted, lambda: _measure(subject)
+        )
+        show(views.render_exponents(exponents), views.EXPONENT_LEGEND)
+        if was_stored:
+            subject.print_stored()
+        if subject.options.kronecker:
+            (_, layers), _ = subject.tables(
+                ("kronecker", "kronecker_layers"), wanted, lambda: _kronecker(subject, curvature)
+            )
+            show(views.render_kronecker(layers), views.KRONECKER_LEGEND)
+            print("\n".join(views.match_lines(layers)))
 
 
 def _kronecker(
-    folder: Path, restored: Restored, options: CurvatureOptions, curvature: pd.DataFrame
-) -> None:
-    """Measure, write and show the Kronecker side, unless it is there."""
-
-    def measured() -> tuple[pd.DataFrame, pd.DataFrame]:
-        batch = restored.batch(options.batch)
-        with explained(options), progress("curvature") as report:
-            found = measure_kronecker(
-                restored.model, *batch, curvature, settings=options.settings(), progress=report
-            )
-        for note in found.notes:
-            print(note)
-        return found.directions, found.layers
-
-    (_, layers), _ = stored_or_measured(
-        folder, ("kronecker", "kronecker_layers"), restored.step,
-        options.model_dump(include=set(DECISIVE)), measured, force=options.force,
-    )  # fmt: skip
-    cli.show(drawn(views.render_kronecker(layers)))
-    print(textwrap.fill(views.KRONECKER_LEGEND, 88))
-    print("\n".join(views.match_lines(layers)))
+    subject: Subject[CurvatureOptions], curvature: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    options, restored = subject.options, subject.restored
+    batch = restored.batch(options.batch)
+    with explained(options), progress("curvature") as report:
+        compared = measure_kronecker(
+            restored.model, *batch, curvature, settings=options.settings(), progress=report
+        )
+    for note in compared.notes:
+        print(note)
+    return compared.directions, compared.layers
 
 
-def _show(table: pd.DataFrame) -> None:
-    cli.show(drawn(render_exponents(table)))
-    print(textwrap.fill(EXPONENT_LEGEND, 88))
-
-
-def _measure(restored: Restored, options: CurvatureOptions) -> Measurement:
+def _measure(subject: Subject[CurvatureOptions]) -> Measurement:
+    options, restored = subject.options, subject.restored
     inputs, labels = restored.batch(options.batch)
-    print(
-        f"measuring step {restored.step} (epoch {restored.epoch:g}) on {len(inputs)} training "
-        f"samples: {options.directions} directions a layer, {options.dtype}, {options.mode} mode"
+    subject.announce(
+        len(inputs),
+        f": {options.directions} directions a layer, {options.dtype}, {options.mode} mode",
     )
     with explained(options), progress("curvature") as report:
         return measure(
-            restored.model,
-            inputs,
-            labels,
-            options.directions,
-            engine=options.engine,
-            settings=options.settings(),
-            step=restored.step,
-            epoch=restored.epoch,
-            progress=report,
-        )
+            restored.model, inputs, labels, options.directions, engine=options.engine,
+            settings=options.settings(), step=restored.step, epoch=restored.epoch, progress=report,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

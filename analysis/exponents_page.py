@@ -58,29 +58,29 @@ def main(argv: list[str]) -> None:
                 print(archive)
             if not archive.is_file():
                 raise UserError(f"{archive}: no such archive; give source=<folder of runs>")
-            found = measured.load([str(archive)])
-            if found.layers.empty:
+            measurements = measured.load([str(archive)])
+            if measurements.layers.empty:
                 raise UserError(f"{archive}: no exponents were measured in these runs")
             figure = options.docs / "figures" / f"{options.name}.png"
             with styled():
-                save(alpha_training(found), figure)
-            text, file = page(found, options.name), options.docs / f"{options.name}.md"
+                save(alpha_training(measurements), figure)
+            text, file = page(measurements, options.name), options.docs / f"{options.name}.md"
             write_atomically(file, lambda stream: stream.write(text.encode()))
         except OSError as error:
             raise UserError(f"{error.filename}: {error.strerror}") from error
     print(f"{figure}\n{file}")
 
 
-def page(found: Measured, name: str) -> str:
+def page(measurements: Measured, name: str) -> str:
     """Return the page of an archive's name."""
-    runs = found.runs
+    runs = measurements.runs
     networks = {f"{m} on {d}" for m, d in zip(runs["model"], runs["dataset"], strict=True)}
-    last = last_epochs(found.layers)
+    last = last_epochs(measurements.layers)
     first_run = min(last["run"])
-    _, judged = judged_claims(found)
+    _, judged = judged_claims(measurements)
     return phrase(
         "exponents.md.j2", "page", name, sorted(networks), sorted(runs["id"]),
-        _over_training(found.layers), first_run, _last(last[last["run"] == first_run]),
+        _over_training(measurements.layers), first_run, _last(last[last["run"] == first_run]),
         render(judged, "markdown") if judged else "",
     )  # fmt: skip
 

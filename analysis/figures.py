@@ -82,11 +82,11 @@ def main(argv: list[str]) -> None:
 
 def _check_range(ylim: Sequence[float], kind: str) -> None:
     """Raise a `UserError` for what is no range, or where no metric is drawn upwards."""
-    told = f"ylim={','.join(f'{end:g}' for end in ylim)}"
+    option = f"ylim={','.join(f'{end:g}' for end in ylim)}"
     if kind in ("profile", "curvature"):
-        raise UserError(f"{told}: kind={kind} draws no metric; leave ylim out")
+        raise UserError(f"{option}: kind={kind} draws no metric; leave ylim out")
     if len(ylim) != 2 or not all(map(math.isfinite, ylim)) or ylim[0] >= ylim[1]:
-        raise UserError(f"{told}: give two numbers, the lower first: ylim=92,95")
+        raise UserError(f"{option}: give two numbers, the lower first: ylim=92,95")
 
 
 def _draw_curvature(options: FigureOptions) -> None:

@@ -7,9 +7,7 @@ writes ``hessian_blocks.parquet`` (one row a block) in the run folder.
 
 from __future__ import annotations
 
-import textwrap
-import time
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 from pydantic import Field
@@ -17,12 +15,11 @@ from torch import nn
 
 from analysis.command.measuring import (
     MeasurementOptions,
+    Subject,
     explained,
-    find_run,
-    print_stored,
+    measuring,
     progress,
-    require_done,
-    stored_or_measured,
+    show,
 )
 from analysis.command.views import BLOCK_LEGEND, order, render_blocks
 from analysis.curvature_core.blocks import Blocks, asymmetry, estimated_norms, exact_norms
@@ -36,8 +33,6 @@ from analysis.curvature_core.products import (
 )
 from bench import options as cli
 from bench.errors import UserError
-from bench.parts import Restored, restore
-from bench.table_writer import drawn
 
 PROG = "spectral-bench hessian-blocks"
 NAME = "hessian_blocks"
@@ -56,7 +51,6 @@ EXAMPLES = (
     "run='runs/*vit_micro-adamw-s0*' at=start",
     "run=runs/cifar10-vit_tiny-adamw-s0-5e6f7a8b device=cuda batch=512 spectral=all",
 )
-_HOW = ("batch", "microbatch", "dtype", "mode", "device")
 _ESTIMATE = ("probes", "spectral", "steps", "level")
 
 
@@ -79,25 +73,17 @@ class HessianOptions(MeasurementOptions):
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    started = time.perf_counter()
-    options = cli.parse(HessianOptions, argv, prog=PROG, description=DESCRIPTION, examples=EXAMPLES)
-    folder = find_run(options.run)
-    require_done(folder)
-    restored = restore(folder, options.at, options.trust)
-    options.use_threads(restored.config)
-    exact = _exact(options, sum(p.numel() for p in restored.model.parameters()))
-    wanted: dict[str, Any] = options.model_dump(include={*_HOW, *(() if exact else _ESTIMATE)})
-    wanted["method"] = "exact" if exact else "estimated"
-    (table,), was_stored = stored_or_measured(
-        folder, (NAME,), restored.step, wanted,
-        lambda: [_measure(restored, options, exact)], force=options.force,
-    )  # fmt: skip
-    cli.show(drawn(render_blocks(table)))
-    print(textwrap.fill(BLOCK_LEGEND, 88))
-    print(textwrap.fill(order(table), 88))
-    if was_stored:
-        print_stored(folder)
-    print(f"{time.perf_counter() - started:.1f} s")
+    with measuring(
+        HessianOptions, argv, prog=PROG, description=DESCRIPTION, examples=EXAMPLES
+    ) as subject:
+        options = subject.options
+        exact = _exact(options, sum(p.numel() for p in subject.restored.model.parameters()))
+        wanted = options.model_dump(include=set() if exact else set(_ESTIMATE))
+        wanted["method"] = "exact" if exact else "estimated"
+        (table,), was_stored = subject.tables((NAME,), wanted, lambda: [_measure(subject, exact)])
+        show(render_blocks(table), BLOCK_LEGEND, order(table))
+        if was_stored:
+            subject.print_stored()
 
 
 def _exact(options: HessianOptions, parameters: int) -> bool:
@@ -115,24 +101,19 @@ def _exact(options: HessianOptions, parameters: int) -> bool:
     return options.method == "exact" or (options.method == "auto" and parameters <= SMALL)
 
 
-def _measure(restored: Restored, options: HessianOptions, exact: bool) -> pd.DataFrame:
-    inputs, labels = restored.batch(options.batch)
+def _measure(subject: Subject[HessianOptions], exact: bool) -> pd.DataFrame:
+    options, restored = subject.options, subject.restored
+    batch = restored.batch(options.batch)
     with explained(options):
-        products = HessianProducts(
-            restored.model, cross_entropy, (inputs, labels), options.settings()
-        )
+        products = HessianProducts(restored.model, cross_entropy, batch, options.settings())
     what = "the whole Hessian" if exact else f"{options.probes} probes, {options.steps} steps"
-    print(
-        f"measuring step {restored.step} (epoch {restored.epoch:g}) on {len(inputs)} training "
-        f"samples: {products.size:,} parameters, {what}, {options.dtype}, {options.mode} mode"
+    subject.announce(
+        len(batch[0]),
+        f": {products.size:,} parameters, {what}, {options.dtype}, {options.mode} mode",
     )
-    found = (
-        _formed(products, options)
-        if exact
-        else pd.concat(_estimated(products, options), ignore_index=True)
-    )
-    found["step"], found["epoch"] = restored.step, float(restored.epoch)
-    return found
+    blocks = _formed(products, options) if exact else _estimated(products, options)
+    blocks["step"], blocks["epoch"] = restored.step, float(restored.epoch)
+    return blocks
 
 
 def _formed(products: HessianProducts, options: HessianOptions) -> pd.DataFrame:
@@ -145,22 +126,17 @@ def _formed(products: HessianProducts, options: HessianOptions) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _estimated(products: HessianProducts, options: HessianOptions) -> list[pd.DataFrame]:
+def _estimated(products: HessianProducts, options: HessianOptions) -> pd.DataFrame:
     tables = []
     for level, groups in _levels(products.model, options.level):
         with explained(options), progress(f"Hessian products, by {level}") as report:
             tables.append(
                 estimated_norms(
-                    products,
-                    groups,
-                    level,
-                    probes=options.probes,
-                    spectral=options.spectral,
-                    steps=options.steps,
-                    progress=report,
+                    products, groups, level, probes=options.probes, spectral=options.spectral,
+                    steps=options.steps, progress=report,
                 )
-            )
-    return tables
+            )  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
 
 
 def _levels(model: nn.Module, level: str) -> list[tuple[str, list[Group]]]:

@@ -8,8 +8,6 @@ weights) in the run folder.
 
 from __future__ import annotations
 
-import textwrap
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -18,18 +16,17 @@ from pydantic import Field
 
 from analysis.command.measuring import (
     MeasurementOptions,
+    Subject,
     explained,
-    find_run,
-    print_stored,
+    measuring,
     progress,
-    require_done,
-    stored_or_measured,
+    show,
 )
 from analysis.measure import landscape
 from analysis.measure.landscape import Line, Point, measure_line
 from bench import options as cli
-from bench.parts import Restored, restore
-from bench.table_writer import Table, drawn
+from bench.parts import restore
+from bench.table_writer import Table
 
 PROG = "spectral-bench landscape"
 NAMES = ("landscape", "landscape_fits")
@@ -47,7 +44,6 @@ EXAMPLES = (
     "run=runs/digits-vit_micro-adamw-s0-1a2b3c4d",
     "run='runs/cifar10-vit_tiny-adamw-s0-*' device=cuda batch=50000",
 )
-_DECISIVE = ("batch", "microbatch", "dtype", "mode", "device")
 LEGEND = (
     "t: place on the line from the trained weights (0) to the initial ones (1); exponent p of"
     " abs(L_{k+1} - L_k) ~ k^-p; null: its 95 % interval over shuffled samples, where 1 is forced;"
@@ -73,32 +69,21 @@ class Tables(NamedTuple):
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    started = time.perf_counter()
-    options = cli.parse(
+    with measuring(
         LandscapeOptions, argv, prog=PROG, description=DESCRIPTION, examples=EXAMPLES
-    )
-    folder = find_run(options.run)
-    require_done(folder)
-    restored = restore(folder, trusted=options.trust)
-    initial = restore(folder, "start", options.trust)
-    options.use_threads(restored.config)
-    wanted = options.model_dump(include=set(_DECISIVE))
-    (_, fits), was_stored = stored_or_measured(
-        folder, NAMES, restored.step, wanted,
-        lambda: _measure(restored, initial, options), force=options.force,
-    )  # fmt: skip
-    cli.show(drawn(_rendered(fits)))
-    print(textwrap.fill(LEGEND, 88))
-    if was_stored:
-        print_stored(folder)
-    print(f"{time.perf_counter() - started:.1f} s")
+    ) as subject:
+        (_, fits), was_stored = subject.tables(NAMES, {}, lambda: _measure(subject))
+        show(_rendered(fits), LEGEND)
+        if was_stored:
+            subject.print_stored()
 
 
-def _measure(restored: Restored, initial: Restored, options: LandscapeOptions) -> Tables:
+def _measure(subject: Subject[LandscapeOptions]) -> Tables:
+    options, restored = subject.options, subject.restored
+    initial = restore(subject.folder, "start", options.trust)
     batch = restored.batch(options.batch)
-    print(
-        f"measuring step {restored.step} (epoch {restored.epoch:g}) on {len(batch[0])} training"
-        f" samples at {len(PLACES)} points from the trained weights to the initial ones"
+    subject.announce(
+        len(batch[0]), f" at {len(PLACES)} points from the trained weights to the initial ones"
     )
     with explained(options), progress("points of weights") as report:
         line = measure_line(
@@ -113,9 +98,9 @@ def tables(line: Line, step: int, epoch: float) -> Tables:
     Raises:
         ValueError: too few samples, or a loss that is not finite.
     """
-    found = [_of_point(point) for point in line.points]
-    windows = pd.concat([frame for frame, _ in found], ignore_index=True)
-    fits = pd.DataFrame([row for _, row in found])
+    measured = [_of_point(point) for point in line.points]
+    windows = pd.concat([frame for frame, _ in measured], ignore_index=True)
+    fits = pd.DataFrame([row for _, row in measured])
     fits["curvature"] = line.curvature
     nearest = min(line.points, key=lambda point: point.distance)
     fits["quadratic"] = float(nearest.losses.mean()) + 0.5 * line.curvature * fits["distance"] ** 2

@@ -51,10 +51,10 @@ class ResultsOptions(cli.Options):
 
 def main(argv: list[str]) -> int:
     """Write the page and its figures, or compare."""
-    words = ["check=true" if word == "--check" else word for word in argv]
+    arguments = ["check=true" if word == "--check" else word for word in argv]
     options = cli.parse(
         ResultsOptions,
-        words,
+        arguments,
         prog="spectral-bench results",
         description="Write docs/RESULTS.md and its figures from the archives in results/.",
         examples=["", "--check"],
@@ -87,13 +87,13 @@ def _files(options: ResultsOptions) -> dict[Path, str]:
     if not options.sweeps.is_dir():
         raise UserError(f"sweeps={options.sweeps}: no such folder")
     link = Path(os.path.relpath(options.figures, options.out.parent)).as_posix()
-    found = studies(options.results, options.sweeps)
+    known = studies(options.results, options.sweeps)
     fresh = [study for study in studies(options.results / FRESH, options.sweeps) if study.archive]
-    page, front, drawn = pages(found, link, fresh)
+    page, front, drawn = pages(known, link, fresh)
     files = {options.out: page, **{options.figures / name: text for name, text in drawn.items()}}
     parts = {
         options.readme: ("front", _front(options, front)),
-        options.listing: ("sweeps", table(options.sweeps, found)),
+        options.listing: ("sweeps", table(options.sweeps, known)),
     }
     for path, (mark, text) in parts.items():
         whole = _with_part(path, mark, text)
@@ -136,10 +136,10 @@ def _check(made: dict[Path, str]) -> int:
             continue
         wrong = 1
         print(f"{path}: does not match the archives; spectral-bench results", file=sys.stderr)
-        found = difflib.unified_diff(
+        difference = difflib.unified_diff(
             there.splitlines(), text.splitlines(), "committed", "archives", lineterm="", n=0
         )
-        for line in islice(found, _SHOWN):
+        for line in islice(difference, _SHOWN):
             print(f"  {line[:160]}", file=sys.stderr)
     if not wrong:
         print(f"{len(made)} files match the archives")

@@ -121,8 +121,8 @@ def _history_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         own = {n: canonical(v) for n, v in row.items() if not n.startswith(_OF_CHARTS)}
         steps.setdefault(step, {}).update(own)
     ordered = [steps[step] for step in sorted(steps)]
-    found = {name for row in ordered for name, value in row.items() if value is not None}
+    names = {name for row in ordered for name, value in row.items() if value is not None}
     columns = {"step": pd.Series(sorted(steps), dtype="int64")}
-    for name in ("epoch", *sorted(found - {"step", "epoch"})):
+    for name in ("epoch", *sorted(names - {"step", "epoch"})):
         columns[name] = column([row.get(name) for row in ordered])
     return pd.DataFrame(columns)

@@ -169,16 +169,16 @@ def bca_interval(
     if ordered[0] == ordered[-1]:
         return Interval(float(ordered[0]), float(ordered[0]))
     rng = np.random.default_rng(seed)
-    found = statistic(ordered[rng.integers(0, size, (resamples, size))])
+    draws = statistic(ordered[rng.integers(0, size, (resamples, size))])
     point = float(statistic(ordered))
     # Ties count half, or discrete data would look biased.
-    below = (np.sum(found < point) + 0.5 * np.sum(found == point)) / resamples
+    below = (np.sum(draws < point) + 0.5 * np.sum(draws == point)) / resamples
     bias = special.ndtri(np.clip(below, 1 / (resamples + 1), resamples / (resamples + 1)))
     tail = float(special.stdtrit(size - 1, (1 + level) / 2)) * math.sqrt(size / (size - 1))
     tails = np.array([-tail, tail])
     shifted = bias + tails
     adjusted = special.ndtr(bias + shifted / (1 - _acceleration(ordered, statistic) * shifted))
-    low, high = np.quantile(found, adjusted)
+    low, high = np.quantile(draws, adjusted)
     return Interval(float(low), float(high))
 
 

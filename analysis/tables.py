@@ -101,21 +101,21 @@ def _load(options: TableOptions, source: str) -> pd.DataFrame:
     # Folders are read whole, so that a misspelt sweep can be named beside those there.
     sweep = options.sweep if source.startswith("wandb:") else None
     chosen = {"tags": options.tags, "states": options.states}
-    found = load_runs(source, sweep=sweep, refresh=options.refresh, **chosen)
-    if found.empty and any(chosen.values()):
+    loaded = load_runs(source, sweep=sweep, refresh=options.refresh, **chosen)
+    if loaded.empty and any(chosen.values()):
         asked = ", ".join(f"{name}={','.join(given)}" for name, given in chosen.items() if given)
         raise ValueError(f"no runs with {asked} there")
-    return found
+    return loaded
 
 
 def _compare_sources(options: TableOptions, runs: pd.DataFrame) -> None:
     assert options.also is not None
     other = _load(options, options.also)
     if options.sweep is not None:
-        runs, other = (found[found["sweep"] == options.sweep] for found in (runs, other))
+        runs, other = (compared[compared["sweep"] == options.sweep] for compared in (runs, other))
     names = (options.source, options.also)
-    found = differences(runs, other, names=names, metric=options.metric)
-    for line in found or [f"{names[0]} and {names[1]} tell the same of {len(runs)} runs"]:
+    compared = differences(runs, other, names=names, metric=options.metric)
+    for line in compared or [f"{names[0]} and {names[1]} tell the same of {len(runs)} runs"]:
         print(line, file=sys.stderr)
 
 

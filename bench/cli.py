@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import config, files
 from bench.compose import register_resolvers, spelled_out
-from bench.errors import RunsFailedError, UserError, suggestion
+from bench.errors import RunsFailedError, UserError, piped, suggestion
 from bench.hydra_private import VERSION_BASE
 
 USAGE_ERROR, RUNS_FAILED, INTERRUPTED = 2, 1, 130
@@ -34,8 +34,8 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run ``task`` as a Hydra application on ``conf/<config_name>.yaml``.
 
-    Exits with 2 on a user's mistake, 1 if runs of a grid failed, 130 if interrupted. Errors that
-    are ours keep their traceback.
+    Exits with 2 on a user's mistake, 1 if runs of a grid failed, 130 if interrupted, 141 where the
+    reader of what is printed has gone. Errors that are ours keep their traceback.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of being printed
     register_resolvers()
@@ -48,7 +48,8 @@ def guarded(command: Callable[[], object]) -> None:
     """Run ``command``; exit as ``main`` says on what is the user's to mend."""
     warnings.showwarning = _show_warning
     try:
-        command()
+        with piped():
+            command()
     except RunsFailedError as error:
         _leave(str(error), RUNS_FAILED)
     except UserError as error:
@@ -106,18 +107,18 @@ def explain(error: Exception) -> str:
 
 
 def _several_values(text: str) -> str | None:
-    found = re.search(r"Ambiguous value for argument '([^']+)'", text)
-    if found is None:
+    match = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if match is None:
         return None
-    return f"{found.group(1)}: for a grid of several values add -m; a list is written key=[a,b]"
+    return f"{match.group(1)}: for a grid of several values add -m; a list is written key=[a,b]"
 
 
 def _unmatched_group(text: str) -> str | None:
     """Explain an override of a group that is not in the defaults list."""
-    found = re.search(r"Could not override '([^']+)'", text)
-    if found is None:
+    match = re.search(r"Could not override '([^']+)'", text)
+    if match is None:
         return None
-    key = found.group(1)
+    key = match.group(1)
     names = [*config.GROUPS, *config.RunConfig.model_fields]
     return f"{key}: there is no such group or key; {suggestion(key, names)}"
 

@@ -60,9 +60,9 @@ SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 _HYDRA_FLAGS = ("--cfg", "--help", "--multirun", "--resolve")
 
 
-def candidates(words: Sequence[str]) -> list[str]:
-    """Return what the last of ``words`` may become; they follow the name of the program."""
-    *before, word = words or [""]
+def candidates(arguments: Sequence[str]) -> list[str]:
+    """Return what the last of ``arguments`` may become; they follow the name of the program."""
+    *before, word = arguments or [""]
     before = before[1:] if before[:1] == ["help"] else before
     name, rest = split(before)
     if name is None:
@@ -76,16 +76,16 @@ def candidates(words: Sequence[str]) -> list[str]:
     done, comma, last = value.rpartition(",")
     asked = f"{key}{equals}{last}"
     if command.reader == "hydra":
-        found = _of_hydra(rest, asked)
+        offers = _of_hydra(rest, asked)
     elif command.reader == "options":
-        found = _of_options(name, rest, asked)
+        offers = _of_options(name, rest, asked)
     else:
-        found = [shell for shell in SCRIPTS if not rest]
-    found = [one for one in found if one.startswith(asked)]
-    if equals and not found:
-        found = [f"{key}={path}" for path in _paths(last)]
+        offers = [shell for shell in SCRIPTS if not rest]
+    offers = [one for one in offers if one.startswith(asked)]
+    if equals and not offers:
+        offers = [f"{key}={path}" for path in _paths(last)]
     head = f"{key}{equals}"
-    return [f"{head}{done}{comma}{one.removeprefix(head)}" for one in found]
+    return [f"{head}{done}{comma}{one.removeprefix(head)}" for one in offers]
 
 
 def _of_hydra(before: Sequence[str], word: str) -> list[str]:
@@ -99,8 +99,8 @@ def _of_hydra(before: Sequence[str], word: str) -> list[str]:
     options = [f"{name}=" for name in LAUNCH_OPTIONS] if top else []
     without_plugins()  # ours import torch, which takes seconds
     with composing() as loader:
-        found = complete(loader, "train", spelled_out(before), word)
-    offered = [one for one in found if not top or _is_offered(one)]
+        offers = complete(loader, "train", spelled_out(before), word)
+    offered = [one for one in offers if not top or _is_offered(one)]
     for one in list(offered):
         key, _, value = one.partition("=")
         if value in ("true", "false"):  # the value that it has: the other one is what is wanted
@@ -135,21 +135,22 @@ def _paths(text: str) -> Iterator[str]:
                 yield f"{head}{slash}{entry.name}{'/' if entry.is_dir() else ''}"
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print a shell's script, or what fits; return the exit status."""
-    if words[:1] == [_ASK]:
+    if arguments[:1] == [_ASK]:
         with suppress(Exception):  # what cannot be composed has no completions
-            for candidate in candidates(words[1:]):
+            for candidate in candidates(arguments[1:]):
                 print(candidate)
         return 0
-    if len(words) == 1 and words[0] in SCRIPTS:
-        print(SCRIPTS[words[0]].replace("ASK", _ASK), end="")
+    if len(arguments) == 1 and arguments[0] in SCRIPTS:
+        print(SCRIPTS[arguments[0]].replace("ASK", _ASK), end="")
         return 0
-    if words in ([], ["--help"], ["-h"]):
+    if arguments in ([], ["--help"], ["-h"]):
         print((__doc__ or "").strip())
         return 0
     print(
-        f"error: {' '.join(words)}: write {PROGRAM} completion bash, zsh or fish", file=sys.stderr
+        f"error: {' '.join(arguments)}: write {PROGRAM} completion bash, zsh or fish",
+        file=sys.stderr,
     )
     return USAGE_ERROR
 

@@ -21,6 +21,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from bench import build, errors, files
+from bench.digest import is_ours
 from bench.errors import MissingHereError, UserError, suggestion
 from bench.public_names import canonical, current, locate
 from bench.torch_private import without_compiler
@@ -29,7 +30,6 @@ _T = TypeVar("_T")
 
 # Keys that Hydra's instantiate reads itself, and `params`, which build_optimizer reads.
 _RESERVED = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_", "params"})
-_OURS = ("bench", "optimizers", "analysis")
 # What the bench gives a component itself: in a config it would be passed over in silence.
 _GIVEN = {
     "dataset": ("root", "seed"),
@@ -101,7 +101,7 @@ def _checked(component: Mapping[str, Any], where: str, choice: str | None) -> di
             )
         else:
             out[key] = _coerced(value, hints.get(key), f"{where}.{key}")
-    if str(component["_target_"]).split(".")[0] in _OURS:  # a changed default is another experiment
+    if is_ours(str(component["_target_"])):  # a changed default is another experiment
         for name, parameter in parameters.items():
             default = parameter.default
             if name not in out and _is_plain(default):
@@ -115,7 +115,7 @@ def _locate(
     if "_target_" not in component:
         raise UserError(f"{where}: a _target_ is missing; name the class or function to call")
     try:
-        found = locate(str(component["_target_"]))
+        located = locate(str(component["_target_"]))
     except Exception as raised:  # whatever the import raises, the name is what the user can mend
         error = errors.import_failure(current(str(component["_target_"])), raised)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -127,9 +127,9 @@ def _locate(
         raise UserError(
             f"{where}._target_: cannot import {component['_target_']!r} ({reason})"
         ) from error
-    if not callable(found):
+    if not callable(located):
         raise UserError(f"{where}._target_: {component['_target_']!r} cannot be called")
-    return typing.cast("Callable[..., Any]", found)
+    return typing.cast("Callable[..., Any]", located)
 
 
 def _given(target: Callable[..., Any], where: str) -> Collection[str]:
@@ -144,16 +144,16 @@ def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     Some packages' optimizers put any other key into their groups and never look at it again. Where
     an optimizer has such ``**keys``, the options that its base classes name count as well.
     """
-    found = dict(inspect.signature(target).parameters)
+    accepted = dict(inspect.signature(target).parameters)
     if inspect.isclass(target) and issubclass(target, torch.optim.Optimizer):
         for base in target.__mro__[1:]:
-            if _is_open_ended(found) and "__init__" in vars(base):
-                named = {key: p for key, p in found.items() if p.kind is not p.VAR_KEYWORD}
+            if _is_open_ended(accepted) and "__init__" in vars(base):
+                named = {key: p for key, p in accepted.items() if p.kind is not p.VAR_KEYWORD}
                 above = dict(inspect.signature(base).parameters)
                 options = {key: p for key, p in above.items() if p.default is not p.empty}
                 rest = {key: p for key, p in above.items() if p.kind is p.VAR_KEYWORD}
-                found = {**options, **named, **rest}
-    return found
+                accepted = {**options, **named, **rest}
+    return accepted
 
 
 def _is_open_ended(parameters: Mapping[str, inspect.Parameter]) -> bool:

@@ -236,10 +236,10 @@ def first_problem(error: ValidationError) -> str:
 
 
 def _literals(annotation: Any) -> list[Any]:
-    found: list[Any] = [True, False] if annotation is bool else []
+    literals: list[Any] = [True, False] if annotation is bool else []
     for argument in get_args(annotation):
-        found += [argument] if isinstance(argument, str) else _literals(argument)
-    return found
+        literals += [argument] if isinstance(argument, str) else _literals(argument)
+    return literals
 
 
 def load(overrides: Sequence[str] = ()) -> RunConfig:

@@ -103,12 +103,12 @@ class Sources:
         if not isinstance(root, _Definition):
             return None
         content: dict[_Definition, tuple[bytes, list[_Definition]]] = {}
-        found = [root]
-        while found:
-            definition = found.pop()
+        pending = [root]
+        while pending:
+            definition = pending.pop()
             if definition not in content:
                 content[definition] = self._content(definition)
-                found += content[definition][1]
+                pending += content[definition][1]
         colours = {definition: text for definition, (text, _) in content.items()}
         kinds = 0
         while len(set(colours.values())) > kinds:
@@ -218,7 +218,7 @@ def _changed(statement: ast.stmt) -> Iterator[str]:
 
 def _bound(body: Iterable[Any], package: str) -> dict[str, str | None]:
     """Return the names that a scope binds: to the full name of an import, or None for the rest."""
-    found: dict[str, str | None] = {}
+    bound: dict[str, str | None] = {}
     elsewhere: set[str] = set()
     left = list(body)
     while left:
@@ -226,11 +226,11 @@ def _bound(body: Iterable[Any], package: str) -> dict[str, str | None]:
         kind = type(node)
         if kind is ast.Name:
             if type(node.ctx) is not ast.Load:
-                found.setdefault(node.id, None)
+                bound.setdefault(node.id, None)
         elif kind in _DEFINITIONS:
-            found.setdefault(node.name, None)
+            bound.setdefault(node.name, None)
         elif kind in _IMPORTS:
-            found |= _imported(node, package)
+            bound |= _imported(node, package)
         elif kind in _COMPREHENSIONS:  # names of their own, but for those given by :=
             left += [inner.target for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr)]
         elif kind in _ELSEWHERE:
@@ -238,9 +238,9 @@ def _bound(body: Iterable[Any], package: str) -> dict[str, str | None]:
         elif kind is not ast.Lambda:
             if kind in _NAMING:  # except ... as name, and the patterns of match
                 name = node.rest if kind is ast.MatchMapping else node.name
-                found |= {} if name is None else {name: None}
+                bound |= {} if name is None else {name: None}
             left += ast.iter_child_nodes(node)
-    return {name: dotted for name, dotted in found.items() if name not in elsewhere}
+    return {name: dotted for name, dotted in bound.items() if name not in elsewhere}
 
 
 def _imported(node: ast.Import | ast.ImportFrom, package: str) -> dict[str, str]:
@@ -397,18 +397,18 @@ class _Writer:
         if start is None:
             self.text.append(f"local {'.'.join([inner.id, *attributes])};")
             return
-        found, rest = self._sources.resolve(".".join([start, *attributes]))
-        if isinstance(found, str):
+        target, rest = self._sources.resolve(".".join([start, *attributes]))
+        if isinstance(target, str):
             own = f"{self._own.module}."
-            self.text.append(f"other {found.removeprefix(own)};")
-        elif isinstance(found, _Module):  # anything in it may be used
+            self.text.append(f"other {target.removeprefix(own)};")
+        elif isinstance(target, _Module):  # anything in it may be used
             self.text.append("module;")
-            self.used += [_Definition(found.name, name) for name in sorted(found.definitions)]
-        elif found == self._own:
+            self.used += [_Definition(target.name, name) for name in sorted(target.definitions)]
+        elif target == self._own:
             self.text.append(f"self {rest};")
         else:
             self.text.append(f"use {rest};")
-            self.used.append(found)
+            self.used.append(target)
 
 
 def _is_docstring(node: object) -> bool:

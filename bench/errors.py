@@ -8,8 +8,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import os
 import re
-from collections.abc import Iterable
+import select
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO
 
 
 class UserError(Exception):
@@ -22,6 +28,29 @@ class MissingHereError(UserError):
 
 class RunsFailedError(Exception):
     """Some runs of a sweep failed; its text names them by their overrides."""
+
+
+@contextmanager
+def piped() -> Iterator[None]:
+    """End quietly, with status 141, where the reader of what is printed (``| head``) has gone."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        gone = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        if not gone:  # another pipe is broken
+            raise
+        for stream in gone:  # which Python flushes once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _is_unread(stream: IO[str]) -> bool:
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def suggestion(word: str, choices: Iterable[str]) -> str:

@@ -43,10 +43,25 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in ``path``; None where the file is absent or not whole JSON."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):  # the last: nested without end
+        return read_whole_json(path)
+    except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+
+
+def read_whole_json(path: Path) -> dict[str, Any]:
+    """Return the object in ``path``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not whole JSON, or no object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # cut short, not UTF-8, nested without end
+        raise ValueError(f"{path}: not whole JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return value
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -56,10 +71,20 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of ``path``; none where it does not exist."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Return the rows of ``path``, none where it does not exist; a torn last line is dropped.
+
+    Raises:
+        ValueError: a line before the last is not JSON.
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(True) if path.exists() else (), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if not line.endswith(b"\n"):
+                break  # the torn tail of a killed run
+            raise ValueError(f"{path}, line {number}: not whole JSON") from error
+    return rows
 
 
 _SITE = Path(__file__).resolve().parent.parent

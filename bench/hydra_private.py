@@ -93,8 +93,8 @@ def _group_exists(self: ConfigRepository, config_path: str) -> bool:
 
 
 def _group_options(self: ConfigRepository, group_name: str, *args: Any, **how: Any) -> list[str]:
-    found = _options(self, group_name, *args, **how)
-    return [name for name in found if group_name or name not in _hidden]
+    names = _options(self, group_name, *args, **how)
+    return [name for name in names if group_name or name not in _hidden]
 
 
 def active_loader() -> ConfigLoader:
@@ -107,22 +107,22 @@ def close_active() -> None:
     GlobalHydra.instance().clear()
 
 
-def load_multirun(loader: ConfigLoader, name: str, words: Sequence[str]) -> DictConfig:
+def load_multirun(loader: ConfigLoader, name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose the config of a multirun itself; several values of a key stay in its overrides."""
     return loader.load_configuration(
-        config_name=name, overrides=list(words), run_mode=RunMode.MULTIRUN
+        config_name=name, overrides=list(overrides), run_mode=RunMode.MULTIRUN
     )
 
 
 def load_combination(
-    loader: ConfigLoader, multirun: DictConfig, words: Sequence[str]
+    loader: ConfigLoader, multirun: DictConfig, overrides: Sequence[str]
 ) -> DictConfig:
     """Compose one combination of a multirun, with its Hydra node."""
-    return loader.load_sweep_config(multirun, list(words))
+    return loader.load_sweep_config(multirun, list(overrides))
 
 
-def split_combinations(words: Sequence[str]) -> list[list[str]]:
-    """Return every combination of what ``words`` give several values for.
+def split_combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """Return every combination of what ``overrides`` give several values for.
 
     Hydra's own sweeper does the same, but writes ``~key`` as ``~key=null`` since 1.4, which deletes
     nothing.
@@ -133,7 +133,7 @@ def split_combinations(words: Sequence[str]) -> list[list[str]]:
     active = GlobalHydra.instance()
     # Only with a loader does it know what optimizer=glob(*) means.
     loader = active.config_loader() if active.is_initialized() else None
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     choices: dict[str, list[str]] = {}
     for one in parsed:
         key = one.get_key_element()

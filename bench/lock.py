@@ -74,7 +74,7 @@ class Lock:
         Raises:
             HeldError: a living process holds it.
         """
-        self._seen, self._moved, told = None, False, False
+        self._seen, self._moved, announced = None, False, False
         while True:
             try:
                 return self.attempt()
@@ -85,9 +85,9 @@ class Lock:
                 watched = patient and (holder is None or not _here(holder))
                 if self._moved or not (watched or self._looks_silent()):
                     raise
-                if not told:
+                if not announced:
                     say(f"watches {held} for a sign of life, {self._stale:.0f} seconds at most")
-                told = True
+                announced = True
             time.sleep(min(1.0, self._stale / 20))
 
     def attempt(self) -> None:

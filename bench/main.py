@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from bench.errors import piped
+
 PROGRAM = "spectral-bench"
 USAGE_ERROR = 2
 
@@ -67,40 +69,44 @@ COMMANDS = DAILY | MORE
 
 def main() -> None:
     """Carry out ``spectral-bench <command> ...``; exit with 2 where there is no such command."""
-    words = sys.argv[1:]
-    if words[:1] == ["help"] and words[1:]:  # of one command
-        words = [*words[1:], "--help"]
-    if not words:
+    with piped():
+        _carry_out(sys.argv[1:])
+
+
+def _carry_out(arguments: list[str]) -> None:
+    if arguments[:1] == ["help"] and arguments[1:]:  # of one command
+        arguments = [*arguments[1:], "--help"]
+    if not arguments:
         print(_page(DAILY))
         print(f"\n{PROGRAM} <command> --help says more of one, {PROGRAM} help lists all.")
-    elif words[0] in ("help", "--help", "-h"):
+    elif arguments[0] in ("help", "--help", "-h"):
         print(_page(COMMANDS))
         print(f"\n{PROGRAM} <command> --help says more of one.")
-    elif words[0] == "--version":
+    elif arguments[0] == "--version":
         print(PROGRAM, version(PROGRAM))
     else:
-        name, rest = split(words)
+        name, rest = split(arguments)
         if name is None:
-            raise SystemExit(_unknown(words))
+            raise SystemExit(_unknown(arguments))
         run(COMMANDS[name], rest)
 
 
-def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Return the command that ``words`` begin with, None without, and the words that follow."""
+def split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the command that ``arguments`` begin with, None without, and those that follow."""
     for length in (2, 1):
-        name = " ".join(words[:length])
-        if name in COMMANDS and len(words) >= length:
-            return name, list(words[length:])
-    return None, list(words)
+        name = " ".join(arguments[:length])
+        if name in COMMANDS and len(arguments) >= length:
+            return name, list(arguments[length:])
+    return None, list(arguments)
 
 
-def run(command: Command, words: Sequence[str]) -> None:
+def run(command: Command, arguments: Sequence[str]) -> None:
     """Run a command in this process, as ``python -m <module>`` does."""
     # Components of the user's own are found in the working directory, after what is installed.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    sys.argv[1:] = [*command.words, *words]
+    sys.argv[1:] = [*command.words, *arguments]
     # The module becomes __main__, which is what processes that it starts import.
     runpy.run_module(command.module, run_name="__main__", alter_sys=True)
 
@@ -111,16 +117,16 @@ def _page(commands: dict[str, Command]) -> str:
     return "\n".join([f"usage: {PROGRAM} <command> [key=value ...]", "", *lines])
 
 
-def _unknown(words: Sequence[str]) -> int:
+def _unknown(arguments: Sequence[str]) -> int:
     """Print in one line that there is no such command; return the exit status."""
-    group = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    group = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
     if group:
-        told = f"error: {words[0]}: say which: {', '.join(group)}"
+        line = f"error: {arguments[0]}: say which: {', '.join(group)}"
     else:
-        near = get_close_matches(words[0], [name.partition(" ")[0] for name in COMMANDS], n=1)
+        near = get_close_matches(arguments[0], [name.partition(" ")[0] for name in COMMANDS], n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        told = f"error: {words[0]}: there is no such command; {hint}{PROGRAM} help lists all"
-    print(told, file=sys.stderr)
+        line = f"error: {arguments[0]}: there is no such command; {hint}{PROGRAM} help lists all"
+    print(line, file=sys.stderr)
     return USAGE_ERROR
 
 

@@ -10,7 +10,6 @@ and its module ends with ``if __name__ == "__main__": run(main)``. A user's mist
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import textwrap
@@ -27,7 +26,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from rich.console import Console, RenderableType
 
-from bench.errors import UserError
+from bench.errors import UserError, piped
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -102,11 +101,14 @@ def parse(
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Call ``main(arguments)`` and exit: its code, 2 on `UserError`, 130 on Ctrl-C."""
+    """Call ``main(arguments)`` and exit: its code, 2 on `UserError`, 130 on Ctrl-C.
+
+    141 where the reader of what is printed has gone.
+    """
     code = 0
     try:
-        code = main(sys.argv[1:]) or 0
-        sys.stdout.flush()
+        with piped():
+            code = main(sys.argv[1:]) or 0
     except UserError as error:
         line = " ".join(str(error).split())
         line = "".join(letter if letter.isprintable() else "?" for letter in line)
@@ -115,17 +117,21 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the reader (`| head`) has gone: keep the interpreter's exit quiet
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let `bench.errors.piped` end the command."""
+        raise BrokenPipeError
 
 
 def show(renderable: RenderableType) -> None:
     """Print a rich renderable at its natural width, so that a narrow terminal cuts no number."""
-    console = Console()
+    console = _Console()
     unlimited = console.options.update(max_width=10_000)
     width = console.measure(renderable, options=unlimited).maximum
-    Console(width=max(width, console.width), highlight=False).print(renderable)
+    _Console(width=max(width, console.width), highlight=False).print(renderable)
 
 
 def help_page(

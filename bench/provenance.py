@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from packaging.utils import canonicalize_name
 
 from bench.data.base import Data
+from bench.digest import is_ours
 from bench.errors import PROJECT
 from bench.files import read_json
 from bench.launch.pool import PACKED
@@ -84,10 +84,6 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _is_ours(file: Path) -> bool:
-    return file.resolve().parent.parent == _ROOT
-
-
 def optimizer_packages(
     component: Mapping[str, Any], git: Mapping[str, Any]
 ) -> dict[str, str | None]:
@@ -109,20 +105,15 @@ def _modules(target: str) -> list[str]:
     A class of ours around another package's is as much of that package's version as of ours.
     """
     own = target.partition(".")[0]
-    if not _is_our_module(own):
+    if not is_ours(own):
         return [own]
     bases = getattr(locate(target), "__mro__", ())
     above = {base.__module__.partition(".")[0] for base in bases}
     return [own, *sorted(above - {own, "torch", *sys.stdlib_module_names})]
 
 
-def _is_our_module(module: str) -> bool:
-    file = getattr(import_module(module), "__file__", None)
-    return file is not None and _is_ours(Path(file))
-
-
 def _package(module: str, git: Mapping[str, Any]) -> dict[str, str | None]:
-    if _is_our_module(module):
+    if is_ours(module):
         commit = f"+{git['commit'][:12]}" if git["commit"] else ""
         return {PROJECT: f"{_version(PROJECT)}{commit}{'.dirty' if git['dirty'] else ''}"}
     version = _version(module)  # a module nearly always has its package's name

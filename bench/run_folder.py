@@ -10,7 +10,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,8 +32,7 @@ HISTORY = "history.jsonl"  # a row a logged step and epoch; no clock in it, so i
 SUMMARY = "summary.json"  # one number a name: what tables need
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.prev.pt"
 PROVENANCE = "provenance.json"  # code, versions, device: one entry an attempt
-CURVATURE = "curvature.parquet"  # what was measured of each layer's directions
-EXPONENTS = "exponents.parquet"  # what was fitted to them, a row a layer
+EXPONENTS = "exponents.parquet"  # what was fitted to each layer's directions
 
 State = Literal["running", "done", "failed", "diverged"]
 Kind = Literal["out of memory", "timeout", "preempted", "killed", "exception"]
@@ -159,6 +158,8 @@ class RunFolder:
             yield
         finally:
             self.release()
+            with suppress(OSError):  # something is in it: the run was not refused
+                self.path.rmdir()
 
     def _check_lock(self) -> None:
         """Write nothing into a run that another process took over, this one having been asleep."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.config import RunConfig
+from bench.config import RunConfig, absent
 from bench.digest import component_digests
 from bench.errors import UserError
 from bench.identity import Identity, identify, tracker_label
@@ -162,6 +162,21 @@ class Setup:
                 torch.compiler.reset()
                 _kept = (self.compile_key, 0)
             _kept = (self.compile_key, _kept[1] + 1)
+
+
+def device_here(wanted: str) -> torch.device:
+    """Return the device that a command's option names, "auto" decided.
+
+    Raises:
+        UserError: there is none of this name here.
+    """
+    try:
+        why = absent(wanted)
+    except RuntimeError:
+        why = f"{wanted!r} is no device; use auto, cpu or cuda"
+    if why is not None:
+        raise UserError(f"device={wanted}: {why}")
+    return choose_device(wanted)
 
 
 def choose_device(wanted: str) -> torch.device:

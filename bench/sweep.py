@@ -37,9 +37,12 @@ _SHOWN = 40  # problems listed before the rest is only counted
 def plan(arguments: Sequence[str]) -> None:
     """Print what ``spectral-bench train -m ARGUMENTS`` would do, and what refuses it.
 
+    A ``-m`` of the arguments changes nothing.
+
     Raises:
         UserError: no combination is a run on any machine.
     """
+    arguments = [one for one in arguments if one not in ("-m", "--multirun")]
     with composing() as loader:
         master = master_config(loader, arguments)
         launcher, choices = master.hydra.launcher, master.hydra.runtime.choices

@@ -95,12 +95,12 @@ def write(table: Table, form: Form, *, terminal: bool = False) -> str:
 
 def drawn(table: Table, style: Style = "plain") -> RichTable:
     """Return the table alone for `bench.options.show`, as wide as its content."""
-    found = RichTable(**_STYLES[style])
+    shown = RichTable(**_STYLES[style])
     for name, side in zip(table.header, table.alignment, strict=True):
-        found.add_column(escape(name), no_wrap=True, justify="left" if side == "l" else "right")
+        shown.add_column(escape(name), no_wrap=True, justify="left" if side == "l" else "right")
     for row in table.rows:
-        found.add_row(*map(_rich_cell, row))
-    return found
+        shown.add_row(*map(_rich_cell, row))
+    return shown
 
 
 def _rich_cell(cell: str | Marked) -> str:

@@ -62,13 +62,15 @@ def train(run_config: RunConfig, *, patient: bool = False) -> dict[str, Any]:
     if folder.finished and setup.tracker_label in folder.tracked:
         _report(folder, "already ")
         return folder.summary
-    data = build_data(run_config)  # before the folder exists: it may be missing
+    # Before the folder exists: data may be missing, or what the machine is asked for.
+    data = build_data(run_config)
+    if not folder.finished:
+        setup.check()
     with folder.held(patient=patient):
         if folder.finished:  # but its tracker was interrupted, or out of reach
             tracker = open_tracker(setup, folder.config, folder.provenance["attempts"][-1])
             tracker.start()
         else:
-            setup.check()
             setup.prepare()
             source = provenance.collect(setup, data)
             tracker = open_tracker(setup, setup.stored, source)

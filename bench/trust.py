@@ -97,15 +97,15 @@ def check_trusted(trusted: Collection[str]) -> None:
 
 def named_targets() -> frozenset[str]:
     """Return every ``_target_`` that a YAML file in conf/ or sweeps/ names, Hydra's own apart."""
-    found: set[str] = set()
+    targets: set[str] = set()
     for folder in _folders():
         for file in folder.rglob("*.yaml"):
             if file.relative_to(folder).parts[0] == "hydra":  # launchers and sweepers
                 continue
             lines = file.read_text(errors="replace").splitlines()
             for text in (_COMMENT.sub("", line) for line in lines if "_target_" in line):
-                found.update(one for names in _NAMED.findall(text) for one in names.split(","))
-    return frozenset(canonical(name) for name in found - {""})
+                targets.update(one for names in _NAMED.findall(text) for one in names.split(","))
+    return frozenset(canonical(name) for name in targets - {""})
 
 
 def _folders() -> Iterator[Path]:
@@ -144,12 +144,12 @@ def _check_object(
 ) -> None:
     """Check what a name of an allowed package leads to; attributes lead out of a package, too."""
     try:
-        found = _found(target)
+        located = _found(target)
     except Exception as error:  # whatever the import raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{place}: cannot import {_short(target)} ({reason})") from error
-    defined = str(getattr(found, "__module__", None))
-    if _within(defined, trusted) or (_within(defined, homes) and _is_component(found)):
+    defined = str(getattr(located, "__module__", None))
+    if _within(defined, trusted) or (_within(defined, homes) and _is_component(located)):
         return
     raise UserError(
         f"{place} names {_short(target)}, which is no network, optimizer or schedule of its"
@@ -160,24 +160,24 @@ def _check_object(
 def _found(target: str) -> Any:
     """Return what Hydra will find by this name: attributes come before modules."""
     first, *parts = target.split(".")
-    found, name = import_module(first), first
+    located, name = import_module(first), first
     for part in parts:
         name = f"{name}.{part}"
         try:
-            found = getattr(found, part)
+            located = getattr(located, part)
         except AttributeError:
-            found = import_module(name)
-    return found
+            located = import_module(name)
+    return located
 
 
-def _is_component(found: Any) -> bool:
-    """Return whether ``found`` is a network, an optimizer or a schedule, or says it returns one."""
-    if not inspect.isclass(found):
+def _is_component(located: Any) -> bool:
+    """Return whether ``located`` is a network, optimizer or schedule, or says it returns one."""
+    if not inspect.isclass(located):
         try:
-            found = typing.get_type_hints(found).get("return")
+            located = typing.get_type_hints(located).get("return")
         except (NameError, TypeError):
             return False
-    return inspect.isclass(found) and issubclass(found, _KINDS)
+    return inspect.isclass(located) and issubclass(located, _KINDS)
 
 
 def _within(name: str, packages: Collection[str]) -> bool:

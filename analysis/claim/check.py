@@ -355,7 +355,7 @@ def _null(
     """Return the same statistic of a null model's column."""
     of_null = quantity.model_copy(update={"column": name, "at_least": 1})
     try:
-        found, _ = _estimate(of_null, quantity.where, quantity.when, measured, other_data)
+        estimate, _ = _estimate(of_null, quantity.where, quantity.when, measured, other_data)
     except _NotMeasuredError:
         return float("nan"), NO_INTERVAL
-    return found.value, found.interval
+    return estimate.value, estimate.interval

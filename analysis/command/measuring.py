@@ -1,18 +1,20 @@
 """What the commands that measure a run's network share.
 
-Options, the run folder that is asked for, errors in one line, progress, and what is stored.
+Options, the run that is asked for, errors in one line, progress, and what is stored.
 """
 
 from __future__ import annotations
 
 import glob
-import json
 import re
+import textwrap
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import pandas as pd
 import torch
@@ -24,7 +26,9 @@ from analysis.curvature_core.objective import Mode, Settings
 from analysis.measure import files
 from bench import options as cli
 from bench.errors import UserError
-from bench.run_folder import CONFIG, STATUS, is_run
+from bench.parts import Restored, restore
+from bench.run_folder import CONFIG, RunFolder, is_run
+from bench.table_writer import Table, drawn
 
 
 def find_run(text: str) -> Path:
@@ -45,7 +49,7 @@ def find_run(text: str) -> Path:
 
 def require_done(folder: Path) -> None:
     """Raise UserError unless the run in ``folder`` has finished with trained weights."""
-    status = _json(folder / STATUS)
+    status = RunFolder(folder).status
     state, cause = status.get("state", "unknown"), status.get("cause")
     if state == "done":
         return
@@ -61,8 +65,8 @@ def require_done(folder: Path) -> None:
 def _only_match(pattern: str) -> Path:
     path = Path(pattern).expanduser()
     root = Path(path.anchor or ".")  # Path.glob takes no absolute pattern
-    found = sorted(root.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
-    matches = [match for match in found if is_run(match)]
+    paths = sorted(root.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
+    matches = [match for match in paths if is_run(match)]
     if not matches:
         raise UserError(f"run={pattern}: the pattern matches no run folder")
     if len(matches) > 1:
@@ -81,14 +85,6 @@ def _nearest(folder: Path) -> str:
     names = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
     close = get_close_matches(folder.name, names, n=1)
     return f"; did you mean {folder.parent / close[0]}?" if close else ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 class MeasurementOptions(cli.Options):
@@ -131,11 +127,8 @@ class MeasurementOptions(cli.Options):
         """Return how to compute."""
         return Settings(getattr(torch, self.dtype), self.microbatch, self.mode, self.device)
 
-    def use_threads(self, config: dict[str, Any]) -> None:
-        """Take as many CPU threads as the run did, so that the same weights give the same bits."""
-        threads = self.threads or config["trainer"]["threads"]
-        if threads is not None:
-            torch.set_num_threads(threads)
+
+OptionsT = TypeVar("OptionsT", bound=MeasurementOptions)
 
 
 @contextmanager
@@ -161,46 +154,84 @@ def progress(task_name: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def stored_or_measured(
-    folder: Path,
-    names: tuple[str, ...],
-    step: int,
-    options: dict[str, Any],
-    measure: Callable[[], Sequence[pd.DataFrame]],
-    *,
-    force: bool,
-) -> tuple[Sequence[pd.DataFrame], bool]:
-    """Return one step's tables, and whether they were stored; write what is measured, saying so.
+# What decides the numbers of every measurement: tables of other options are measured again.
+DECISIVE = ("batch", "microbatch", "dtype", "mode", "device")
+
+
+@dataclass
+class Subject(Generic[OptionsT]):
+    """The run that a command measures: its folder, and its network and data."""
+
+    options: OptionsT
+    folder: Path
+    restored: Restored
+
+    def announce(self, samples: int, rest: str) -> None:
+        """Print what is about to be measured."""
+        at = f"step {self.restored.step} (epoch {self.restored.epoch:g})"
+        print(f"measuring {at} on {samples} training samples{rest}")
+
+    def tables(
+        self,
+        names: tuple[str, ...],
+        wanted: dict[str, Any],
+        measure: Callable[[], Sequence[pd.DataFrame]],
+    ) -> tuple[Sequence[pd.DataFrame], bool]:
+        """Return tables, and whether they were stored; write what is measured, saying so.
+
+        Args:
+            names: of the files that hold the tables, without their suffix.
+            wanted: options that decide the numbers beside `DECISIVE`.
+            measure: returns the tables, in the order of ``names``.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        options = {**self.options.model_dump(include=set(DECISIVE)), **wanted}
+        force = self.options.force
+        stored = None if force else files.stored(self.folder, self.restored.step, options, names)
+        if stored is not None:
+            return stored, True
+        tables = measure()
+        for name, table in zip(names, tables, strict=True):
+            path = self.folder / f"{name}.parquet"
+            try:
+                files.add_table(path, table, options)
+            except OSError as error:
+                raise UserError(f"{self.folder}: cannot write the tables ({error})") from None
+            print(f"wrote {path} ({len(table)} rows)")
+        return tables, False
+
+    def print_stored(self) -> None:
+        """Print that nothing was measured."""
+        print(f"{self.folder}: already measured with these options; force=true measures again")
+
+
+@contextmanager
+def measuring(kind: type[OptionsT], argv: list[str], **page: Any) -> Iterator[Subject[OptionsT]]:
+    """Give the finished run that ``argv`` asks for; print the seconds at the end.
 
     Args:
-        folder: the run folder.
-        names: of the files that hold the tables, without their suffix.
-        step: the training step of the weights.
-        options: what decides the numbers: tables of other options are measured again.
-        measure: returns the tables, in the order of ``names``.
-        force: measure again, whatever is stored.
+        kind: the command's options.
+        argv: its arguments.
+        page: ``prog``, ``description`` and ``examples`` of its help page.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: there is no such run, or it cannot be measured.
     """
-    stored = None if force else files.stored(folder, step, options, names)
-    if stored is not None:
-        return stored, True
-    tables = measure()
-    _write(folder, dict(zip(names, tables, strict=True)), options)
-    return tables, False
+    started = time.perf_counter()
+    options = cli.parse(kind, argv, **page)
+    folder = find_run(options.run)
+    require_done(folder)
+    restored = restore(folder, getattr(options, "at", "trained"), options.trust)
+    if (threads := options.threads or restored.config["trainer"]["threads"]) is not None:
+        torch.set_num_threads(threads)
+    yield Subject(options, folder, restored)
+    print(f"{time.perf_counter() - started:.1f} s")
 
 
-def print_stored(folder: Path) -> None:
-    """Say that nothing was measured."""
-    print(f"{folder}: already measured with these options; force=true measures again")
-
-
-def _write(folder: Path, tables: dict[str, pd.DataFrame], options: dict[str, Any]) -> None:
-    for name, table in tables.items():
-        path = folder / f"{name}.parquet"
-        try:
-            files.add_table(path, table, options)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot write the tables ({error})") from None
-        print(f"wrote {path} ({len(table)} rows)")
+def show(table: Table, *below: str) -> None:
+    """Print a table, and paragraphs below it."""
+    cli.show(drawn(table))
+    for paragraph in below:
+        print(textwrap.fill(paragraph, 88))

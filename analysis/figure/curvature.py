@@ -176,9 +176,9 @@ def _constants(axes: Axes, points: pd.DataFrame) -> None:
         "loss": ("mean loss", "s-", COLOURS[2]),
         "quadratic": ("$L(w^*) + d^T H d\\, r^2 / 2$", ":", "#444444"),
     }
-    for name, (words, style, colour) in drawn.items():
+    for name, (label, style, colour) in drawn.items():
         axes.plot(points["distance"], points[name], style, markersize=3.5, linewidth=1.1,
-                  color=colour, label=words)  # fmt: skip
+                  color=colour, label=label)  # fmt: skip
     axes.set(xlabel="distance r from the trained weights", yscale="log")
     axes.legend(loc="best", fontsize=8)
 

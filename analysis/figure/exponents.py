@@ -104,8 +104,8 @@ def winners(measured: Measured) -> Figure:
     for axes, (name, group) in zip(grid, networks, strict=True):
         counts = pd.crosstab(group["epoch"], group["rank_model"], normalize="index")
         shares = counts.reindex(columns=list(RANK_MODELS), fill_value=0.0)
-        for index, (model, words) in enumerate(RANK_MODELS.items()):
-            axes.plot(shares.index, 100 * shares[model], "o", markersize=4, label=words,
+        for index, (model, label) in enumerate(RANK_MODELS.items()):
+            axes.plot(shares.index, 100 * shares[model], "o", markersize=4, label=label,
                       linestyle=look(index)["linestyle"], color=look(index)["color"])  # fmt: skip
         runs, layers_of = group["run"].nunique(), group["layer"].nunique()
         counted = f"{layers_of} layers" + (f", {runs} runs" if runs > 1 else "")
@@ -189,12 +189,12 @@ def kronecker(measured: Measured) -> Figure:
     figure = Figure(figsize=(3.4 * len(there) + 0.6, 3.4))
     grid = figure.subplots(1, len(there), squeeze=False, sharey=True)[0]
     for axes, quality in zip(grid, there, strict=True):
-        exact, words = _KRONECKER[quality]
+        exact, label = _KRONECKER[quality]
         frame = layers.assign(distance=column(layers, "alpha_distance"))
         for index, (name, group) in enumerate(_networks(frame)):
             _points(axes, group, quality, "distance", colour=look(index)["color"], label=name)
         axes.axvline(exact, color="#888888", linewidth=1)
-        axes.set_xlabel(words)
+        axes.set_xlabel(label)
     grid[0].set_ylabel("abs(alpha - 2)")
     grid[-1].legend(loc="best", fontsize=8)
     return figure
@@ -295,8 +295,8 @@ def rank_profiles(directions: pd.DataFrame) -> Figure:
     figure.supxlabel("k", fontsize=10)
     figure.supylabel("sigma", fontsize=10)
     handles = [Line2D([], [], marker="o", ls="", markersize=3, color="#444444", label="measured")]
-    for index, words in enumerate(RANK_MODELS.values()):
-        handles.append(Line2D([], [], color=COLOURS[index], label=words))
+    for index, label in enumerate(RANK_MODELS.values()):
+        handles.append(Line2D([], [], color=COLOURS[index], label=label))
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
@@ -338,13 +338,13 @@ def _power_law(axes: Axes, layer: pd.DataFrame) -> None:
     axes.plot(sigma[left_out], -h[left_out], "x", markersize=4, color=COLOURS[1])
     axes.plot(sigma[:1], np.abs(h[:1]), "o", markersize=7, markerfacecolor="none", color="#444444")
     fit = fits.fit_alpha(sigma, h)
-    words = "no fit"
+    text = "no fit"
     if np.isfinite(fit.exponent):
         ends = np.array([sigma[used].min(), sigma[used].max()])
         axes.plot(ends, np.exp(fit.log_prefactor) * ends**fit.exponent, color="#444444", lw=1)
         mark = "" if fit.n_valid >= RELIABLE_POINTS and fit.r2 >= RELIABLE_R2 else " !"
-        words = f"{fit.exponent:.2f} ± {fit.stderr:.2f}, R² {fit.r2:.2f}{mark}"
-    axes.set_title(f"{_name(layer)}\n{words}", fontsize=7)
+        text = f"{fit.exponent:.2f} ± {fit.stderr:.2f}, R² {fit.r2:.2f}{mark}"
+    axes.set_title(f"{_name(layer)}\n{text}", fontsize=7)
 
 
 def _rank_profile(axes: Axes, layer: pd.DataFrame) -> None:

@@ -285,8 +285,8 @@ def _costs(rows: Iterable[Sequence[Cell]], table: Table) -> np.ndarray[Any, np.d
 
 def _warn(without: Sequence[str]) -> None:
     if without:
-        told = f"left out, since their runs have no seconds to compare: {', '.join(without)}"
-        warnings.warn(told, RunWarning, stacklevel=2)
+        text = f"left out, since their runs have no seconds to compare: {', '.join(without)}"
+        warnings.warn(text, RunWarning, stacklevel=2)
 
 
 def _any_metric(runs: pd.DataFrame) -> str:

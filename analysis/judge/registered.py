@@ -12,11 +12,12 @@ from typing import Any
 
 from analysis.judge.section import Plan, Run
 from analysis.judge.verdicts import Pair
-from bench.files import home
-from bench.registration import Badge, Registration, badge, current_file_hash, find
+from bench.files import is_name
+from bench.registration import Badge, Registration, badge, current_file_hash, find, places
 from bench.tuning.spec import Study, study_in
 
 _NO_STUDY = Study()
+_EPOCHS = "config.trainer.epochs"
 
 
 def plan_of(
@@ -65,8 +66,10 @@ def plan_of(
 
 
 def _study(sweep: str | None) -> Study:
-    path = home() / "sweeps" / f"{sweep}.yaml"
-    return study_in(path) if sweep and path.is_file() else _NO_STUDY
+    if not sweep or not is_name(sweep):
+        return _NO_STUDY
+    paths = [folder.parent / f"{sweep}.yaml" for folder in places()]
+    return next((study_in(path) for path in paths if path.is_file()), _NO_STUDY)
 
 
 def _described(registration: Registration | None) -> str:
@@ -85,12 +88,15 @@ class _Badges:
     def __call__(self, pair: Pair, runs: Sequence[Run], others: Sequence[Run]) -> Badge:
         begun = [{run["seed"]: run.get("started") for run in side} for side in (runs, others)]
         both = begun[0].keys() & begun[1].keys()
-        first: dict[str, Any] = dict(next(iter(runs), {}))
+        # Of both rows, the run whose length is not the registered one, if there is any.
+        plan = self._registration and self._registration.plan
+        odd = [run for run in (*runs, *others) if plan and run.get(_EPOCHS) != plan.horizon]
+        first: dict[str, Any] = dict(next(iter((*odd, *runs)), {}))
         found = badge(
             self._registration,
             pair=pair, outcome=self._metric,
             seeds={seed: _earlier(begun[0][seed], begun[1][seed]) for seed in both},
-            horizon=first.get("config.trainer.epochs"), model=first.get("model"),
+            horizon=first.get(_EPOCHS), model=first.get("model"),
             dataset=first.get("dataset"), current=self._current,
         )  # fmt: skip
         return replace(found, reasons=(*found.reasons, *self._changed))

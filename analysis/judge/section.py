@@ -14,7 +14,16 @@ from difflib import get_close_matches
 from typing import Any
 
 from analysis.judge.family import EXACT, FLIPS, least_p
-from analysis.judge.verdicts import Comparison, Pair, Rules, Seeds, judge, paired, without_luck
+from analysis.judge.verdicts import (
+    SHARES,
+    Comparison,
+    Pair,
+    Rules,
+    Seeds,
+    judge,
+    paired,
+    without_luck,
+)
 from bench.registration import Badge
 
 Run = Mapping[str, Any]  # a row of the runs' frame
@@ -179,7 +188,8 @@ def check_baseline(name: str, labels: Sequence[str]) -> None:
 
 def notes(section: Section, plan: Plan) -> list[str]:
     """Return how the section was judged, in sentences: a first one, and more."""
-    tested = {asked: one for asked, one in section.comparisons.items() if one.n > 1}
+    every = _distinct(section)
+    tested = {asked: one for asked, one in every.items() if one.n > 1}
     looked = ""
     if plan.looks > 1:
         looked = f", times {plan.looks} interim analyses (seeds were added to results already seen)"
@@ -194,16 +204,29 @@ def notes(section: Section, plan: Plan) -> list[str]:
         lines.append(f"Beyond {EXACT} seeds {FLIPS:,} drawn patterns of signs, else all of them.")
     if plan.registered:
         lines.append(f"Registered: {plan.registered}.")
-    return [*lines, *_reasons(section)]
+    return [*lines, *_reasons(list(every.values()))]
+
+
+def _distinct(section: Section) -> dict[Asked, Comparison]:
+    """Return each comparison once: two baselines, or a pair asked for besides, repeat some."""
+    kept: dict[tuple[int, frozenset[str]], tuple[Asked, Comparison]] = {}
+    for asked, one in section.comparisons.items():
+        kept.setdefault((asked.column, frozenset((asked.method, asked.other))), (asked, one))
+    return dict(kept.values())
 
 
 def _families(tested: Mapping[Asked, Comparison]) -> str:
-    counts = Counter(asked.tier for asked in tested)
-    if len(counts) < 2:
-        return _count(len(tested)) + (" of this section" if 2 in counts else "")
+    """Return how many comparisons each family has; a pair printed twice is one."""
+    pairs = {(one.column, frozenset((one.method, one.other))): one.tier for one in tested}
+    counts = Counter(pairs.values())
+    if set(counts) <= {2}:
+        return f"{_count(len(pairs))} of this section"
     names = ("primary ", "secondary ", "further ")
-    first, *rest = (_count(counts[tier], names[tier]) for tier in sorted(counts))
-    return f"{first} first, then, where all before are decided, {', then '.join(rest)}"
+    shares = [
+        f"{_count(counts[tier], names[tier])} ({100 * SHARES[tier]:g} % of the level)"
+        for tier in sorted(counts)
+    ]
+    return f"{', '.join(shares)}, a family that is decided passing its part on"
 
 
 def _meaning(plan: Plan) -> str:
@@ -220,20 +243,20 @@ def _few_seeds(tested: Sequence[Comparison], plan: Plan) -> list[str]:
         return []
     n = max(few)
     least = min(1.0, plan.looks * least_p(n))
-    needed = next(k for k in range(2, 64) if plan.looks * least_p(k) <= plan.level)
+    enough = (k for k in range(2, EXACT + 1) if plan.looks * least_p(k) <= plan.level)
     return [
         f"{len(few)} of {_count(len(tested))} can have no verdict: with {n} seeds no p is below"
-        f" {least:.3g}; {needed} seeds can."
+        f" {least:.3g}; {next(enough, 'no number of')} seeds can."
     ]
 
 
-def _reasons(section: Section) -> list[str]:
+def _reasons(comparisons: Sequence[Comparison]) -> list[str]:
     """Return why comparisons were found afterwards, each reason once, with how many it is of."""
     counts: dict[str, int] = {}
-    for one in section.comparisons.values():
+    for one in comparisons:
         for reason in one.badge.reasons if one.badge else ():
             counts[reason] = counts.get(reason, 0) + 1
-    total = len(section.comparisons)
+    total = len(comparisons)
     some = {count: "" if count == total else f" ({count} of {total})" for count in counts.values()}
     return [f"found afterwards{some[count]}: {reason}." for reason, count in counts.items()]
 

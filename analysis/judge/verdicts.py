@@ -7,9 +7,9 @@ within, the methods are equivalent (two one-sided tests, Schuirmann 1987). At mo
 statements is true, and all are in the same family.
 
 Primary comparisons, where a study has registered some, are a family of their own and come first,
-then its secondary ones, then what nobody registered. A family can be decided only where all before
-it are (serial gatekeeping, Westfall and Krishen 2001), so that a false verdict anywhere in the
-section has the probability ``level`` at most.
+then its secondary ones, then what nobody registered. They share the level by the fallback procedure
+(Wiens 2003): `SHARES` of it, and a family in which every difference is shown passes its own share
+on to the next. So a false verdict anywhere in the section has the probability ``level`` at most.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from analysis.stats import NO_INTERVAL, Interval, check_level, mean, t_interval
 from bench.registration import Badge
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
+# What primary, secondary and further comparisons get of the level, where any are registered.
+SHARES = (0.8, 0.16, 0.04)
 VERDICTS: tuple[Verdict, ...] = ("better", "worse", "equivalent", "undecided")
 
 Pair = tuple[str, str]  # method, other: of optimizers, or of rows' labels
@@ -99,34 +101,62 @@ def judge(
         comparisons: for each its differences by seed; with one or none it is not tested.
         rules: level, interim analyses and margin.
         higher_is_better: the direction of the metric.
-        tiers: of each comparison; those of a lower tier are a family that comes first. None: all
+        tiers: of each comparison 0 (primary), 1 (secondary) or 2, a family each; none given: all
             are one family.
 
     Raises:
         ValueError: a difference that is infinite.
     """
     sign = 1.0 if higher_is_better else -1.0
-    tiers = tiers or [0] * len(comparisons)
+    tiers = tiers or [2] * len(comparisons)
+    shares = SHARES if min(tiers, default=2) < 2 else (1.0,) * len(SHARES)
     results: dict[int, Comparison] = {}
-    gate = 0.0
+    before: list[tuple[float, float]] = []  # the share of each family, and its largest p
     for tier in sorted(set(tiers)):
         members = [index for index, its in enumerate(tiers) if its == tier]
-        judged = _family([comparisons[index] for index in members], rules, sign, gate)
+        family_p = _family([comparisons[index] for index in members], rules)
+        passed = _passed_on(shares[tier], before)
+        judged = [_decided(one, passed, sign, rules.level) for one in family_p]
         results |= dict(zip(members, judged, strict=True))
-        gate = max(min(_known(one.adjusted_p), _known(one.equivalence_p)) for one in judged)
+        before.append((shares[tier], max(_known(one.adjusted_p) for one in family_p)))
     return [results[index] for index in range(len(comparisons))]
 
 
-def _family(
-    comparisons: Sequence[Differences], rules: Rules, sign: float, gate: float
-) -> list[Comparison]:
-    """Return the comparisons of one family; no p is below ``gate``, that of those before it."""
+def _passed_on(share: float, before: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return by which parts of the level a family may be judged, each with the p that it costs.
+
+    The part is its own share, and those of the families just before it as long as all their
+    differences are shown at what they got themselves.
+    """
+    parts = [(share, 0.0)]
+    for start in range(len(before)):
+        got, cost = 0.0, 0.0
+        for its, largest in before[start:]:
+            got += its
+            cost = max(cost, largest / got)
+        parts.append((got + share, cost))
+    return parts
+
+
+def _decided(
+    one: Comparison, parts: Sequence[tuple[float, float]], sign: float, level: float
+) -> Comparison:
+    """Return the comparison with the p of its section, given its family's, and its verdict."""
+    adjusted, equivalence = (
+        min(1.0, *(max(p / part, cost) for part, cost in parts)) if not math.isnan(p) else p
+        for p in (one.adjusted_p, one.equivalence_p)
+    )
+    one = replace(one, adjusted_p=adjusted, equivalence_p=equivalence)
+    return replace(one, verdict=_verdict(one, sign, level))
+
+
+def _family(comparisons: Sequence[Differences], rules: Rules) -> list[Comparison]:
+    """Return the comparisons of one family, still without verdicts."""
     data = family.matrix(comparisons)
     margin = rules.margin
     columns = [data] if margin is None else [data, data - margin, data + margin]
     p = family.p_values(np.concatenate(columns, axis=1))
-    adjusted = np.maximum(np.minimum(1.0, rules.looks * p.adjusted), gate)
-    adjusted = adjusted.reshape(len(columns), -1)
+    adjusted = np.minimum(1.0, rules.looks * p.adjusted).reshape(len(columns), -1)
     equivalence = np.full(data.shape[1], math.nan)
     if margin is not None:
         equivalence = np.where(_inside(data, margin), adjusted[1:].max(axis=0), 1.0)
@@ -134,11 +164,12 @@ def _family(
     for k, values in enumerate(comparisons):
         one = _untested(values)
         if one.n > 1:
+            interval = t_interval([*values.values()], 1 - rules.level)
             one = replace(
-                one, interval=t_interval([*values.values()], 1 - rules.level), p=float(p.alone[k]),
-                adjusted_p=float(adjusted[0, k]), equivalence_p=float(equivalence[k]),
+                one, interval=interval, p=float(p.alone[k]), adjusted_p=float(adjusted[0, k]),
+                equivalence_p=float(equivalence[k]),
             )  # fmt: skip
-        made.append(replace(one, verdict=_verdict(one, sign, rules.level)))
+        made.append(one)
     return made
 
 

@@ -75,19 +75,6 @@ def other_errors(sigma: ArrayLike, others: Sequence[ArrayLike]) -> Array:
     return _finite(np.asarray(found, dtype=np.float64))
 
 
-def unsorted_residual(sigma: ArrayLike, h: ArrayLike) -> float:
-    """Return -cov(eps, t) / var t: what s of *unsorted* h exceeds alpha gamma by, exactly.
-
-    Points with sigma <= 0 or h <= 0 are dropped, and the others ranked anew.
-    """
-    s, values = _usable(sigma, h)
-    if len(s) < 3:
-        return float("nan")
-    t, eps = np.log(np.arange(1, len(s) + 1)), _residuals(s, values)
-    dt = t - t.mean()
-    return float(-(eps @ dt) / (dt @ dt))
-
-
 def permutation_p_value(observed: float, null: ArrayLike) -> float:
     """Return the share of ``null`` at or above ``observed``, both counted in (Phipson, Smyth 2010).
 

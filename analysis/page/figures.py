@@ -25,19 +25,19 @@ SEEDS = 3  # a line has at least: the interval of two says nothing and hides the
 _FIRST = (SUBJECT, *BASELINES)  # the same colours in every figure
 
 
-def axes(found: Results) -> list[str]:
-    """Return the axes for ``found``: seconds where they may be compared; tokens for a language."""
-    steps = "epoch" if in_percent(found.table.metric) else "tokens"
-    return ["seconds", steps] if found.timed else [steps]
+def axes(results: Results) -> list[str]:
+    """Return the axes: seconds where they may be compared, and tokens for a language, or epochs."""
+    steps = "epoch" if in_percent(results.table.metric) else "tokens"
+    return ["seconds", steps] if results.timed else [steps]
 
 
-def training(found: Results, runs: pd.DataFrame, source: str, x: str) -> Figure | None:
+def training(results: Results, runs: pd.DataFrame, source: str, x: str) -> Figure | None:
     """Return the metric of the histories against ``x``: mean over seeds, band of its 95 % interval.
 
     Where rows are too many to be told apart: Spectral Newton, those compared with, and the best.
 
     Args:
-        found: the rows.
+        results: the rows.
         runs: the study's report runs.
         source: the archive, where the histories are.
         x: one of `AXES`; seconds are those of training, at the median speed of a row.
@@ -45,8 +45,8 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str) -> Figure 
     Returns:
         None where no run has a history.
     """
-    metric = found.table.metric
-    percent, rows = in_percent(metric), drawn(found, x)
+    metric = results.table.metric
+    percent, rows = in_percent(metric), drawn(results, x)
     places = colours([row.label for row in rows])
     lines: list[Series] = []
     for row in rows:
@@ -59,7 +59,7 @@ def training(found: Results, runs: pd.DataFrame, source: str, x: str) -> Figure 
     shown = runs[runs["id"].isin([one for row in rows for one in row.cell.run_ids])]
     return chart(
         [_with_its_end(line, 2 if percent else 3) for line in lines],
-        title=f"{found.model} on {found.dataset}",
+        title=f"{results.model} on {results.dataset}",
         detail=f"{metric} against {AXES[x]}; {circumstances(shown)}",
         x_label=f"{AXES[x]} (logarithmic)" if log else AXES[x],
         y_label=unit_of(metric), log=log, falling=not percent,
@@ -77,24 +77,24 @@ def colours(labels: Sequence[str]) -> dict[str, int]:
     return {name: place for place, name in enumerate([*_FIRST, *others])}
 
 
-def drawn(found: Results, x: str) -> list[Row]:
+def drawn(results: Results, x: str) -> list[Row]:
     """Return the rows to draw, at most `_SHOWN`: baselines and Spectral Newton, then the best.
 
     Rows of few seeds are left out where others have more, and those without what ``x`` asks.
     """
-    sign = -1 if in_percent(found.table.metric) else 1
-    enough = min(SEEDS, max((row.cell.n for row in found.rows), default=0))
-    able = [row for row in found.rows if row.cell.n >= max(enough, 1)]
+    sign = -1 if in_percent(results.table.metric) else 1
+    enough = min(SEEDS, max((row.cell.n for row in results.rows), default=0))
+    able = [row for row in results.rows if row.cell.n >= max(enough, 1)]
     able = [row for row in able if row.cell.seconds or x != "seconds"]
-    named = [n for name in (SUBJECT, *found.baselines) for n in able if n.label == name]
+    named = [n for name in (SUBJECT, *results.baselines) for n in able if n.label == name]
     rest = sorted((row for row in able if row not in named), key=lambda r: sign * r.cell.mean)
     return [*named, *rest][:_SHOWN]
 
 
-def missing(found: Results, x: str) -> list[str]:
+def missing(results: Results, x: str) -> list[str]:
     """Return the rows with results that the figure against ``x`` leaves out."""
-    shown = drawn(found, x)
-    return [row.label for row in found.rows if row.cell.n and row not in shown]
+    shown = drawn(results, x)
+    return [row.label for row in results.rows if row.cell.n and row not in shown]
 
 
 def _epoch(row: Row, runs: pd.DataFrame, x: str) -> float:

@@ -261,21 +261,21 @@ def sections(study: Study, places: Mapping[Place, tuple[str, ...]], out: Output)
         yield _say("section", one, tables, link, RED)
 
 
-def _table(found: Map, cell: str) -> str:
+def _table(mapped: Map, cell: str) -> str:
     """Return a Markdown table of a map: rows are all axes but the last, which is along the columns.
 
     Args:
-        found: the map.
+        mapped: the map.
         cell: the macro of a setting's cell.
     """
-    *names, last = found.names
-    along = _along(found.settings)
-    extra = any(one.also for one in found.settings)
+    *names, last = mapped.names
+    along = _along(mapped.settings)
+    extra = any(one.also for one in mapped.settings)
     header = [*names, *(["also"] if extra else []), *(f"{last}={text(value)}" for value in along)]
     rows: dict[tuple[str, ...], dict[Any, str]] = {}
-    for one in found.settings:
+    for one in mapped.settings:
         key = (*map(text, one.values[:-1]), *([one.also] if extra else []))
-        rows.setdefault(key, {})[one.values[-1]] = _say(cell, found, one)
+        rows.setdefault(key, {})[one.values[-1]] = _say(cell, mapped, one)
     lines = [[*key, *(row.get(value, NOTHING) for value in along)] for key, row in rows.items()]
     align = "l" * (len(header) - len(along)) + "r" * len(along)
     return write(WrittenTable(header, lines, align, markdown=True), "markdown")
@@ -286,10 +286,10 @@ def _along(settings: Iterable[Setting]) -> list[Any]:
     return sorted({one.values[-1] for one in settings}, key=order)
 
 
-def figure(found: Map) -> Figure | None:
+def figure(mapped: Map) -> Figure | None:
     """Return the result of each setting against its mean slope; None where too few are known."""
-    scale = 100.0 if found.percent else 1.0
-    known = [(one, one.likeness) for one in found.settings if one.likeness and one.cell.n]
+    scale = 100.0 if mapped.percent else 1.0
+    known = [(one, one.likeness) for one in mapped.settings if one.likeness and one.cell.n]
     known.sort(key=lambda pair: ([order(value) for value in pair[0].values[:-1]], pair[0].also))
     along = _along(one for one, _ in known)
     lines = []
@@ -300,13 +300,13 @@ def figure(found: Map) -> Figure | None:
         at = np.array([like.slope for like in likes])
         rank = [along.index(one.values[-1]) / max(len(along) - 1, 1) for one in members]
         rings = np.array([_RADII[0] + (_RADII[1] - _RADII[0]) * one for one in rank])
-        names = [f"{name}={text(v)}" for name, v in zip(found.names, values, strict=False)]
+        names = [f"{name}={text(v)}" for name, v in zip(mapped.names, values, strict=False)]
         label = " ".join([*names, *([also] if also else [])])
         lines.append(Series(label, place, at, middle, middle, middle, rings=rings))
     seeds = sorted({one.cell.n for one, _ in known})
     count = " or ".join(map(str, seeds)) + f" seed{'s' * (seeds != [1])}"
     return chart(
-        lines, title=f"{found.model} on {found.dataset}, {found.optimizer}",
-        detail=f"{found.table.metric} against the mean slope; {count}",
-        y_label=unit_of(found.table.metric), whole=True, x_label="mean slope d ln T / d ln sigma",
+        lines, title=f"{mapped.model} on {mapped.dataset}, {mapped.optimizer}",
+        detail=f"{mapped.table.metric} against the mean slope; {count}",
+        y_label=unit_of(mapped.table.metric), whole=True, x_label="mean slope d ln T / d ln sigma",
     )  # fmt: skip

@@ -13,16 +13,7 @@ from matplotlib.figure import Figure
 from analysis.figure.style import svg
 from analysis.judge.across import NoSectionError
 from analysis.judge.registered import plan_of
-from analysis.page import (
-    across,
-    budget,
-    exponents,
-    figures,
-    front,
-    maps,
-    selection,
-    verdict,
-)  # fmt: skip
+from analysis.page import across, budget, exponents, figures, front, maps, selection, verdict
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results

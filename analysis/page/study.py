@@ -82,15 +82,15 @@ class Plan:
         Args:
             runs: rows of `analysis.runs.load_runs`.
         """
-        found: dict[str, list[str]] = {}
+        missing: dict[str, list[str]] = {}
         for axis, planned in self.axes.items():
             column = next((name for name in (axis, f"config.{axis}") if name in runs), None)
             if column is None or any(isinstance(value, list | dict) for value in planned):
                 continue
             there = {None if pd.isna(value) else value for value in runs[column]}
             lacking = [_typed(value) for value in planned if value not in there]
-            found |= {axis: lacking} if lacking else {}
-        return found
+            missing |= {axis: lacking} if lacking else {}
+        return missing
 
 
 def plan(path: Path | None) -> Plan:
@@ -99,11 +99,11 @@ def plan(path: Path | None) -> Plan:
     assert isinstance(config, DictConfig)
     study = study_of(config)
     scored_by = study.tuning.metric if study.tuning else None
-    words = [
+    texts = [
         f"{axis}={values}"
         for axis, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items()
     ]
-    overrides = OverridesParser.create().parse_overrides(words)
+    overrides = OverridesParser.create().parse_overrides(texts)
     if any(one.is_sweep_override() and not one.is_choice_sweep() for one in overrides):
         overrides = []  # range(...) and the like
     return Plan(
@@ -138,8 +138,8 @@ class Header:
     @property
     def question(self) -> str:
         """The first question asked, else the first sentence."""
-        found = re.match(r".*?\?", self.text) or re.match(r".*?\.(?=\s|$)", self.text)
-        return found[0] if found else self.text
+        match = re.match(r".*?\?", self.text) or re.match(r".*?\.(?=\s|$)", self.text)
+        return match[0] if match else self.text
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class Study:
         runs = load_runs(self.archive)
         sweeps = set(runs["sweep"])
         if not sweeps & {self.name, self.name + _TUNING}:
-            told = ", ".join(sorted(map(str, sweeps)))
-            raise ValueError(f"{self.archive}: no run of the sweep {self.name}; there are {told}")
+            names = ", ".join(sorted(map(str, sweeps)))
+            raise ValueError(f"{self.archive}: no run of the sweep {self.name}; there are {names}")
         return runs
 
     @cached_property
@@ -177,8 +177,8 @@ class Study:
     @cached_property
     def tuned(self) -> bool:
         """Whether report runs say that their settings are tuned (``tuned=true``, or a folder)."""
-        told = self.runs.get("config.tuned", ())
-        return any(isinstance(value, str) or value is True for value in told)
+        stated = self.runs.get("config.tuned", ())
+        return any(isinstance(value, str) or value is True for value in stated)
 
     @cached_property
     def preparation(self) -> pd.DataFrame:
@@ -272,10 +272,10 @@ def values(runs: pd.DataFrame, column: str) -> list[str]:
     """Return the values in a column as they would be typed, sorted, each once."""
     if column not in runs:
         return []
-    found = set(runs[column].dropna())
-    numbers = sorted(v for v in found if not isinstance(v, str))
+    known = set(runs[column].dropna())
+    numbers = sorted(v for v in known if not isinstance(v, str))
     return [f"{v:g}" if isinstance(v, float) else str(v) for v in numbers] + sorted(
-        v for v in found if isinstance(v, str)
+        v for v in known if isinstance(v, str)
     )
 
 

@@ -44,23 +44,23 @@ def gather(root: Path) -> dict[str, Files]:
 
 
 def _files(folder: Path) -> Files:
-    found: Files = {}
+    files: Files = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix not in (*_TEXT, _BYTES):
             continue
-        found[path.name] = path.read_bytes()
+        files[path.name] = path.read_bytes()
         if path.suffix in _TEXT:
             try:
-                found[path.name].decode()
+                files[path.name].decode()
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path}: not UTF-8; remove it or train the run again") from error
-    if STATUS in found:
-        status = json.loads(found[STATUS])
+    if STATUS in files:
+        status = json.loads(files[STATUS])
         kept = {key: value for key, value in status.items() if key not in _OF_PROCESS}
-        found[STATUS] = (json.dumps(kept, indent=1) + "\n").encode()
-    if CONFIG in found:
-        found[CONFIG] = _without_places(found[CONFIG])
-    return found
+        files[STATUS] = (json.dumps(kept, indent=1) + "\n").encode()
+    if CONFIG in files:
+        files[CONFIG] = _without_places(files[CONFIG])
+    return files
 
 
 def _without_places(text: bytes) -> bytes:
@@ -123,8 +123,8 @@ def merged(old: Mapping[str, Files], new: Mapping[str, Files]) -> dict[str, File
 
 def conflicts(old: Mapping[str, Files], new: Mapping[str, Files]) -> dict[str, str]:
     """Return the runs of which both have a result, and not the same: the file that tells, by id."""
-    found = {run_id: differing(old[run_id], new[run_id]) for run_id in old.keys() & new.keys()}
-    return {run_id: name for run_id, name in sorted(found.items()) if name is not None}
+    changed = {run_id: differing(old[run_id], new[run_id]) for run_id in old.keys() & new.keys()}
+    return {run_id: name for run_id, name in sorted(changed.items()) if name is not None}
 
 
 def write(path: Path, runs: Mapping[str, Files]) -> None:
@@ -197,14 +197,14 @@ def archives(source: str) -> list[Path]:
         return []
     path = Path(source).expanduser()
     if path.is_dir() and not is_run(path):
-        return sorted(found for found in path.glob(f"*{_BYTES}") if is_archive(found))
+        return sorted(file for file in path.glob(f"*{_BYTES}") if is_archive(file))
     if is_archive(path):
         return [path]
     parts = source.split(",")
-    found = [archive for part in parts for archive in archives(part)] if len(parts) > 1 else []
-    if found and not all(map(archives, parts)):
+    inner = [archive for part in parts for archive in archives(part)] if len(parts) > 1 else []
+    if inner and not all(map(archives, parts)):
         raise ValueError(f"{source}: several sources must all be archives of runs")
-    return found
+    return inner
 
 
 def read_all(paths: Iterable[Path]) -> dict[str, Files]:
@@ -228,10 +228,10 @@ def local(source: str | Path) -> str:
     Raises:
         ValueError: as `read_all`.
     """
-    found = archives(str(source))
-    if not found:
+    there = archives(str(source))
+    if not there:
         return str(source)
-    stamps = tuple((str(path), path.stat().st_mtime_ns) for path in found)
+    stamps = tuple((str(path), path.stat().st_mtime_ns) for path in there)
     return _unpacked(stamps).name
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from analysis.run.frame import STATES, RunRecord, nearest, warn
-from bench.files import is_name
-from bench.run_folder import CHECKPOINT, CONFIG, HISTORY, PROVENANCE, STATUS, SUMMARY, is_run
+from bench.files import is_name, read_whole_json
+from bench.run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    HISTORY,
+    PROVENANCE,
+    STATUS,
+    SUMMARY,
+    RunFolder,
+    is_run,
+)
 
 _PARTS = (STATUS, SUMMARY, HISTORY, CHECKPOINT)
 _READ = (CONFIG, STATUS, SUMMARY, PROVENANCE)
@@ -51,17 +59,7 @@ def history(root: Path, run_id: str) -> list[dict[str, Any]]:
     if not folder.is_dir():
         names = [path.name for path in root.iterdir() if is_run(path)]
         raise ValueError(f"{root}: no run {run_id!r}{nearest(run_id, names)}")
-    path = folder / HISTORY
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if not line.endswith(b"\n"):
-                break  # the torn tail of a killed run
-            raise ValueError(f"{path}, line {number}: not whole JSON") from error
-    return rows
+    return RunFolder(folder).history()
 
 
 def _found(root: Path) -> Iterator[tuple[Path, RunRecord]]:
@@ -91,10 +89,10 @@ def _stamp(folder: str) -> str:
 def file_stamp(path: str) -> str:
     """Return what changes whenever a file does: inode, size and time of its last change."""
     try:
-        found = os.stat(path)  # noqa: PTH116  (pathlib takes twice the time, for 50,000 files)
+        status = os.stat(path)  # noqa: PTH116  (pathlib takes twice the time, for 50,000 files)
     except OSError:
         return "-"
-    return f"{found.st_ino}:{found.st_size}:{found.st_ctime_ns}"
+    return f"{status.st_ino}:{status.st_size}:{status.st_ctime_ns}"
 
 
 def _read_folder(folder: Path) -> RunRecord:
@@ -106,12 +104,12 @@ def _read_folder(folder: Path) -> RunRecord:
     config: dict[str, Any] | None = None
     run_id = folder.name
     try:
-        config = _read_json(folder / CONFIG)
+        config = read_whole_json(folder / CONFIG)
         run_id = _own_id(config, folder)
         state = _state(folder)
         # A diverged or failed run may have ended before it had anything to sum up.
         needed = state == "done" or (folder / SUMMARY).exists()
-        summary = _read_json(folder / SUMMARY) if needed and state != "running" else {}
+        summary = read_whole_json(folder / SUMMARY) if needed and state != "running" else {}
         return RunRecord(run_id, state, config, summary, _provenance(folder))
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) and config is None:
@@ -138,7 +136,7 @@ def _state(folder: Path) -> str:
     """Return the state in status.json; a run killed before it wrote one was running."""
     path = folder / STATUS
     try:
-        state = _read_json(path).get("state")
+        state = read_whole_json(path).get("state")
     except FileNotFoundError:
         return "running"
     if state not in STATES[:-1]:
@@ -149,30 +147,20 @@ def _state(folder: Path) -> str:
 def _provenance(folder: Path) -> dict[str, Any]:
     """Return the latest attempt's provenance, with when the first began; empty without any."""
     try:
-        attempts = _read_json(folder / PROVENANCE).get("attempts")
+        attempts = read_whole_json(folder / PROVENANCE).get("attempts")
     except FileNotFoundError:
         return {}
-    found = [one for one in attempts if isinstance(one, dict)] if isinstance(attempts, list) else []
-    if not found:
+    known = [one for one in attempts if isinstance(one, dict)] if isinstance(attempts, list) else []
+    if not known:
         return {}
-    began = found[0].get("started")
-    return {**found[-1], **({"began": began} if found[1:] and began else {})}
+    began = known[0].get("started")
+    return {**known[-1], **({"began": began} if known[1:] and began else {})}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # cut short, not UTF-8, nested without end
-        raise ValueError(f"{path}: not whole JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return value
-
-
-def _unique(found: Iterable[tuple[Path, RunRecord]]) -> list[tuple[Path, RunRecord]]:
+def _unique(runs: Iterable[tuple[Path, RunRecord]]) -> list[tuple[Path, RunRecord]]:
     """Return the runs, one of each id: a copied folder must not count as another run."""
     kept: dict[str, tuple[Path, RunRecord]] = {}
-    for folder, record in found:
+    for folder, record in runs:
         if record.id not in kept:
             kept[record.id] = (folder, record)
             continue

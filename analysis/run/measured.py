@@ -41,14 +41,14 @@ def with_order(blocks: pd.DataFrame) -> pd.DataFrame:
     ]
     size = own["frobenius_per_entry"]
     place = size.groupby([own["run"], own["step"]]).rank(ascending=False)
-    found = blocks.assign(place=place.reindex(blocks.index), key_value_excess=np.nan)
+    ordered = blocks.assign(place=place.reindex(blocks.index), key_value_excess=np.nan)
     for _, group in own.groupby(["run", "step"]):
         by_role = group.set_index("row")["frobenius_per_entry"]
         if set(ATTENTION_AND_MLP) <= set(by_role.index) and by_role[_REST].max() > 0:
             at = group.index[group["row"] == "value"]
             excess = by_role[_KEY_VALUE].min() / by_role[_REST].max()
-            found.loc[at, "key_value_excess"] = excess
-    return found
+            ordered.loc[at, "key_value_excess"] = excess
+    return ordered
 
 
 _NEEDED = {
@@ -92,7 +92,7 @@ def load(sources: Sequence[str]) -> Measured:
         ValueError: a source that is not there, a file that is none of these, or nothing found.
     """
     opened = [Path(local(source)).expanduser() for source in sources]
-    files = [found for source in opened for found in _files(source)]
+    files = [file for source in opened for file in _files(source)]
     records: dict[str, RunRecord] = {}
     tables: dict[str, dict[str, pd.DataFrame]] = {kind: {} for kind in _NEEDED}
     for folder, paths in files:
@@ -154,20 +154,20 @@ def _record(folder: Path) -> RunRecord:
 
 def _read(path: Path) -> tuple[str, pd.DataFrame]:
     """Return which of the tables ``path`` holds, and the table."""
-    found = read_table(path)
-    columns = set() if found is None else set(found[0].columns)
+    content = read_table(path)
+    columns = set() if content is None else set(content[0].columns)
     for kind, needed in _NEEDED.items():
-        if found is not None and columns.issuperset(needed):
-            return kind, found[0]
+        if content is not None and columns.issuperset(needed):
+            return kind, content[0]
     raise ValueError(f"{path}: none of {', '.join(_NEEDED)}; measure the run again")
 
 
 def _with_kronecker(exponents: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Add the Kronecker columns of the Gauss-Newton block's errors ("class"), where measured."""
-    found = read_table(folder / "kronecker_layers.parquet")
-    if found is None:
+    content = read_table(folder / "kronecker_layers.parquet")
+    if content is None:
         return exponents
-    of_class = found[0][found[0]["errors"] == "class"]
+    of_class = content[0][content[0]["errors"] == "class"]
     new = [name for name in of_class.columns if name not in exponents.columns]
     keys = ["layer", "step"]
     return exponents.merge(of_class[keys + new].drop(columns="errors"), on=keys, how="left")

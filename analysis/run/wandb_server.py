@@ -244,12 +244,12 @@ def _stamp(run: Any) -> str:
 def _pages(api: Any, project: str, filters: Mapping[str, Any], *, lazy: bool) -> Iterator[Any]:
     """Yield the runs that ``filters`` choose; lazy ones lack config and summary."""
     size = _LISTED if lazy else _WHOLE
-    found = api.runs(project, filters=dict(filters), per_page=size, lazy=lazy)
+    answer = api.runs(project, filters=dict(filters), per_page=size, lazy=lazy)
     index = 0
     while True:
         try:
             # By index: the client's iterator would skip a run at each repeated attempt.
-            run = _patiently(lambda at=index: found[at])  # type: ignore[misc]
+            run = _patiently(lambda at=index: answer[at])  # type: ignore[misc]
         except IndexError:
             return
         yield run

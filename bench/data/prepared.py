@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,6 @@ def make(root: Path, name: str, build: Callable[[], Prepared]) -> str:
 def once(path: Path, name: str, is_there: Callable[[], bool], store: Callable[[], str]) -> str:
     """Call ``store`` unless ``path`` is there, in one process at a time; return what was done."""
     if not is_there():  # looked at without the lock first: another may hold it for minutes
-        path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent / f".{name}.lock"):
             if not is_there():
                 for torn in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed process
@@ -146,11 +146,27 @@ def _load(path: Path, mmap: bool) -> dict[str, Any]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``; a process that ends, however, lets go of it."""
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print(f"waiting for another process that has {path}", flush=True)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    """Hold an exclusive lock on ``path``; a process that ends, however, lets go of it.
+
+    Afterwards the file is gone, and so is a folder that was made for it and stayed empty.
+    """
+    ours, made = False, not path.parent.exists()
+    while not ours:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                print(f"waiting for another process that has {path}", flush=True)
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            # Whoever had it took the file away; then another one may be locked by now.
+            ours = path.exists() and path.stat().st_ino == os.fstat(stream.fileno()).st_ino
+            if not ours:
+                continue
+            try:
+                yield
+            finally:
+                path.unlink()
+                with suppress(OSError):  # something is in it
+                    if made:
+                        path.parent.rmdir()

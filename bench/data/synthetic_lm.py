@@ -11,7 +11,6 @@ class is the chain that made it. The corpus does not depend on the run's seed.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -181,16 +180,3 @@ def sample(chain: Chain, count: int, length: int, stream: np.random.Generator) -
         following = stacked.searchsorted(before + stream.random(count), side="right")
         tokens[:, place] = np.minimum(following - before * len(rows), len(rows) - 1)
     return tokens
-
-
-def likelihood_ratio_error(chains: tuple[Chain, Chain], split: Sequences) -> float:
-    """Return the error of the best possible classifier on ``split``, which knows both chains."""
-    assert split.labels is not None
-    tokens = split.tokens.cpu().numpy()
-    scores = []
-    for chain in chains:
-        with np.errstate(divide="ignore"):
-            logs, first = np.log(chain.transition), np.log(chain.stationary)
-        scores.append(first[tokens[:, 0]] + logs[tokens[:, :-1], tokens[:, 1:]].sum(axis=1))
-    wrong = (scores[1] > scores[0]) != split.labels.cpu().numpy().astype(bool)
-    return math.fsum(wrong) / len(wrong)

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench import files
+from bench.digest import PACKAGES
 from bench.files import write_json
 from bench.provenance import SNAPSHOT, git_state
 
-_PACKAGES = ("bench", "optimizers", "analysis", "hydra_plugins")
 _CONFIGS = ("conf", "sweeps")
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
@@ -30,7 +30,7 @@ _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 def freeze(runs_dir: Path, targets: Iterable[str]) -> Path:
     """Return a folder with the code as it is now; ``targets`` are the runs' ``_target_``."""
     home, site = files.home(), Path(__file__).resolve().parent.parent.parent
-    sources = {name: site / name for name in _PACKAGES} | {name: home / name for name in _CONFIGS}
+    sources = {name: site / name for name in PACKAGES} | {name: home / name for name in _CONFIGS}
     sources |= {path.name: path for path in _own_modules(targets)}
     code = runs_dir.resolve() / ".launches" / "code"
     building = code / f".{secrets.token_hex(8)}"  # a pid may be another node's too
@@ -63,7 +63,7 @@ def environment(code: Path) -> dict[str, str]:
 def _own_modules(targets: Iterable[str]) -> Iterator[Path]:
     """Yield the files or packages of modules that are neither ours nor installed."""
     installed = [Path(sysconfig.get_path(key)) for key in ("purelib", "platlib", "stdlib")]
-    for name in sorted({target.split(".")[0] for target in targets} - {*_PACKAGES}):
+    for name in sorted({target.split(".")[0] for target in targets} - {*PACKAGES}):
         spec = importlib.util.find_spec(name)
         if spec is None:
             continue

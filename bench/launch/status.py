@@ -51,11 +51,6 @@ class RunStatus:
         """Whether nothing is left to do."""
         return self.state in ("done", "diverged")
 
-    @property
-    def underway(self) -> bool:
-        """Whether somebody is at it, or about to be."""
-        return self.state in ("running", "queued")
-
 
 def run_status(folder: RunFolder, label: str, job_status: JobStatus | None = None) -> RunStatus:
     """Return the status of the run in ``folder``.

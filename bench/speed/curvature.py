@@ -35,6 +35,7 @@ from bench.build import ImageShape, Shape, TokenShape
 from bench.errors import UserError, suggestion
 from bench.files import write_atomically
 from bench.provenance import device_name
+from bench.setup import device_here
 from bench.speed.curvature_peers import Subject, curvlinops_hessian, plain_double_backward, subject
 from bench.speed.stopwatch import progress
 from bench.table_writer import Table, drawn
@@ -309,8 +310,7 @@ def main(argv: list[str]) -> None:
     )
     engines, skipped = available(asked.engines)
     asked = asked.model_copy(update={"engines": engines})
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(automatic if asked.device == "auto" else asked.device)
+    device = device_here(asked.device)
     try:
         stage = Stage(asked, device)
         rows = measure(stage)

@@ -31,7 +31,7 @@ from bench.data.base import Batch, Data
 from bench.errors import UserError
 from bench.files import write_atomically
 from bench.parts import build_data, seeded_model
-from bench.setup import Setup, choose_device
+from bench.setup import Setup, device_here
 from bench.speed.epoch_table import LEGEND, Row, breakdown, render, starts, step_lines
 from bench.speed.loops import OurLoop, PlainLoop, Variant, make_loader, variants
 from bench.speed.optimizer_step import changes_of, environment
@@ -262,7 +262,7 @@ def main(argv: list[str]) -> None:
             "overrides=dataset.count=55556,dataset.pad=4,dataset.flip=true profile=true out=e.json",
         ),
     )
-    device = choose_device(asked.device)
+    device = device_here(asked.device)
     try:
         measured = measure(asked, device)
     except torch.OutOfMemoryError as error:

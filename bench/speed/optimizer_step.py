@@ -28,6 +28,7 @@ from bench.errors import UserError, suggestion
 from bench.files import write_atomically
 from bench.provenance import device_name
 from bench.public_names import locate
+from bench.setup import device_here
 from bench.speed.stopwatch import Timing, Work, progress, side_by_side
 from bench.table_writer import Table, drawn
 
@@ -331,8 +332,7 @@ def main(argv: list[str]) -> None:
             "model=gpt2_small optimizers=adamw,muon,spectral_newton:damping=0.1 out=steps.json",
         ),
     )
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(automatic if asked.device == "auto" else asked.device)
+    device = device_here(asked.device)
     try:
         rows = measure(asked, device)
     except torch.OutOfMemoryError as error:

@@ -21,7 +21,10 @@ ACCURACIES = {
     "muon": [0.921, 0.922, 0.925, 0.926, 0.919, 0.923, 0.920, 0.924],
     "spectral_newton": [0.93, 0.931, 0.934, 0.936, 0.928, 0.935, 0.929, 0.932],
 }
-GRID = "hydra: {sweeper: {params: {optimizer: 'adamw,muon,spectral_newton', seed: '0,1,2,3,4,5,6,7'}}}\n"
+GRID = (
+    "hydra: {sweeper: {params: {optimizer: 'adamw,muon,spectral_newton',"
+    " seed: '0,1,2,3,4,5,6,7'}}}\n"
+)
 SWEEP = (
     "# @package _global_\nstudy:\n  question: Is it better?\n  part_of: a | b\n"
     "  cost: {seconds: 36000, device: a clock, measured: false}\n"

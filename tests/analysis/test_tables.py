@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb_server import without_wandb
 
 from analysis import report, tables
 from analysis.page.wandb_table import _COLUMNS
@@ -164,18 +164,20 @@ def test_verdicts_and_runs_behind_each_cell(
     out, _ = output(capsys, *options)
     header, _, adamw, muon, sgd = out.splitlines()[:5]
     assert header.split() == [
-        "optimizer", "digits/convnet", "s/epoch", "vs", "sgd", "seeds", "for", "1.00"
+        "optimizer", "digits/convnet", "s/epoch", "vs", "sgd,", "found", "afterwards",
+        "seeds", "for", "1.00",
     ]  # fmt: skip
     assert "91.10 [90.85, 91.35] (3/3)" in adamw
-    # All differences are 0.01: no variance to judge by, so nothing is shown.
-    assert "+1.00 [+1.00, +1.00] not shown" in adamw
+    # All differences are 0.01, of seeds too few to say so.
+    assert "+1.00 [+1.00, +1.00] undecided" in adamw
+    assert "with 2 seeds no p is below 0.5; 6 seeds can." in out
     assert "+2.00 (1 pair)" in muon
     assert sgd.split()[-2:] == ["–", "–"]
-    assert "Holm-corrected over 1 comparison at 0.05" in out
+    assert "by step-down max-T sign flips over 1 comparison of this section, at 0.05." in out
     assert "\nadamw, digits/convnet: digits-convnet-adamw-s0-" in out
 
 
-def test_looks_are_those_of_the_sweeps_file(
+def test_interim_analyses_are_those_of_the_sweeps_file(
     runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("sgd", "adamw"):
@@ -184,14 +186,15 @@ def test_looks_are_those_of_the_sweeps_file(
             runs.folder(tmp_path, config, runs.summary(0.9 + 0.01 * seed * len(name)))
     words = (f"source={tmp_path}", "baseline=sgd")
     declared = looks_of("study_a_8")
-    assert f"and {declared} looks (" in output(capsys, *words, "sweep=study_a_8")[0]
-    assert "and 9 looks (" in output(capsys, *words, "sweep=study_a_8", "looks=9")[0]
-    assert "looks" not in output(capsys, *words)[0]
+    assert f"times {declared} interim analyses (" in output(capsys, *words, "sweep=study_a_8")[0]
+    assert "times 9 interim analyses (" in output(capsys, *words, "sweep=study_a_8", "looks=9")[0]
+    assert f"times {declared} interim" in output(capsys, *words)[0]  # all are of that sweep
+    assert "interim" not in output(capsys, *words, "looks=1")[0]
     page = report.page(
         load_runs(tmp_path),
-        report.ReportOptions(source=str(tmp_path), baseline="sgd", sweep="study_a_8"),
+        report.ReportOptions(source=str(tmp_path), baseline=["sgd"], sweep="study_a_8"),
     )
-    assert f"and {declared} looks (" in page
+    assert f"times {declared} interim analyses (" in page
 
 
 def test_check_fails_when_the_data_have_changed(
@@ -228,11 +231,7 @@ def test_a_dropped_run_makes_its_cell_partial(
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    import wandb
-
-    wandb.teardown()  # or its service's address would be back in the environment after the test
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
+    without_wandb(monkeypatch)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
     return tmp_path

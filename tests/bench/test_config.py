@@ -347,7 +347,7 @@ def test_a_bad_override_is_one_line_that_names_it(override: str, says: str) -> N
 
 
 def test_scalar_spectral_adam_says_how_to_get_exponents(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^optimizer: .*analysis\.curvature") as caught:
+    with pytest.raises(UserError, match=r"^optimizer: .*spectral-bench curvature") as caught:
         config.load(["optimizer=scalar_spectral_adam"])
     line_of(caught.value)
     absent = tmp_path / "absent.parquet"

@@ -138,3 +138,17 @@ def test_components_in_the_working_directory_are_found(bench: Bench, tmp_path: P
     done = bench("train", *QUICK, "optimizer=sgd", "optimizer._target_=of_mine.Mine")
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "runs").glob("digits-mlp-*/summary.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["help"], ["tables", "--help"], ["plan", *QUICK, "tracker=none"]]
+)
+def test_output_that_nobody_reads_ends_a_command_quietly(words: list[str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.main", *words], stdout=writer, stderr=subprocess.PIPE,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(home())}, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -38,6 +38,12 @@ def test_plan_shows_everything_and_starts_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("word", ["-m", "--multirun"])
+def test_plan_takes_the_words_of_train(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep.main(["plan", word, *QUICK, "seed=0,1"])
+    assert "2 planned: 2 missing" in capsys.readouterr().out
+
+
 def test_a_plan_of_which_nothing_can_run_anywhere_is_an_error() -> None:
     with pytest.raises(UserError, match="2 combinations cannot run"):
         sweep.main(["plan", *QUICK, "seed=-1,-2"])

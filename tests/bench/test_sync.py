@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from wandb_server import WandbServer, serving
+from wandb_server import WandbServer, serving, without_wandb
 
 from analysis.runs import load_history, load_runs
 from bench import sync
@@ -33,9 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbSer
     import wandb
 
     with serving() as made:
-        wandb.teardown()  # or its service's address would be back in the environment after the test
-        for name in [name for name in os.environ if name.startswith("WANDB_")]:
-            monkeypatch.delenv(name)
+        without_wandb(monkeypatch)
         monkeypatch.setenv("WANDB_BASE_URL", made.address)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("HOME", str(tmp_path / "home"))

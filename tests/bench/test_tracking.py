@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from wandb_server import without_wandb
 
 from analysis.run.wandb_files import _bodies, find_files, fold, read_file
 from bench.tracking import (
@@ -147,13 +148,10 @@ def offline(
     tmp_path_factory: pytest.TempPathFactory, server: socket.socket
 ) -> tuple[Path, dict[str, str]]:
     """A runs folder with two attempts of one W&B run, and the environment they left behind."""
-    import wandb
 
     folder = tmp_path_factory.mktemp("wandb") / "runs"
-    wandb.teardown()  # or its service's address would be back in the environment after the tests
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("WANDB_")]:
-            patch.delenv(name)
+        without_wandb(patch)
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         patch.setenv("WANDB_BASE_URL", address)
         patch.setenv("WANDB_API_KEY", "0" * 40)

@@ -18,6 +18,7 @@ from analysis.run.wandb_files import find_files, read_file
 from bench import parts as experiment
 from bench import train
 from bench.config import RunConfig
+from bench.errors import UserError
 from bench.identity import identify, tracker_label
 from bench.run_folder import RunFolder
 from bench.seeding import derive
@@ -133,6 +134,23 @@ def test_the_summary_holds_all_that_tables_need(quick: Make) -> None:
     training = summary["clock/data_seconds"] + summary["clock/step_seconds"]
     assert summary["seconds_per_epoch"] == pytest.approx(training)
     assert summary["samples_per_second"] == pytest.approx(3 * 400 / training)
+
+
+def test_a_run_that_is_refused_leaves_no_folder(
+    quick: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = quick("seed=6")
+    with pytest.raises(UserError, match="cuda_graph"):
+        train.train(quick("trainer.cuda_graph=true", "trainer.device=cpu"))
+    assert not folder_of(late).path.parent.exists()
+
+    def refuse(*_: Any) -> None:
+        raise UserError("no")
+
+    monkeypatch.setattr(train, "build_parts", refuse)  # once its folder is held
+    with pytest.raises(UserError, match="no"):
+        train.train(late)
+    assert list(folder_of(late).path.parent.iterdir()) == []
 
 
 def test_two_seeds_are_two_runs_of_one_variant(quick: Make) -> None:

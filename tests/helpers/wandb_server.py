@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -18,8 +19,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Any
 
+import pytest
+
 Tree = dict[str, Any]
 _HEAVY = ("config", "summaryMetrics", "systemMetrics")
+
+
+def without_wandb(patch: pytest.MonkeyPatch) -> None:
+    """Take every variable of W&B away; its service's address must not be back after the test."""
+    import wandb
+
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        patch.delenv(name)
 
 
 class WandbServer(ThreadingHTTPServer):

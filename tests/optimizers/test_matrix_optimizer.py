@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import reference
 from optimizers.matrix_optimizer import MatrixOptimizer, MatrixStack, Params
 from optimizers.partition import hidden_matrices
 
@@ -61,24 +60,6 @@ def test_vectors_are_stepped_exactly_as_torchs_adamw() -> None:
         reference.step()
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert all("momentum_buffer" not in optimizer.state[param] for param in ours)
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_momentum_and_decoupled_decay_are_the_plain_rule(nesterov: bool) -> None:
-    weight = parameter(3, 2, 2, dtype=torch.float64)
-    expected, buffer = weight.detach().clone(), torch.zeros(3, 2, 2, dtype=torch.float64)
-    options = {"momentum": 0.7, "nesterov": nesterov, "weight_decay": 0.3, "lr": 0.2}
-    optimizer = MomentumSGD([weight], **options)
-    for step in range(4):
-        give_gradient([weight], step)
-        assert weight.grad is not None
-        expected, buffer = reference.momentum_over_damping(
-            expected, weight.grad, buffer, damping=1.0, **options
-        )
-        optimizer.step()
-        torch.testing.assert_close(weight.detach(), expected)
-    assert list(optimizer.state[weight]) == ["momentum_buffer"]
-    torch.testing.assert_close(optimizer.state[weight]["momentum_buffer"], buffer)
 
 
 def test_plain_parameters_are_split_by_dimensions() -> None:
@@ -177,18 +158,6 @@ def test_what_is_done_to_the_momentum_leaves_the_buffers_alone(nesterov: bool) -
         optimizer.step()
         torch.testing.assert_close(optimizer.state[weight]["momentum_buffer"], 0.5 * grad)
         assert torch.equal(weight.grad, grad)
-
-
-def test_channels_last_weights_get_the_same_step() -> None:
-    weights = [parameter(4, 3, 2, 2), parameter(4, 3, 2, 2)]
-    weights[1].data = weights[1].data.contiguous(memory_format=torch.channels_last)
-    for weight in weights:
-        optimizer = MomentumSGD([weight], nesterov=True)
-        for step in range(3):
-            give_gradient([weight], step)
-            optimizer.step()
-    assert torch.equal(weights[0], weights[1])
-    assert weights[1].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_added_groups_are_stepped_and_a_refused_one_leaves_no_trace() -> None:

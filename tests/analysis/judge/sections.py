@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -26,6 +27,16 @@ NULLS: dict[str, Callable[[Rng, int], Array]] = {
     "359 test images": lambda rng, n: rng.binomial(359, 0.9975, (n, METHODS)) / 359,
     "two groups": lambda rng, n: (
         rng.integers(0, 2, (n, METHODS)) + rng.normal(0, 0.05, (n, METHODS))
+    ),
+}
+
+# Equal means, lopsided and of unequal spread: a difference is not as likely as its negative.
+LIMITS: dict[str, Callable[[Rng, int], Array]] = {
+    "lognormal of sigma 0.5, spreads 0.5 to 2": lambda rng, n: (
+        (rng.lognormal(0, 0.5, (n, METHODS)) - math.exp(0.125)) * np.geomspace(0.5, 2, METHODS)
+    ),
+    "lognormal of sigma 1, spreads 0.2 to 5": lambda rng, n: (
+        (rng.lognormal(0, 1, (n, METHODS)) - math.exp(0.5)) * _SPREADS
     ),
 }
 

@@ -11,7 +11,7 @@ from analysis.judge import family
 from analysis.judge.verdicts import Rules, judge
 
 from .former_rule import rejected
-from .sections import ALTERNATIVES, NULLS, columns
+from .sections import ALTERNATIVES, LIMITS, NULLS, columns
 
 pytestmark = pytest.mark.slow
 SECTIONS = {6: 2000, 8: 2000, 10: 2000, 15: 200}
@@ -31,6 +31,17 @@ def test_a_section_of_equal_methods(noise: str, n: int) -> None:
         for _ in range(SECTIONS[n])
     )
     assert at_most_5_percent(wrong, SECTIONS[n])
+
+
+@pytest.mark.parametrize("noise", LIMITS)
+def test_lopsided_methods_of_unequal_spread_are_promised_nothing(noise: str) -> None:
+    """A limit that docs/comparing.md states: where this fails, it says too little."""
+    rng = np.random.default_rng(10)
+    wrong = sum(
+        np.nanmin(family.p_values(np.hstack(columns(LIMITS[noise](rng, 10)))).adjusted) <= 0.05
+        for _ in range(300)
+    )
+    assert wrong > 0.08 * 300
 
 
 def test_the_former_rule_had_twice_as_many() -> None:

@@ -10,8 +10,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from analysis import fits
 from analysis.measure import exponents
@@ -197,22 +195,6 @@ def layer(seed: int, noise: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
     return sigma, 5 * sigma**1.8 * np.exp(rng.normal(0, noise, 20))
 
 
-@given(seed=st.integers(0, 10**6), noise=st.floats(0.01, 3))
-@settings(max_examples=40, deadline=None)
-def test_the_identity_fails_by_the_stated_covariance(seed: int, noise: float) -> None:
-    """s of unsorted h minus alpha gamma, by three fits and by both forms of the formula."""
-    sigma, h = layer(seed, noise)
-    t, log_sigma = np.log(RANK_NULLS), np.log(sigma)
-    unsorted = -np.polyfit(t, np.log(h), 1)[0]
-    alpha, gamma = np.polyfit(log_sigma, np.log(h), 1)[0], -np.polyfit(t, log_sigma, 1)[0]
-    gap = unsorted - alpha * gamma
-    assert exponents.unsorted_residual(sigma, h) == pytest.approx(gap, abs=1e-9)
-    eps = np.log(h) - np.polyval(np.polyfit(log_sigma, np.log(h), 1), log_sigma)
-    eta = log_sigma - np.polyval(np.polyfit(t, log_sigma, 1), t)
-    covariance = np.mean(eps * eta) - eps.mean() * eta.mean()
-    assert gap == pytest.approx(-covariance / (gamma * np.var(t)), abs=1e-9)
-
-
 def test_noise_errors_are_those_of_drawn_curvatures() -> None:
     """The same draws fitted one by one; residual variance RSS / (n - 2)."""
     sigma, h = layer(0)
@@ -274,7 +256,6 @@ def test_layers_without_a_fit_give_nothing() -> None:
     for sigma, h in (([], []), few, flat, negative):
         assert len(exponents.noise_errors(sigma, h)) == 0
         assert len(exponents.permuted_errors(sigma, h)) == 0
-    assert np.isnan(exponents.unsorted_residual([1.0], [1.0]))
 
 
 def test_a_layer_with_negative_curvature_is_measured_as_it_is() -> None:
@@ -291,9 +272,6 @@ def test_a_layer_with_negative_curvature_is_measured_as_it_is() -> None:
         drawn[keep] = np.exp(line + row)
         expected.append(abs(fits.triangle(sigma, drawn).relative_error))
     np.testing.assert_allclose(exponents.noise_errors(sigma, h, draws=6), expected, rtol=1e-9)
-    assert exponents.unsorted_residual(sigma, h) == exponents.unsorted_residual(
-        sigma[keep], h[keep]
-    )
 
 
 @pytest.mark.parametrize(

@@ -232,16 +232,16 @@ def test_what_tuning_is_scored_by(tmp_path: Path) -> None:
 
 
 def test_how_often_results_were_seen(tmp_path: Path) -> None:
-    assert read(tmp_path / "s.yaml", FILE_PLANNED).looks == 1
-    assert read(tmp_path / "t.yaml", FILE_PLANNED + "study: {looks: 3}\n").looks == 3
+    assert read(tmp_path / "s.yaml", FILE_PLANNED).study.looks == 1
+    assert read(tmp_path / "t.yaml", FILE_PLANNED + "study: {looks: 3}\n").study.looks == 3
 
 
 def test_what_is_to_be_compared_besides(tmp_path: Path) -> None:
-    assert read(tmp_path / "s.yaml", FILE_PLANNED).contrasts == ()
+    assert read(tmp_path / "s.yaml", FILE_PLANNED).study.contrasts == []
     asked = read(
         tmp_path / "t.yaml", FILE_PLANNED + "study: {contrasts: [[muon, sgd]]}\n"
-    ).contrasts
-    assert asked == (("muon", "sgd"),)
+    ).study.contrasts
+    assert asked == [("muon", "sgd")]
 
 
 def test_null_is_a_value_and_lists_are_not_compared(tmp_path: Path) -> None:

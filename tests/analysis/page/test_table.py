@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from functools import partial
 from pathlib import Path
@@ -10,15 +11,16 @@ import pytest
 import study_runs
 from scipy import stats
 
+from analysis.judge.section import Plan
 from analysis.page.budget import RED, budgets
 from analysis.page.table import Results, comparison, markdown, metric_of, p_words, results
 from analysis.runs import load_history, load_runs
 
 ACCURACIES = {
-    "adamw": [0.901, 0.903, 0.902, 0.905, 0.900],
-    "muon": [0.921, 0.922, 0.925, 0.926, 0.919],
-    "sgd": [0.900, 0.904, 0.901, 0.906, 0.899],
-    "spectral_newton": [0.93, 0.931, 0.934, 0.936, 0.928],
+    "adamw": [0.901, 0.903, 0.902, 0.905, 0.900, 0.904, 0.899, 0.902],
+    "muon": [0.921, 0.922, 0.925, 0.926, 0.919, 0.923, 0.920, 0.924],
+    "sgd": [0.900, 0.904, 0.901, 0.906, 0.899, 0.905, 0.898, 0.903],
+    "spectral_newton": [0.93, 0.931, 0.934, 0.936, 0.928, 0.935, 0.929, 0.932],
 }
 
 
@@ -36,40 +38,54 @@ def cells(found: Results) -> dict[str, list[str]]:
     return {line[0]: line[1:] for line in lines}
 
 
+def step_down(differences: list[Any]) -> list[float]:
+    """Return the p of each comparison, all patterns of signs tried one by one."""
+    unit = np.array([d / np.sqrt(np.sum(d**2)) for d in differences])
+    flips = [np.abs(unit @ signs) for signs in itertools.product((1, -1), repeat=unit.shape[1])]
+    observed = np.abs(unit.sum(axis=1))
+    p, least = np.zeros(len(unit)), 0.0
+    for k in np.argsort(-observed):
+        left = observed <= observed[k] + 1e-12
+        least = max(least, np.mean([flip[left].max() >= observed[k] - 1e-9 for flip in flips]))
+        p[k] = least
+    return list(p)
+
+
 def test_every_number_of_the_table(runs: Any, tmp_path: Path) -> None:
-    accuracies = {**ACCURACIES, "lion": [0.921, 0.912, 0.917, 0.916, 0.922]}
+    accuracies = {**ACCURACIES, "lion": [0.921, 0.912, 0.917, 0.896, 0.922, 0.907, 0.918, 0.915]}
     (found,) = built(study_runs.study(runs, tmp_path, accuracies))
     assert (found.dataset, found.model) == ("digits", "convnet")
     table = cells(found)
     assert table["optimizer"] == [
         "test/accuracy [95 %]", "trials", "settings", "s/epoch", "device",
-        "vs adamw [95 %], corrected p", "vs muon [95 %], corrected p",
-        "steps to target", "s to target",
+        "vs adamw [95 %], corrected p, found afterwards",
+        "vs muon [95 %], corrected p, found afterwards", "steps to target", "s to target",
     ]  # fmt: skip
     ours = 100 * np.array(ACCURACIES["spectral_newton"])
-    low, high = stats.t.interval(0.95, 4, ours.mean(), stats.sem(ours))
+    low, high = stats.t.interval(0.95, 7, ours.mean(), stats.sem(ours))
     newton = table["spectral_newton"]
-    assert newton[0] == f"**{ours.mean():.2f} [{low:.2f}, {high:.2f}]** (5/5)"
+    assert newton[0] == f"**{ours.mean():.2f} [{low:.2f}, {high:.2f}]** (8/8)"
     assert newton[1:3] == ["2", "lr=0.01"]
     assert newton[3:5] == ["1.500 [1.500, 1.500]", "Accelerator 9000"]
-    assert newton[7:] == ["20.0 (5 of 5)", "9.000 (5 of 5)"]
-    others = [name for name in accuracies if name != "adamw"]
-    p_values = [stats.ttest_rel(accuracies[name], accuracies["adamw"]).pvalue for name in others]
-    holm = np.maximum.accumulate(np.sort(p_values) * [4, 3, 2, 1])
-    expected = dict(zip(np.array(others)[np.argsort(p_values)], np.minimum(holm, 1), strict=True))
+    assert newton[7:] == ["20.0 (8 of 8)", "9.000 (8 of 8)"]
+    # Both baselines' columns are one family.
+    pairs = [(name, base) for base in ("adamw", "muon") for name in accuracies if name != base]
+    p = step_down([np.subtract(accuracies[name], accuracies[base]) for name, base in pairs])
+    expected = dict(zip(pairs, p, strict=True))
     difference = ours - 100 * np.array(ACCURACIES["adamw"])
-    low, high = stats.t.interval(0.95, 4, difference.mean(), stats.sem(difference))
+    low, high = stats.t.interval(0.95, 7, difference.mean(), stats.sem(difference))
     assert newton[5] == (
         f"{difference.mean():+.2f} [{low:+.2f}, {high:+.2f}] **better**,"
-        f" {p_words(expected['spectral_newton'])}"
+        f" {p_words(expected['spectral_newton', 'adamw'])}"
     )
-    assert table["sgd"][5].endswith(f"not shown, {p_words(expected['sgd'])}")
-    assert table["lion"][5].endswith(f"**better**, {p_words(expected['lion'])}")
-    assert p_words(expected["lion"]) == "p = 0.007"  # twice its own, of two left to test
-    assert "**worse**" in table["sgd"][6]
+    assert table["sgd"][5].endswith(f"undecided, {p_words(expected['sgd', 'adamw'])}")
+    assert table["lion"][5].endswith(f" {p_words(expected['lion', 'adamw'])}")
+    assert expected["lion", "adamw"] > 2 / 2**8  # more than its own
+    assert table["sgd"][6].endswith(f"**worse**, {p_words(expected['sgd', 'muon'])}")
     assert table["adamw"][5] == table["muon"][6] == "–"
     notes = "\n".join(found.notes)
-    assert notes.count("Holm-corrected over 4 comparisons at 0.05") == 2
+    assert notes.count("by step-down max-T sign flips over 7 comparisons of this section") == 1
+    assert "found afterwards: not registered." in notes
     assert "Kaplan-Meier" in notes
 
 
@@ -83,13 +99,13 @@ def test_partial_diverged_and_unequal_rows_are_marked(runs: Any, tmp_path: Path)
     study_runs.write(runs, root, lost, 0.99, state="diverged")
     (found,) = built(root)
     table = cells(found)
-    assert table["sgd"][0] == "99.00 (1/5, partial, 1 diverged)"
+    assert table["sgd"][0] == "99.00 (1/8, partial, 1 diverged)"
     assert table["sgd"][1] == f"0 {RED}"
     assert table["sgd"][5] == "+8.90 (1 pair)"
     assert table["sgd"][7] == "missed (0 of 2)"
-    assert table["muon"][0].startswith("**92.26")
+    assert table["muon"][0].startswith("**92.25")
     assert table["muon"][1] == "2"
-    assert table["lion"][0] == "– (0/5, partial, 1 diverged)"
+    assert table["lion"][0] == "– (0/8, partial, 1 diverged)"
     assert table["lion"][2:5] == ["–", "–", "–"]
 
 
@@ -102,7 +118,7 @@ def test_a_row_whose_runs_shared_their_device_has_no_times_and_the_others_do(
     table = cells(found)
     assert table["lion"][3] == "–" and table["lion"][-1].startswith("–")
     assert table["lion"][4] == "Accelerator 9000, 4 runs at once"
-    assert table["muon"][3] == "1.500 [1.500, 1.500]" and table["muon"][-1] == "9.000 (5 of 5)"
+    assert table["muon"][3] == "1.500 [1.500, 1.500]" and table["muon"][-1] == "9.000 (8 of 8)"
     assert any(note.startswith("Seconds are withheld of lion: ") for note in found.notes)
     assert found.timed
 
@@ -111,17 +127,17 @@ def test_a_row_is_timed_by_those_of_its_runs_that_had_the_device_alone(
     runs: Any, tmp_path: Path
 ) -> None:
     root = study_runs.study(runs, tmp_path, ACCURACIES)
-    for seed in (5, 6, 7):
+    for seed in (8, 9, 10):
         config = runs.config("muon", seed, sweep="study_x", optimizer__lr=1e-2, tuned=True)
-        state = "diverged" if seed == 7 else "done"
+        state = "diverged" if seed == 10 else "done"
         study_runs.write(runs, root, config, 0.9, packed=4, seconds=7.0, state=state)
     (found,) = built(root)
     table = cells(found)
-    assert table["muon"][3] == "1.500 [1.500, 1.500]" and table["muon"][-1] == "9.000 (5 of 5)"
+    assert table["muon"][3] == "1.500 [1.500, 1.500]" and table["muon"][-1] == "9.000 (8 of 8)"
     assert table["muon"][4] == "Accelerator 9000, 1 or 4 runs at once"
     (note,) = [note for note in found.notes if note.startswith("Seconds are withheld of ")]
-    assert note.startswith("Seconds are withheld of 2 of 7 runs of muon: ")
-    assert table["muon"][-2] == "20.0 (7 of 8)"  # shared or not, and one that diverged
+    assert note.startswith("Seconds are withheld of 2 of 10 runs of muon: ")
+    assert table["muon"][-2] == "20.0 (10 of 11)"  # shared or not, and one that diverged
     assert "of seconds and joules over those that have them" in "".join(found.notes)
 
 
@@ -145,20 +161,20 @@ def test_rows_whose_steps_no_graph_replayed_are_told(runs: Any, tmp_path: Path) 
     assert note.startswith("Steps of soap were launched from Python")
 
 
-def test_verdicts_count_the_looks_at_growing_results(runs: Any, tmp_path: Path) -> None:
+def test_verdicts_count_the_interim_analyses(runs: Any, tmp_path: Path) -> None:
     root = study_runs.study(runs, tmp_path, ACCURACIES)
     runs_of = load_runs(root)
     report = runs_of[runs_of["sweep"] == "study_x"]
-    once, thrice = (
-        results(report, {}, judging=lambda _, k=looks: Plan(looks=k))[0] for looks in (1, 3)
-    )
+    plans = (Plan(), Plan(looks=3))
+    once, thrice = (results(report, {}, judging=lambda _, plan=plan: plan)[0] for plan in plans)
     p = [
-        [row.against["adamw"].comparison for row in found.rows if row.optimizer == "muon"]
+        next(row.against["adamw"].adjusted_p for row in found.rows if row.optimizer == "muon")
         for found in (once, thrice)
     ]
-    assert p[0][0] and p[1][0] and p[1][0].adjusted_p == 3 * p[0][0].adjusted_p < 1
-    assert any("over 3 comparisons and 3 looks (" in note for note in thrice.notes)
-    assert not any("looks" in note for note in once.notes)
+    assert p[1] == 3 * p[0] < 1
+    words = "over 5 comparisons of this section, times 3 interim analyses ("
+    assert any(words in note for note in thrice.notes)
+    assert not any("interim" in note for note in once.notes)
 
 
 def test_times_of_two_devices_are_withheld(runs: Any, tmp_path: Path) -> None:
@@ -194,12 +210,13 @@ def test_without_a_baseline_or_with_two_of_it(runs: Any, tmp_path: Path) -> None
 def test_where_no_usual_baseline_is_there_the_studys_first_is_one(
     runs: Any, tmp_path: Path
 ) -> None:
-    root = study_runs.study(runs, tmp_path, {"adam": [0.9, 0.91, 0.92], "sgd": [0.8, 0.81, 0.83]})
+    named = {"adam": ACCURACIES["muon"], "sgd": ACCURACIES["adamw"]}
+    root = study_runs.study(runs, tmp_path, named)
     (found,) = built(root, first="adam")
     assert found.baselines == ("adam",)
     assert "No row adamw or muon in this study: compared with adam, its first." in found.notes
     assert "**worse**" in cells(found)["sgd"][5]
-    assert cells(found)["optimizer"][5] == "vs adam [95 %], corrected p"
+    assert cells(found)["optimizer"][5] == "vs adam [95 %], corrected p, found afterwards"
     (none,) = built(root, first="lion")  # it was not run
     assert none.baselines == ()
     assert "No row muon in this study." in none.notes
@@ -281,7 +298,7 @@ def test_p_values_in_words() -> None:
 def test_a_lone_pair_has_no_test(runs: Any, tmp_path: Path) -> None:
     (found,) = built(study_runs.study(runs, tmp_path, {"adamw": [0.9], "sgd": [0.95]}))
     (sgd,) = [row for row in found.rows if row.label == "sgd"]
-    assert comparison(sgd.against["adamw"], "test/accuracy") == "+5.00 (1 pair)"
+    assert comparison(sgd.against["adamw"], found.table) == "+5.00 (1 pair)"
     assert math.isnan(sgd.cell.interval.low)
 
 

@@ -10,8 +10,8 @@ from table_runs import only, record
 
 from analysis import stats
 from analysis import stats as bootstrap
+from analysis.judge.power import seeds_needed
 from analysis.run.frame import RunRecord, frame
-from analysis.table import comparisons
 from analysis.table.build import build_table
 from analysis.table.model import Table
 
@@ -230,23 +230,24 @@ def against(runs: Any, offsets: list[float], **states: str) -> Table:
             record(runs, value, seed, states.get(f"{name}{seed}", "done"), optimizer=name)
             for name, value in (("adamw", base), ("muon", base + offset))
         ]
-    return build_table(frame(records), baseline="adamw")
+    return build_table(frame(records), baseline=["adamw"])
 
 
 def test_differences_are_paired_by_seed(runs: Any) -> None:
     """Seeds differ by 1 %, the optimizers by 0.1 % on each: only the pairs show it."""
-    offsets = [0.001, 0.0012, 0.0009, 0.0011, 0.001]
+    offsets = [0.001, 0.0012, 0.0009, 0.0011, 0.001, 0.0008]
     table = against(runs, offsets)
     muon = table.cells[1][0]
     assert table.cells[0][0].comparison is None
     assert muon.comparison is not None
     assert muon.comparison.difference == pytest.approx(statistics.mean(offsets))
-    assert (muon.comparison.verdict, muon.comparison.n) == ("better", 5)
+    assert (muon.comparison.verdict, muon.comparison.n) == ("better", 6)
     assert muon.std > 5 * muon.comparison.difference
     down = build_table(
         frame(record(runs, 0.9 + 0.01 * k + s, i, optimizer=name)
-              for i, k in enumerate((1, 2, 3, 5)) for name, s in (("a", 0), ("b", 0.1 + k / 1e3))),
-        metric="test/accuracy", baseline="a", better="lower",
+              for i, k in enumerate((1, 2, 3, 5, 4, 6))
+              for name, s in (("a", 0), ("b", 0.1 + k / 1e3))),
+        metric="test/accuracy", baseline=["a"], better="lower",
     )  # fmt: skip
     verdict = down.cells[1][0].comparison
     assert verdict is not None
@@ -255,17 +256,17 @@ def test_differences_are_paired_by_seed(runs: Any) -> None:
 
 
 def test_a_method_that_diverged_where_the_baseline_did_not_is_never_better(runs: Any) -> None:
-    offsets = [0.001, 0.0012, 0.0009, 0.0011, 0.001, 0.0]
+    offsets = [0.001, 0.0012, 0.0009, 0.0011, 0.001, 0.0008, 0.0]
     verdicts = {}
     for state in ("diverged", "running"):
-        found = against(runs, offsets, muon5=state).cells[1][0].comparison
+        found = against(runs, offsets, muon6=state).cells[1][0].comparison
         assert found is not None
         verdicts[state] = (found.verdict, found.n)
-    assert verdicts == {"diverged": ("not shown", 5), "running": ("better", 5)}
-    worse = against(runs, [-o for o in offsets], adamw5="diverged").cells[1][0].comparison
+    assert verdicts == {"diverged": ("undecided", 6), "running": ("better", 6)}
+    worse = against(runs, [-o for o in offsets], adamw6="diverged").cells[1][0].comparison
     assert worse is not None
-    assert worse.verdict == "not shown"
-    both = against(runs, offsets, adamw5="diverged", muon5="diverged").cells[1][0].comparison
+    assert worse.verdict == "undecided"
+    both = against(runs, offsets, adamw6="diverged", muon6="diverged").cells[1][0].comparison
     assert both is not None
     assert both.verdict == "better"
 
@@ -276,11 +277,11 @@ def test_seeds_that_would_resolve_a_difference(runs: Any) -> None:
         for seed in range(4)
         for name in ("adamw", "muon")
     )
-    table = build_table(data, baseline="adamw", resolve=0.01)
-    expected = comparisons.seeds_needed(statistics.stdev([0.0, 0.01, 0.02, 0.03]), 0.01)
+    table = build_table(data, baseline=["adamw"], resolve=0.01)
+    expected = seeds_needed(statistics.stdev([0.0, 0.01, 0.02, 0.03]), 0.01)
     assert table.cells[1][0].needed == expected
     assert table.cells[0][0].needed is None
-    assert build_table(data, baseline="adamw", resolve=1e-9).cells[1][0].needed is None
+    assert build_table(data, baseline=["adamw"], resolve=1e-9).cells[1][0].needed is None
 
 
 def test_a_partial_row_of_the_same_mean_is_not_best_beside_a_whole_one(runs: Any) -> None:

@@ -115,7 +115,7 @@ def test_a_row_without_runs_in_a_column_has_no_time_there(runs: Any) -> None:
     table = build_table(frame([here, there]), metric="seconds_per_epoch")
     assert table.rows == ("adamw", "sgd")
     assert [[cell.n for cell in row] for row in table.cells] == [[0, 1], [1, 0]]
-    assert build_table(frame([here, there]), metric="seconds_per_epoch", baseline="adamw")
+    assert build_table(frame([here, there]), metric="seconds_per_epoch", baseline=["adamw"])
 
 
 def test_a_diverged_run_that_shared_its_device_is_no_loss_of_a_row_that_had_it_alone(

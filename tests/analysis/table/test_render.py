@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import pytest
-from analysis.judge.verdicts import Comparison
 
+from analysis.judge.verdicts import Comparison
 from analysis.stats import Interval
 from analysis.table.model import Cell, Table
 from analysis.table.render import render
@@ -112,7 +112,8 @@ def test_csv_is_tidy_and_unrounded() -> None:
     }
     later = [
         "iqm", "interval_low", "interval_high", "baseline", "difference", "difference_low",
-        "difference_high", "pairs", "test", "p", "adjusted_p", "verdict", "seeds_needed", "reached",
+        "difference_high", "pairs", "p", "adjusted_p", "equivalence_p", "verdict", "registered",
+        "seeds_needed", "reached",
     ]  # fmt: skip
     assert rows[0] == first | dict.fromkeys(later, "")
     assert list(rows[0]) == [*first, *later]
@@ -141,19 +142,19 @@ def test_nothing_is_said_of_the_best_where_none_is_marked() -> None:
     assert "best" not in render(plain, "text") + render(plain, "markdown")
 
 
-BETTER = Comparison(0.0123, Interval(0.001, 0.0236), 3, "t", 0.01, 0.02, "better")
-ALONE = Comparison(-0.5, Interval(NAN, NAN), 1, "t", NAN, NAN, "not shown")
-NOBODY = Comparison(NAN, Interval(NAN, NAN), 0, "t", NAN, NAN, "not shown")
+BETTER = Comparison(0.0123, Interval(0.001, 0.0236), 8, 0.01, 0.02, "better")
+ALONE = Comparison(-0.5, Interval(NAN, NAN), 1, NAN, NAN, "undecided")
+NOBODY = Comparison(NAN, Interval(NAN, NAN), 0, NAN, NAN, "undecided")
 
 
 def compared(metric: str = "test/accuracy") -> Table:
-    full = cell(0.93, 0.01, 3, interval=Interval(0.91, 0.95), comparison=BETTER, needed=7)
+    full = cell(0.93, 0.01, 3, interval=Interval(0.91, 0.95), comparisons=(BETTER,), needed=7)
     cells = (
-        (full, cell(0.5, NAN, 1, comparison=ALONE)),
-        (cell(0.94, 0.01, 2, best=True, iqm=0.9), cell(comparison=NOBODY)),
+        (full, cell(0.5, NAN, 1, comparisons=(ALONE,))),
+        (cell(0.94, 0.01, 2, best=True, iqm=0.9, comparisons=(None,)), cell(comparisons=(NOBODY,))),
     )
     return table(
-        metric, rows=("a", "b_1"), cells=cells, baseline="b_1", resolve=0.002, spread="interval"
+        metric, rows=("a", "b_1"), cells=cells, baselines=("b_1",), resolve=0.002, spread="interval"
     )
 
 
@@ -166,8 +167,8 @@ def test_differences_verdicts_and_seeds_beside_the_numbers() -> None:
     plain = render(compared("train/loss"), "markdown")
     assert "+0.0123 [+0.0010, +0.0236] better" in plain
     (first_cell, *_) = csv.DictReader(io.StringIO(render(compared(), "csv")))
-    wanted = {"baseline": "b_1", "difference": "0.0123", "difference_low": "0.001", "pairs": "3",
-              "test": "t", "adjusted_p": "0.02", "verdict": "better", "seeds_needed": "7",
+    wanted = {"baseline": "b_1", "difference": "0.0123", "difference_low": "0.001", "pairs": "8",
+              "adjusted_p": "0.02", "equivalence_p": "", "verdict": "better", "seeds_needed": "7",
               "interval_high": "0.95"}  # fmt: skip
     assert {key: first_cell[key] for key in wanted} == wanted
     alone = list(csv.DictReader(io.StringIO(render(compared(), "csv"))))[1]
@@ -193,17 +194,17 @@ def test_runs_are_named_on_demand(form: Any) -> None:
 
 @pytest.mark.parametrize("difference", [-1e-9, -0.0, 0.0, 1e-9])
 def test_no_difference_has_no_sign_but_plus(difference: float) -> None:
-    same = Comparison(difference, Interval(-0.001, 0.001), 3, "t", 0.9, 0.9, "not shown")
-    one = table(rows=("a",), columns=("c",), cells=((cell(0.5, 0.1, 3, comparison=same),),),
-                baseline="b")  # fmt: skip
-    assert "| +0.00 [-0.10, +0.10] not shown |" in render(one, "markdown")
+    same = Comparison(difference, Interval(-0.001, 0.001), 8, 0.9, 0.9, "undecided")
+    one = table(rows=("a",), columns=("c",), cells=((cell(0.5, 0.1, 3, comparisons=(same,)),),),
+                baselines=("b",))  # fmt: skip
+    assert "| +0.00 [-0.10, +0.10] undecided |" in render(one, "markdown")
 
 
 def test_an_end_just_below_nothing_keeps_its_sign() -> None:
-    below = Comparison(-0.001, Interval(-0.002, -2e-5), 3, "t", 0.04, 0.4, "not shown")
-    one = table(rows=("a",), columns=("c",), cells=((cell(0.5, 0.1, 3, comparison=below),),),
-                baseline="b")  # fmt: skip
-    assert "| -0.10 [-0.20, -0.00] not shown |" in render(one, "markdown")
+    below = Comparison(-0.001, Interval(-0.002, -2e-5), 8, 0.04, 0.4, "undecided")
+    one = table(rows=("a",), columns=("c",), cells=((cell(0.5, 0.1, 3, comparisons=(below,)),),),
+                baselines=("b",))  # fmt: skip
+    assert "| -0.10 [-0.20, -0.00] undecided |" in render(one, "markdown")
 
 
 def test_an_interval_ends_where_an_accuracy_can() -> None:

@@ -167,8 +167,8 @@ def test_folders_of_another_layout_are_refused(
     copy = shutil.copytree(folders, tmp_path / "copy")
     change(copy)
     with pytest.raises(MissingDataError, match=says):
-        prepare(tmp_path, copy)
-    assert not (tmp_path / "imagenet_files.pt").exists()
+        prepare(tmp_path / "data", copy)
+    assert not (tmp_path / "data").exists()  # neither the list nor a lock
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 
 from bench.build import TokenShape
 from bench.data import synthetic_lm
-from bench.data.synthetic_lm import Chain, likelihood_ratio_error, load, make_chains, sample
+from bench.data.synthetic_lm import Chain, load, make_chains, sample
+from bench.data.tokens import Sequences
 
 SMALL: dict[str, Any] = {"context_length": 12, "vocab_size": 16, "branching": 4}
 NOWHERE = Path("no/such/folder")
@@ -74,6 +76,19 @@ def test_classification() -> None:
     assert data.shape == TokenShape(16, 12, 2) == synthetic_lm.shape(**options)
     inputs, labels = next(data.train_batches(0, 0, 50))
     assert inputs.shape == (50, 12) and labels.bincount().tolist() == [25, 25]
+
+
+def likelihood_ratio_error(chains: tuple[Chain, Chain], split: Sequences) -> float:
+    """Return the error of the best possible classifier on ``split``, which knows both chains."""
+    assert split.labels is not None
+    tokens = split.tokens.cpu().numpy()
+    scores = []
+    for chain in chains:
+        with np.errstate(divide="ignore"):
+            logs, first = np.log(chain.transition), np.log(chain.stationary)
+        scores.append(first[tokens[:, 0]] + logs[tokens[:, :-1], tokens[:, 1:]].sum(axis=1))
+    wrong = (scores[1] > scores[0]) != split.labels.cpu().numpy().astype(bool)
+    return math.fsum(wrong) / len(wrong)
 
 
 def test_the_best_classifier_is_worse_the_more_alike_the_chains_are() -> None:

@@ -92,7 +92,7 @@ def test_the_scheduler_knows_of_jobs_that_folders_do_not(job: Callable[..., Job]
     folder_of(one).set_status("failed", "ValueError: x", kind="exception")
     assert state_of(one, JobStatus("ended", "killed", log, "7_1")).kind == "exception"
     # A new job for it is under way.
-    assert state_of(one, JobStatus("queued", None, None, "8_1")).underway
+    assert state_of(one, JobStatus("queued", None, None, "8_1")).state == "queued"
     folder_of(one).set_status("done")
     folder_of(one).add_tracked(tracker_label(one.config))
     assert state_of(one, JobStatus("running", None, None, "8_1")).finished
@@ -199,7 +199,7 @@ def test_exponents_that_are_still_to_be_measured_are_missing_here(job: Callable[
     lacking = replace(fine, config=fine.config.model_copy(update={"optimizer": optimizer}))
     (refused,) = objections([planned(one, "missing") for one in (fine, lacking)])
     assert refused.here
-    assert "analysis.curvature" in refused.reason  # where they come from
+    assert "spectral-bench curvature" in refused.reason  # where they come from
 
 
 def test_objections_try_each_place_of_data_and_each_schedule(job: Callable[..., Job]) -> None:

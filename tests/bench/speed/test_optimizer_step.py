@@ -101,6 +101,8 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
         (["model=convnot"], "did you mean convnet"),
         (["optimizers=muon:lr=-1"], "lr must be >= 0"),
         (["rounds=1"], "rounds=1"),
+        (["device=cuda:99"], "device=cuda:99: 'cuda:99' is not here"),
+        (["device=gpu"], "device=gpu: 'gpu' is no device; use auto, cpu or cuda"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], expected: str) -> None:

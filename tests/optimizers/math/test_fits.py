@@ -169,12 +169,6 @@ def test_the_error_is_level_as_of_the_best_fit(alpha: float, damping: float, cou
     assert changes >= 2 * count + 2
 
 
-def test_three_poles_at_the_papers_damping() -> None:
-    c0, weights, poles = rational_poles(1.0, 0.1, 0.003)
-    assert len(poles) == len(weights) == 3
-    assert np.abs(rational_residual(1.0, 0.1, (c0, weights, poles))).max() < 0.003
-
-
 @given(
     alpha=st.floats(0.5, 1.99),
     log_damping=st.floats(-4.0, 0.0),

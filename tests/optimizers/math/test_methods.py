@@ -326,17 +326,6 @@ def test_any_case_keeps_to_its_bound(case: tuple[Tensor, dict[str, object]]) -> 
     check_error(*case)
 
 
-@pytest.mark.slow
-@given(case=st.composite(transfer_case)(), float32=st.booleans())
-@settings(max_examples=1000, deadline=None)
-def test_a_thousand_cases_keep_to_their_bound(
-    case: tuple[Tensor, dict[str, object]], float32: bool
-) -> None:
-    check_error(*case)
-    if float32:
-        check_error(*case, torch.float32)
-
-
 def test_raw_cholesky_takes_any_size_of_sigma() -> None:
     for size in (1e-200, 1e-3, 1.0, 30.0):
         matrix = random_matrix(5, 9) * size
