@@ -10,6 +10,7 @@ What is ranked, by which outcome, and what each section counts is declared in
 from __future__ import annotations
 
 import sys
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +19,8 @@ from pydantic import Field
 from analysis.command.messages import user_messages, writing
 from analysis.figure.style import save
 from analysis.judge.across import DECLARED
-from analysis.page.across import across, drawn, table
-from analysis.runs import load_runs
+from analysis.page.across import Source, across, drawn, table
+from analysis.runs import load_history, load_runs
 from bench import options as cli
 from bench.errors import UserError
 from bench.table_writer import Form, write
@@ -57,12 +58,16 @@ def main(argv: list[str]) -> None:
     if options.figure is not None and options.figure.suffix not in _FIGURES:
         raise UserError(f"figure={options.figure}: name a {', '.join(_FIGURES)} file")
     with user_messages(options.source):
-        found = across([load_runs(options.source)], options.optimizers, options.measure)
+        found = across([_source(options.source)], options.optimizers, options.measure)
     sys.stdout.write(write(table(found), options.format, terminal=sys.stdout.isatty()))
     if options.figure is not None:
         with writing(options.figure):
             save(drawn(found), options.figure)
         print(f"figure: {options.figure}", file=sys.stderr)
+
+
+def _source(place: str) -> Source:
+    return Source(load_runs(place), cache(partial(load_history, place)))
 
 
 if __name__ == "__main__":

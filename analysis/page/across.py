@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ from analysis.table.grid import by_seed
 from analysis.table.model import in_percent
 from analysis.table.render import NOTHING
 from analysis.table.select import records
-from analysis.table.targets import WITHHELD
+from analysis.table.targets import WITHHELD, Histories
 from bench.registration import find
 from bench.table_writer import Table, write
 
@@ -53,13 +54,12 @@ _say = partial(phrase, "across.md.j2")
 class Profile:
     """The share [methods, ratios] of sections in which a method is within a factor of the best.
 
-    ``notes``: which sections are left out, and why; ``count``: how many are not.
+    ``count``: of how many sections.
     """
 
     ratios: Array
     shares: Array
     count: int
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,24 @@ class Across:
     notes: tuple[str, ...]
 
 
+class Source(NamedTuple):
+    """Runs of `analysis.runs.load_runs`, and where their histories are found.
+
+    With histories the target is the median final value of the first method, so that it only just
+    arrives; without, it is the runs' own.
+    """
+
+    runs: pd.DataFrame
+    histories: Histories | None = None
+
+
 def across(
-    frames: Sequence[pd.DataFrame], methods: Sequence[str] = DECLARED, measure: str = "step"
+    sources: Sequence[Source], methods: Sequence[str] = DECLARED, measure: str = "step"
 ) -> Across:
-    """Return the aggregate and the profiles of the sections in some frames of runs.
+    """Return the aggregate and the profiles of the sections in some sources.
 
     Args:
-        frames: each of `analysis.runs.load_runs`; tuning runs and the like are left out.
+        sources: tuning runs and the like are left out.
         methods: the optimizers that are ranked among each other.
         measure: of reaching the target: "step", "epoch", "seconds" or "flops".
 
@@ -91,13 +102,13 @@ def across(
         NoSectionError: no section has runs of all methods.
         ValueError: as `analysis.judge.across.aggregate`.
     """
-    parts = [part for runs in frames for part in _parts(runs)]
-    by_loss = [part[0] for runs in frames for part in _parts(runs, _LOSS)]
+    parts = [(section, one) for source in sources for section, one in _parts(source)]
+    by_loss = [section for source in sources for section, _ in _parts(source, _LOSS)]
     found = aggregate([section for section, _ in parts], methods)
-    runs = {id(section): runs for section, runs in parts}
+    own = {id(section): source for section, source in parts}
     costs = np.array([_error(one, methods) for one in found.sections]).T
     shares = performance_profile(costs, _QUALITY, found.weights)
-    target = _to_target(found, [runs[id(one)] for one in found.sections], measure)
+    target, left_out = _to_target(found, [own[id(one)] for one in found.sections], measure)
     notes = [
         _say("sections", [_described(one, w) for one, w in _weighted(found)], list(methods)),
         _say("intervals", RESAMPLES, found.tasks),
@@ -108,7 +119,7 @@ def across(
         notes.append(_say("left_out", lacking, list(methods)))
     several = [(_name(one), one.several) for one in found.sections if one.several]
     notes += [_say("several", several)] if several else []
-    notes += target.notes if target else []
+    notes += left_out
     registered = sum(find(one.name) is not None for one in found.sections)
     caveats = [_say("registered", registered, len(found.sections))]
     if any(one.outcome != _LOSS for one in found.sections):
@@ -126,14 +137,14 @@ def _by_loss(sections: Sequence[Section], methods: Sequence[str]) -> str:
     return _say("by_loss", _LOSS, [(one.method, f"{one.rank:.2f}") for one in found.ranks])
 
 
-def _parts(runs: pd.DataFrame, by: str | None = None) -> list[tuple[Section, pd.DataFrame]]:
-    """Return the sections of a frame: each sweep at each dataset, model and horizon.
+def _parts(source: Source, by: str | None = None) -> list[tuple[Section, Source]]:
+    """Return the sections, with their runs: each sweep at each dataset, model and horizon.
 
     Args:
-        runs: the frame.
+        source: the runs of all.
         by: the outcome; None: each section's primary one.
     """
-    runs = runs[~prepared(runs) & runs["variant"].notna()]
+    runs = source.runs[~prepared(source.runs) & source.runs["variant"].notna()]
     keys = ["sweep", "dataset", "model", *([_HORIZON] if _HORIZON in runs else [])]
     parts = []
     for (of, dataset, model, *_), here in runs.groupby(keys, dropna=False, sort=True):
@@ -154,7 +165,7 @@ def _parts(runs: pd.DataFrame, by: str | None = None) -> list[tuple[Section, pd.
             sweep or "no study", f"{model} / {dataset}", _epochs(here),
             outcome, direction(outcome), numbers, tuple(several),
         )  # fmt: skip
-        parts.append((section, here))
+        parts.append((section, Source(here, source.histories)))
     return parts
 
 
@@ -172,14 +183,19 @@ def _error(section: Section, methods: Sequence[str]) -> Array:
     return np.asarray((section.costs(methods) + (section.direction > 0)).mean(axis=1))
 
 
-def _to_target(found: Aggregate, frames: Sequence[pd.DataFrame], measure: str) -> Profile | None:
-    """Return the profile of what reaching the target took, of the sections that tell."""
+def _to_target(
+    found: Aggregate, sources: Sequence[Source], measure: str
+) -> tuple[Profile | None, list[str]]:
+    """Return the profile of what reaching the target took, and which sections it leaves out."""
     metric = f"target/{measure}"
     costs, counts, notes = [], [], []
-    for (section, weight), runs in zip(_weighted(found), frames, strict=True):
-        own = runs[runs["optimizer"].isin(found.methods)]
+    for (section, weight), source in zip(_weighted(found), sources, strict=True):
+        own = source.runs[source.runs["optimizer"].isin(found.methods)]
+        asked: Any = {}
+        if source.histories:
+            asked = {"target": "auto", "baseline": found.methods[:1], "histories": source.histories}
         try:
-            table = build_table(own, metric=metric)
+            table = build_table(own, metric=metric, **asked)
         except ValueError as error:  # no run has a target, or seconds cannot be compared
             notes.append(_say("no_profile", _name(section), str(error)))
             continue
@@ -193,9 +209,9 @@ def _to_target(found: Aggregate, frames: Sequence[pd.DataFrame], measure: str) -
         costs.append(took)
         counts.append(weight)
     if not costs:
-        return None
+        return None, notes
     shares = performance_profile(np.array(costs).T, _TARGET, counts)
-    return Profile(_TARGET, shares, len(costs), tuple(notes))
+    return Profile(_TARGET, shares, len(costs)), notes
 
 
 def _weighted(found: Aggregate) -> list[tuple[Section, float]]:

@@ -1,7 +1,6 @@
 """What README.md says: every verdict on the subject, by each outcome, at each horizon.
 
-Studies are grouped by the question that they are part of. Where a question has a registered study
-with results, those questions alone are shown; else all of them are. A place (a model and dataset)
+Studies are grouped by the question that they are part of, registered ones first. A place (a model and dataset)
 of a question is one line; fresh seeds, trained after the study had been seen, have their own.
 """
 
@@ -109,7 +108,7 @@ def lines(shown: Sequence[Shown]) -> list[Line]:
     order = list(dict.fromkeys((one.question, one.place) for one in every))
     every.sort(key=lambda one: (order.index((one.question, one.place)), one.fresh))
     registered = {one.question for one in every if one.registered}
-    return [one for one in every if one.question in registered] or every
+    return sorted(every, key=lambda one: one.question not in registered)
 
 
 def _check_fresh(shown: Sequence[Shown]) -> None:
@@ -183,18 +182,23 @@ def text(these: Sequence[Line]) -> str:
     """Return the Markdown; empty where the subject is compared nowhere."""
     if not these:
         return ""
-    badges = {badge_text(one.comparison) for line in these for one in line.verdicts}
-    badge = badges.pop() if len(badges) == 1 else ""
+    badge = _common(these)
     able = [line for line in these if any(one.decidable for one in line.verdicts)]
     shown = [
         {"question": line.question, "place": line.place, "fresh": line.fresh,
-         "primary": line.outcomes[0],
+         "primary": line.outcomes[0], "badge": "" if badge else _common([line]),
          "horizons": [horizon for horizon in line.horizons if _decidable(horizon)],
          "too_few": [horizon for horizon in line.horizons if not _decidable(horizon)],
-         "against": _against(line, badged=not badge)}
+         "against": _against(line, badged=not _common([line]))}
         for line in able
     ]  # fmt: skip
     return _say("front", SUBJECT, shown, badge, [line for line in these if line not in able])
+
+
+def _common(these: Sequence[Line]) -> str:
+    """Return the badge that all their verdicts have; empty where they differ."""
+    badges = {badge_text(one.comparison) for line in these for one in line.verdicts}
+    return badges.pop() if len(badges) == 1 else ""
 
 
 def _decidable(horizon: Horizon) -> bool:

@@ -30,6 +30,7 @@ from analysis.page.table import Results, markdown, metric_of, results
 from analysis.page.text import phrase
 from analysis.runs import load_history
 from analysis.table.model import in_percent
+from analysis.table.targets import Histories
 from bench.table_writer import Table, write
 
 FRONT = "front.svg"
@@ -101,11 +102,17 @@ def _compared(
 def _across(studies: Sequence[Study], out: Output) -> str:
     """Return what all studies say together; empty where no section has what is ranked."""
     try:
-        one = across.across([study.runs for study in studies if len(study.runs)])
+        one = across.across([
+            across.Source(study.runs, _histories(study)) for study in studies if len(study.runs)
+        ])  # fmt: skip
     except NoSectionError:
         return ""
     figure = across.drawn(one)
     return across.section(one, out.figure(_ACROSS, figure, str(figure.get_label())))
+
+
+def _histories(study: Study) -> Histories:
+    return cache(partial(load_history, str(study.archive)))
 
 
 def _blocks(parts: Sequence[str]) -> str:
@@ -143,8 +150,7 @@ def _section(study: Study, everyone: Sequence[Study], out: Output) -> str:
         plan = study.planned
         if len(rest):
             judging = partial(plan_of, study.name, study=plan.study)
-            histories = cache(partial(load_history, str(study.archive)))
-            judged = results(rest, spent, plan.first, judging, histories)
+            judged = results(rest, spent, plan.first, judging, _histories(study))
             for found in judged:
                 asked = robust.panels(found, study, tuned_by.tuning, everyone)
                 parts.append(_results(found, study, tuned_by, out, asked))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from scipy.stats import rankdata
 
 from analysis import across
 from analysis.judge.across import performance_profile
-from analysis.page.across import Across, drawn
+from analysis.page.across import Across, Source, drawn
 from analysis.page.across import across as across_of
-from analysis.runs import load_runs
+from analysis.runs import load_history, load_runs
 from bench.errors import UserError
 
 ROOT = Path(across.__file__).parents[1]
@@ -36,7 +37,7 @@ def source(runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for optimizer, values in OTHER.items():
         for seed, value in enumerate(values):
             config = runs.config(optimizer, seed, sweep="study_y", names__model="vgg11")
-            study_runs.write(runs, root, config, value, target=None)
+            study_runs.write(runs, root, config, value, target=None, steps=40)
     for optimizer, values in LONG.items():
         for seed, value in enumerate(values):
             config = runs.config(optimizer, seed, sweep="study_x_30", trainer__epochs=30)
@@ -78,7 +79,6 @@ def test_what_is_said_below_the_table(source: Path, capsys: pytest.CaptureFixtur
         "several settings there: sgd in study_x_8 (convnet / digits).",
         "Found afterwards: none of these sections was registered.",
         "By test/loss in every section the mean ranks are: adamw 2.00, muon 2.00,",
-        "study_y (vgg11 / digits): 0 of 3 runs reach val/accuracy 0.5: fewer than half.",
     ):
         assert words in printed, words
     across.main(["source=runs"])
@@ -86,13 +86,27 @@ def test_what_is_said_below_the_table(source: Path, capsys: pytest.CaptureFixtur
 
 
 def test_profiles_against_the_sections_own_numbers(source: Path) -> None:
-    one = across_of([load_runs("runs")], NAMES)
+    one = across_of([Source(load_runs("runs"))], NAMES)
     errors = [[1 - np.mean(study[name]) for study in (SHORT, LONG, OTHER)] for name in NAMES]
     expected = performance_profile(errors, one.quality.ratios, [0.25, 0.25, 0.5])
     assert one.quality.shares == pytest.approx(expected)
-    assert one.target is not None and one.target.count == 1  # study_x_30: 100, 200, 300 steps
+    assert one.target is not None and one.target.count == 2
+    # study_x_8: 20 steps each; study_x_30: 100, 200 and 300
     for share, factor in zip(one.target.shares, (1, 2, 3), strict=True):
-        assert share.tolist() == (one.target.ratios >= factor).tolist()
+        assert share.tolist() == (0.5 + 0.5 * (one.target.ratios >= factor)).tolist()
+    reason = "study_y (vgg11 / digits): 0 of 3 runs reach val/accuracy 0.5: fewer than half."
+    assert one.notes[-1].endswith(reason)
+
+
+def test_with_histories_the_target_is_the_first_methods_own_end(source: Path) -> None:
+    """study_y: adamw ends at 0.49 after 40 steps; 0.7 is there after 10, 0.4 never."""
+    runs = load_runs("runs")
+    own = Source(runs[runs["sweep"] == "study_y"], partial(load_history, "runs"))
+    target = across_of([own], NAMES).target
+    assert target is not None
+    adamw, muon, subject = target.shares
+    assert adamw.tolist() == (target.ratios >= 4).tolist()
+    assert not muon.any() and subject.all()
 
 
 def test_a_diverged_run_is_worse_than_any_number(source: Path, runs: Any) -> None:
@@ -102,7 +116,7 @@ def test_a_diverged_run_is_worse_than_any_number(source: Path, runs: Any) -> Non
             for name in ("adamw", "spectral_newton")]  # fmt: skip
     for other in both:
         study_runs.write(runs, Path("runs"), other, 0.9)
-    one = across_of([load_runs("runs")], NAMES)
+    one = across_of([Source(load_runs("runs"))], NAMES)
     ranks = {each.method: each.by_section[0] for each in one.found.ranks}
     assert ranks == {"spectral_newton": 1, "adamw": 2, "muon": 3}
 
@@ -110,15 +124,15 @@ def test_a_diverged_run_is_worse_than_any_number(source: Path, runs: Any) -> Non
 def test_frames_one_by_one_or_together_say_the_same(source: Path) -> None:
     runs = load_runs("runs")
     apart = [runs[runs["sweep"] == name] for name in ("study_y", "study_x_30", "study_x_8")]
-    together = across_of([runs[runs["sweep"] != "study_z"]], NAMES)
-    assert across_of(apart, NAMES).found.ranks == together.found.ranks
+    together = across_of([Source(runs[runs["sweep"] != "study_z"])], NAMES)
+    assert across_of([Source(one) for one in apart], NAMES).found.ranks == together.found.ranks
 
 
 def test_the_figure(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.svg", "b.svg"):
         across.main(["source=runs", f"figure=new/{name}"])
     assert Path("new/a.svg").read_bytes() == Path("new/b.svg").read_bytes()
-    ranks, quality, target = drawn(across_of([load_runs("runs")], NAMES)).axes
+    ranks, quality, target = drawn(across_of([Source(load_runs("runs"))], NAMES)).axes
     dots = [line for line in ranks.lines if line.get_marker() == "o"]
     assert [float(np.asarray(dot.get_xdata())[0]) for dot in dots] == [1.75, 2.0, 2.25]
     names = [label.get_text() for label in ranks.get_yticklabels()]
@@ -130,8 +144,9 @@ def test_the_figure(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_without_times_to_a_target_there_is_one_profile(source: Path) -> None:
     runs = load_runs("runs")
-    one = across_of([runs[runs["sweep"] == "study_y"]], NAMES)
+    one = across_of([Source(runs[runs["sweep"] == "study_y"])], NAMES)
     assert one.target is None
+    assert "Not in the profile of times to the target: study_y" in one.notes[-1]
     assert len(drawn(one).axes) == 2
 
 
@@ -156,16 +171,16 @@ def test_the_committed_studies_by_another_way() -> None:
     """Ranks of plain means, of the three optimizers, in each section of the archives."""
     studies = {"study_a_small": "test/accuracy", "study_c": "test/loss",
                "study_a_8": "test/accuracy", "study_a_30": "test/accuracy"}  # fmt: skip
-    frames, expected = [], []
+    sources, expected = [], []
     for name, metric in studies.items():
         path = ROOT / "results" / f"{name}.parquet"
         runs = load_runs(path)
-        frames.append(runs)
+        sources.append(Source(runs))
         of_report = runs[(runs["sweep"] == name) & runs["optimizer"].isin(NAMES)]
         of_report = of_report[of_report["seed"] < 1000]
         means: pd.Series[float] = of_report.groupby("optimizer")[metric].mean()
         expected.append(rankdata((-1 if metric == "test/accuracy" else 1) * means[NAMES]))
-    one: Across = across_of(frames)
+    one: Across = across_of(sources)
     assert [section.name for section in one.found.sections] == list(studies)
     for each in one.found.ranks:
         assert list(each.by_section) == [row[NAMES.index(each.method)] for row in expected]

@@ -31,8 +31,7 @@ def write(
             **{"val/accuracy": accuracy, "val/loss": 1 - accuracy, "clock/data_seconds": 1.0,
                "clock/step_seconds": 29.0, "target/reached": target is not None,
                "target/seconds": target, "target/step": 20 if target else None,
-               "target/value": 0.5, "target/metric": "val/accuracy"},
-            **more,
+               "target/value": 0.5, "target/metric": "val/accuracy", **more},
         )  # fmt: skip
         if state == "diverged":
             summary = {"state": state, "epochs": 3, "target/reached": False}

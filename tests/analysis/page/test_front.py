@@ -158,7 +158,7 @@ def test_fresh_seeds_stand_below_their_study_and_are_seen_once(made: Any) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_a_registered_question_comes_alone(
+def test_a_registered_question_comes_first(
     made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -173,14 +173,16 @@ def test_a_registered_question_comes_alone(
     ]
     assert [one.question for one in front.lines(given[:1])] == ["study (x)"]
     lines = front.lines(given)
-    assert [one.question for one in lines] == ["study (f)"]
+    assert [one.question for one in lines] == ["study (f)", "study (x)"]
     text = front.text(lines)
     assert "by test/accuracy better at 20 epochs (+2.04; registered, primary)" in text
-    assert "by test/accuracy undecided at 20 epochs (-0.00; found afterwards)" not in text
+    assert "**study (x), convnet / digits** (8 epochs, seeds 0-7; found afterwards): ag" in text
+    assert text.startswith("Verdicts on `spectral_newton` (differences")
     assert "by test/loss undecided at 20 epochs (+0.000; found afterwards)" in text
-    early = made("study_f", trio(BETTER), epochs=20, first=0, model="convnet", part_of="study (f)",
+    early = made("study_f", trio(BETTER), epochs=20, part_of="study (f)",
                  started="2020-01-01T00:00:00+00:00")  # fmt: skip
-    assert len(front.lines([given[0], early])) == 2  # not as registered: no question is
+    lines = front.lines([given[0], early])  # not as registered
+    assert [one.question for one in lines] == ["study (x)", "study (f)"]
 
 
 def test_the_figure_shows_every_difference(made: Any) -> None:
