@@ -99,9 +99,10 @@ def test_families_follow_one_another() -> None:
     every = Plan(primary=(("b", "a"),), secondary=(("d", "a"),), contrasts=(("d", "c"),))
     found = section(rows, every)
     assert set(words(found).values()) == {"better"}
-    assert "sign flips over 1 primary comparison (80 % of the level), 1 secondary" in notes(
-        found, every
-    )[0]
+    assert (
+        "sign flips over 1 primary comparison (80 % of the level), 1 secondary"
+        in notes(found, every)[0]
+    )
     lacking = Plan(primary=(("b", "a"), ("x", "a")), secondary=(("d", "a"),))
     (_, without) = section(rows, lacking).comparisons.values()
     assert without.adjusted_p == pytest.approx(min(1.0, without.p / SHARES[1]))  # nothing passed on
