@@ -1,7 +1,8 @@
 """What README.md says: every verdict on the subject, by each outcome, at each horizon.
 
-Studies are grouped by the question that they are part of, registered ones first. A place (a model and dataset)
-of a question is one line; fresh seeds, trained after the study had been seen, have their own.
+Studies are grouped by the question that they are part of, registered ones first. A place (a model
+and dataset) of a question is one line; fresh seeds, trained after the study had been seen, have
+their own.
 """
 
 from __future__ import annotations
