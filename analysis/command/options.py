@@ -47,7 +47,7 @@ class ComparisonOptions(RunOptions):
     )  # fmt: skip
     looks: int | None = Field(
         None, ge=1, description="how often results were seen while seeds were added, this time"
-        " counted; default: as the file of sweep= says (study.looks), else 1"
+        " counted; default: as registered, or as the sweep's file says (study.looks), else 1"
     )  # fmt: skip
     mix_timing: bool = Field(
         False, description="show times of different devices, packings or code versions as one"

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from analysis.figure.lines import Series, chart
 from analysis.figure.seeds import RATES, circumstances, over_seeds, rate_chart, unit_of
+from analysis.page.robust import SUBJECT
 from analysis.page.table import BASELINES, Results, Row
-from analysis.page.verdict import SUBJECT
 from analysis.stats import mean, t_interval
 from analysis.table.model import in_percent
 from analysis.table.timing import SECONDS, far_apart

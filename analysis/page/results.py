@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 from analysis.figure.style import svg
 from analysis.judge.across import NoSectionError
 from analysis.judge.registered import plan_of
-from analysis.page import across, budget, exponents, figures, front, maps, selection, verdict
+from analysis.page import (
+    across,
+    budget,
+    exponents,
+    figures,
+    front,
+    maps,
+    robust,
+    selection,
+    verdict,
+)
 from analysis.page.report import provenance
 from analysis.page.study import Output, Study, span, tuner, values, where
 from analysis.page.table import Results, markdown, metric_of, results
@@ -55,7 +65,7 @@ def pages(
     for study in studies:
         if study.archive is not None:
             out = Output(folder)
-            sections.append(_section(study, tuner(study, studies), out))
+            sections.append(_section(study, studies, out))
             drawn |= out.figures
             answers[study.name] = out.answers
     overview = [
@@ -125,7 +135,8 @@ def _counts(study: Study) -> list[str] | None:
     return [*counts, f"{len(study.tuning)} of tuning"] if len(study.tuning) else counts
 
 
-def _section(study: Study, tuned_by: Study, out: Output) -> str:
+def _section(study: Study, everyone: Sequence[Study], out: Output) -> str:
+    tuned_by = tuner(study, everyone)
     parts: list[str] = []
     mapped: dict[budget.Place, tuple[str, ...]] = {}
     if len(study.runs):
@@ -140,7 +151,9 @@ def _section(study: Study, tuned_by: Study, out: Output) -> str:
         if len(rest):
             judging = partial(plan_of, study.name, study=plan.study)
             judged = results(rest, spent, plan.first, judging, _histories(study))
-            parts += [_results(found, study, tuned_by, out) for found in judged]
+            for found in judged:
+                asked = robust.panels(found, study, tuned_by.tuning, everyone)
+                parts.append(_results(found, study, tuned_by, out, asked))
             parts.append(verdict.section(judged, out))
         parts += maps.sections(study, mapped, out) if mapped else []
     else:
@@ -194,11 +207,13 @@ def _short(name: str, text: str) -> str:
     return text.removesuffix(".0") if name == "packed" else text
 
 
-def _results(found: Results, study: Study, tuned_by: Study, out: Output) -> str:
+def _results(
+    found: Results, study: Study, tuned_by: Study, out: Output, asked: Sequence[robust.Asked]
+) -> str:
     """Return the results of one dataset and model."""
-    sentences = verdict.sentences(found, study)
+    sentences = verdict.sentences(found, study, asked)
     there = where(study.runs, found.dataset, found.model)
-    out.answers += [f"{there}{words}" for words in verdict.short(found)]
+    out.answers += [f"{there}{words}" for words in verdict.short(found, asked)]
     budgets = {row.optimizer: row.budget for row in found.rows}
     shown = []
     for x in figures.axes(found):
@@ -217,7 +232,8 @@ def _results(found: Results, study: Study, tuned_by: Study, out: Output) -> str:
         budgets, tuned_by.tuning, tuned=study.tuned, report=study.runs,
         known=searched.known if searched else (),
     )  # fmt: skip
-    return _say("results", found, sentences, spent, markdown(found), shown, words)
+    panels = robust.section(asked)
+    return _say("results", found, sentences, spent, markdown(found), shown, words, panels)
 
 
 def _rates(study: Study, out: Output) -> str:

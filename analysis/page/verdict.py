@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from analysis.judge.section import Asked, Missing, optimizer_of
 from analysis.judge.verdicts import VERDICTS, Comparison, Verdict
+from analysis.page import robust
 from analysis.page.budget import usual
+from analysis.page.robust import SUBJECT, Said
 from analysis.page.study import Output, Study, values
 from analysis.page.table import Results, Row, p_words
 from analysis.page.text import phrase
@@ -21,18 +23,22 @@ from analysis.table.model import in_percent
 from analysis.table.render import NOTHING, badge_text, difference, value
 from bench.table_writer import Marked, Table, write
 
-SUBJECT = "spectral_newton"  # the optimizer that the benchmark is about
 _TEXT = "verdict.md.j2"
 
 
 @dataclass(frozen=True)
 class Against:
-    """The subject against a baseline; ``difference`` None: not compared, ``p`` None: not tested."""
+    """The subject against a baseline; ``difference`` None: not compared, ``p`` None: not tested.
+
+    ``said`` is what other ways to ask it say, None where nobody asked.
+    """
 
     name: str
     difference: str | None
     relation: str
     p: str | None
+    badge: str = ""
+    said: Said | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ def subject(found: Results) -> Row | None:
     return rows[0] if len(rows) == 1 else None
 
 
-def answer(found: Results, study: Study) -> Answer | None:
+def answer(found: Results, study: Study, asked: Sequence[robust.Asked] = ()) -> Answer | None:
     """Return what the rows of one dataset and model say; None where nothing is compared."""
     row = subject(found)
     others = [] if row is None and _is_mapped(found) else _others(found, row)
@@ -106,19 +112,22 @@ def answer(found: Results, study: Study) -> Answer | None:
         n=about.cell.n, expected=about.cell.expected, devices=", ".join(about.devices),
         trials=usual(budgets)[0] if len({one.cost for one in budgets}) == 1 else None,
         label=row.label if row else None, value=value(about.cell, found.table),
-        against=[_against(row, name, found.table.metric) for name in named if row],
+        against=[_against(row, name, found.table.metric, asked) for name in named if row],
         ratio=_ratio(found, row) if row else None,
         others=[one for one in others if row is None or one.baseline == found.baselines[0]],
     )  # fmt: skip
 
 
-def sentences(found: Results, study: Study) -> str:
-    """Return what one dataset and model of a study say; empty where nothing is compared."""
-    one = answer(found, study)
+def sentences(found: Results, study: Study, asked: Sequence[robust.Asked] = ()) -> str:
+    """Return what one dataset and model of a study say; empty where nothing is compared.
+
+    ``asked``: the panels of the subject's comparisons, which stand beside their verdicts.
+    """
+    one = answer(found, study, asked)
     return phrase(_TEXT, "sentences", one) if one else ""
 
 
-def short(found: Results) -> list[str]:
+def short(found: Results, asked: Sequence[robust.Asked] = ()) -> list[str]:
     """Return the same in few words, without numbers; empty where nothing was tested."""
     row = subject(found)
     if row is None:
@@ -133,21 +142,36 @@ def short(found: Results) -> list[str]:
         return []
     first = [one for one in _others(found, row) if one.baseline == found.baselines[0]]
     return [
-        phrase(_TEXT, "relations", f"`{row.label}`", names).strip(),
+        phrase(_TEXT, "relations", f"`{row.label}`", names).strip() + _but(asked),
         *(f"others {phrase(_TEXT, 'others', one)}" for one in first),
     ]
+
+
+def _but(asked: Sequence[robust.Asked]) -> str:
+    """Return what other outcomes of the test split say against the verdicts."""
+    against: dict[str, dict[str, list[str]]] = {}
+    for panel in (each.panel for each in asked):
+        for check in (*panel.those("opposite"), *panel.those("differs")):
+            if check.outcome.startswith("test/") and check.verdict in ("better", "worse"):
+                relations = against.setdefault(check.name, {})
+                relations.setdefault(relation(check.verdict), []).append(panel.other)
+    return "".join(phrase(_TEXT, "but", name, those).rstrip() for name, those in against.items())
 
 
 def _is_mapped(found: Results) -> bool:
     return sum(row.optimizer == SUBJECT and row.cell.n > 0 for row in found.rows) > 1
 
 
-def _against(row: Row, name: str, metric: str) -> Against:
+def _against(row: Row, name: str, metric: str, asked: Sequence[robust.Asked]) -> Against:
     one = row.against.get(name)
     if one is None or one.n == 0:
         return Against(name, None, "", None)
     p = p_words(one.decisive_p) if one.n > 1 else None
-    return Against(name, difference(one, metric), relation(one.verdict), p)
+    panels = [each.panel for each in asked]
+    panel = next((p for p in panels if (p.method, p.other) == (row.optimizer, name)), None)
+    said = None if panel is None else robust.said(panel)
+    badge = badge_text(one) if one.badge else ""
+    return Against(name, difference(one, metric), relation(one.verdict), p, badge, said)
 
 
 _RELATIONS: dict[Verdict, str] = {

@@ -28,6 +28,7 @@ from analysis.judge.registered import plan_of
 from analysis.page import table as page_table
 from analysis.page import verdict
 from analysis.page.study import Output, studies
+from analysis.runs import load_history
 
 ROOT = Path(tables.__file__).parents[1]
 STUDIES = {"study_a_8": "test/accuracy", "study_e_small": "test/accuracy", "study_c": "test/loss"}
@@ -48,8 +49,9 @@ def report(study: str) -> pd.DataFrame:
             continue
         at_once = json.loads(run["provenance.json"])["attempts"][-1].get("packed") or 1
         rows.append({"optimizer": config["names"]["optimizer"], "seed": config["seed"],
-                     "packed": at_once > 1, **json.loads(run["summary.json"])})  # fmt: skip
-    return pd.DataFrame(rows).sort_values(["optimizer", "seed"])
+                     "packed": at_once > 1, "history": run["history.jsonl"],
+                     **json.loads(run["summary.json"])})  # fmt: skip
+    return pd.DataFrame(rows).sort_values(["optimizer", "seed"], ignore_index=True)
 
 
 def paired(study: str, metric: str, one: str, other: str) -> np.ndarray:
@@ -62,6 +64,31 @@ def timed(study: str, optimizer: str) -> pd.DataFrame:
     runs = report(study)
     kept = runs if runs["packed"].all() else runs[~runs["packed"]]
     return kept[kept["optimizer"] == optimizer]
+
+
+def curve(run: pd.Series, metric: str) -> list[tuple[float, float]]:
+    """Return (step, how good) of each evaluation of a run; larger is better."""
+    lines = [json.loads(line) for line in run["history"].splitlines()]
+    sign = 1 if metric.endswith("accuracy") else -1
+    return [(line["step"], sign * line[metric]) for line in lines if line.get(metric) is not None]
+
+
+def steps_to(study: str, metric: str, baseline: str) -> pd.Series:
+    """Return each run's steps to the median final value of the baseline, inf for a miss."""
+    runs = report(study)
+    curves = runs.apply(curve, axis=1, metric=metric.replace("test", "val"))
+    aim = float(np.median([one[-1][1] for one in curves[runs["optimizer"] == baseline]]))
+    steps = []
+    for one in curves:
+        first = next((k for k, (_, value) in enumerate(one) if value >= aim), None)
+        if first is None:
+            steps.append(math.inf)
+        elif first == 0:
+            steps.append(one[0][0])
+        else:
+            (before, low), (after, high) = one[first - 1 : first + 1]
+            steps.append(float(np.interp(aim, [low, high], [before, after])))
+    return pd.Series(steps, runs.index)
 
 
 def asked(study: str) -> dict[str, Any]:
@@ -106,7 +133,8 @@ def printed(study: str) -> tuple[str, str]:
     """Return the page's table of a study, and that of the comparisons it asks for besides."""
     (one,) = [it for it in studies(ROOT / "results", ROOT / "sweeps") if it.name == study]
     judging = partial(plan_of, study, study=one.planned.study)
-    (found,) = page_table.results(one.runs, {}, one.planned.first, judging)
+    histories = partial(load_history, str(one.archive))
+    (found,) = page_table.results(one.runs, {}, one.planned.first, judging, histories)
     return page_table.markdown(found), verdict.section([found], Output("figures"))
 
 
@@ -165,7 +193,7 @@ def test_every_number_of_a_studys_tables(study: str, metric: str) -> None:
     runs, scale = report(study), 100 if metric.endswith("accuracy") else 1
     assert [row["optimizer"] for row in rows] == sorted(set(runs["optimizer"]))
     baselines = [name.removeprefix("vs ") for name in rows[0] if name.startswith("vs ")]
-    p = adjusted(study, metric, baselines)
+    p, steps = adjusted(study, metric, baselines), steps_to(study, metric, baselines[0])
     for row in rows:
         name = row["optimizer"]
         values = DescrStatsW(scale * runs[runs["optimizer"] == name][metric])
@@ -177,8 +205,11 @@ def test_every_number_of_a_studys_tables(study: str, metric: str) -> None:
             same_difference(counted, text, study, metric, pair)
             same_p(counted, text, p[pair])
             assert word(study, metric, pair, p[pair]) in text
-        if "s to target" in row:
-            same_target(counted, row["s to target"], timed(study, name), resolved(study))
+        own, alone = runs[runs["optimizer"] == name], timed(study, name)
+        same_target(counted, row["steps to target"], steps[own.index], own["steps"])
+        spent = alone["clock/data_seconds"] + alone["clock/step_seconds"]
+        seconds = steps[alone.index] / alone["steps"] * spent
+        same_target(counted, row["s to target"], seconds, spent)
     for row in lines(besides):
         first, second = re.findall(r"`(\w+)`", row["comparison"])
         same_difference(counted, row["difference"], study, metric, (first, second))
@@ -187,23 +218,13 @@ def test_every_number_of_a_studys_tables(study: str, metric: str) -> None:
     assert counted.numbers >= 50
 
 
-def resolved(study: str) -> bool:
-    """Return whether times to the target say something: at most half are those of an epoch."""
-    runs = pd.concat([timed(study, name) for name in set(report(study)["optimizer"])])
-    reached = runs["target/reached"].astype(bool)
-    return bool(
-        reached.mean() >= 0.5 and (runs["target/epoch"][reached] <= 1).sum() <= len(runs) / 2
-    )
-
-
-def same_target(counted: Counted, text: str, runs: pd.DataFrame, resolution: bool) -> None:
-    reached = runs["target/reached"].astype(bool)
-    spent = runs["clock/data_seconds"] + runs["clock/step_seconds"]
-    times = np.where(reached, runs["target/seconds"].astype(float), spent)
-    median = kaplan_meier(list(times), list(reached))
-    if not resolution:
-        assert text.startswith("–")
-    elif math.isinf(median):
+def same_target(
+    counted: Counted, text: str, steps: Sequence[float], whole: Sequence[float]
+) -> None:
+    """``steps``: to the target, of each run, inf for a miss; ``whole``: what a miss had spent."""
+    reached = np.isfinite(steps)
+    median = kaplan_meier(list(np.where(reached, steps, whole)), list(reached))
+    if math.isinf(median):
         assert text.startswith("missed")
     else:
         counted.same(text, median)
