@@ -132,19 +132,24 @@ def judged(
     asked += pairs
     places = [((index[one.method], one.column), (index[one.other], one.column)) for one in asked]
     both = [(numbers[i][j], numbers[k][j]) for (i, j), (k, _) in places]
+    badges = [
+        plan.badge((optimizer_of(one.method), optimizer_of(one.other)), cells[i][j], cells[k][j])
+        if plan.badge else None
+        for one, ((i, j), (k, _)) in zip(asked, places, strict=True)
+    ]  # fmt: skip
+    # No verdict before a registered comparison has its last seed.
+    waiting = [badge is not None and badge.registered and not badge.complete for badge in badges]
+    closed = {one.tier for one, waits in zip(asked, waiting, strict=True) if waits}
+    closed |= {plan.tier((one.method, one.other)) for one in missing}
     results = judge(
         [paired(row, other) for row, other in both],
-        plan, higher_is_better=direction > 0, tiers=[one.tier for one in asked],
+        plan, higher_is_better=direction > 0, tiers=[one.tier for one in asked], closed=closed,
     )  # fmt: skip
     comparisons = {}
-    for one, result, pair, ((i, j), (k, _)) in zip(asked, results, both, places, strict=True):
-        kept = without_luck(result, *pair)
-        if plan.badge is not None:
-            names = (optimizer_of(one.method), optimizer_of(one.other))
-            badge = plan.badge(names, cells[i][j], cells[k][j])
-            lacking = badge.registered and not badge.complete  # no verdict before its last seed
-            kept = replace(kept, badge=badge, verdict="undecided" if lacking else kept.verdict)
-        comparisons[one] = kept
+    for k, (one, result) in enumerate(zip(asked, results, strict=True)):
+        kept = without_luck(result, *both[k])
+        verdict = "undecided" if waiting[k] else kept.verdict
+        comparisons[one] = replace(kept, badge=badges[k], verdict=verdict)
     return Section(comparisons, tuple(missing))
 
 
@@ -226,7 +231,9 @@ def _families(tested: Mapping[Asked, Comparison]) -> str:
         f"{_count(counts[tier], names[tier])} ({100 * SHARES[tier]:g} % of the level)"
         for tier in sorted(counts)
     ]
-    return f"{', '.join(shares)}, a family that is decided passing its part on"
+    return (
+        f"{', '.join(shares)}, a family passing its part on where each of its differences is shown"
+    )
 
 
 def _meaning(plan: Plan) -> str:

@@ -15,7 +15,7 @@ on to the next. So a false verdict anywhere in the section has the probability `
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -94,6 +94,7 @@ def judge(
     *,
     higher_is_better: bool = True,
     tiers: Sequence[int] = (),
+    closed: Collection[int] = (),
 ) -> list[Comparison]:
     """Judge all comparisons of one section.
 
@@ -103,6 +104,7 @@ def judge(
         higher_is_better: the direction of the metric.
         tiers: of each comparison 0 (primary), 1 (secondary) or 2, a family each; none given: all
             are one family.
+        closed: tiers that pass nothing on, since some of their comparisons are not there yet.
 
     Raises:
         ValueError: a difference that is infinite.
@@ -118,7 +120,8 @@ def judge(
         passed = _passed_on(shares[tier], before)
         judged = [_decided(one, passed, sign, rules.level) for one in family_p]
         results |= dict(zip(members, judged, strict=True))
-        before.append((shares[tier], max(_known(one.adjusted_p) for one in family_p)))
+        largest = max(_known(one.adjusted_p) for one in family_p)
+        before.append((shares[tier], math.inf if tier in closed else largest))
     return [results[index] for index in range(len(comparisons))]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.judge.section import Asked, Missing, Plan, Section, check_baseline, judged, notes
-from analysis.judge.verdicts import Rules, judge
+from analysis.judge.verdicts import SHARES, Rules, judge
 from bench.registration import Badge
 
 BASE = np.array([0.901, 0.903, 0.902, 0.905, 0.900, 0.904, 0.899, 0.902])
@@ -86,26 +86,25 @@ def test_primary_comparisons_are_not_corrected_for_the_others() -> None:
     assert [asked for asked in first.contrasts if asked.tier == 0] == [Asked(0, "d", "a", True)]
     text = notes(first, plan)[0]
     # Its own line and its place in the baseline's column are the same comparison.
-    assert "over 1 primary comparison first, then, where all before are decided, 8 further" in text
+    assert "1 primary comparison (80 % of the level), 8 further comparisons (4 %" in text
 
 
-def test_what_follows_an_undecided_family_is_undecided() -> None:
+def test_families_follow_one_another() -> None:
     rows = {"a": BASE, "b": CLEAR, "c": NOISE, "d": CLEAR + 0.001}
-    shut = Plan(primary=(("c", "a"),), secondary=(("b", "a"),), contrasts=(("d", "a"),))
-    found = section(rows, shut)
+    kept = Plan(primary=(("c", "a"),), secondary=(("b", "a"),), contrasts=(("d", "a"),))
+    found = section(rows, kept)
     assert [asked.tier for asked in found.comparisons] == [0, 1, 2]
-    assert set(words(found).values()) == {"undecided"}
-    p = [one.adjusted_p for one in found.comparisons.values()]
-    assert p == [p[0]] * 3
-    half = Plan(primary=(("b", "a"),), secondary=(("c", "a"),), contrasts=(("d", "a"),))
-    assert list(words(section(rows, half)).values()) == ["better", "undecided", "undecided"]
+    # The first is undecided, so the others have their own parts: least_p(8) / 0.16 and / 0.2.
+    assert list(words(found).values()) == ["undecided", "better", "better"]
     every = Plan(primary=(("b", "a"),), secondary=(("d", "a"),), contrasts=(("d", "c"),))
     found = section(rows, every)
     assert set(words(found).values()) == {"better"}
-    assert notes(found, every)[0].endswith(
-        "sign flips over 1 primary comparison first, then, where all before are decided,"
-        " 1 secondary comparison, then 1 further comparison, at 0.05."
-    )
+    assert "sign flips over 1 primary comparison (80 % of the level), 1 secondary" in notes(
+        found, every
+    )[0]
+    lacking = Plan(primary=(("b", "a"), ("x", "a")), secondary=(("d", "a"),))
+    (_, without) = section(rows, lacking).comparisons.values()
+    assert without.adjusted_p == pytest.approx(min(1.0, without.p / SHARES[1]))  # nothing passed on
 
 
 def test_a_pair_is_primary_either_way_round_and_asked_once() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from analysis.judge.verdicts import Comparison, Rules, judge, paired, without_luck
+from analysis.judge.verdicts import SHARES, Comparison, Rules, judge, paired, without_luck
 
 RULES = Rules()
 
@@ -92,18 +92,24 @@ def test_a_further_seed_at_the_mean_takes_no_verdict_away(
                 assert old in ("undecided", new) or new == "equivalent"
 
 
-def test_primary_comparisons_come_first_and_are_the_gate() -> None:
+def test_families_share_the_level_and_pass_it_on() -> None:
     rng = np.random.default_rng(1)
-    clear = rng.normal(1, 0.1, (20, 8))
-    borderline = np.array([1.0, 1.2, 0.8, 0.9, 1.1, 0.7, -0.5, 0.3])
-    noise = rng.normal(0, 1, (30, 8))
+    clear, noise = rng.normal(1, 0.1, (20, 10)), rng.normal(0, 1, (30, 10))
+    borderline = np.array([1.0, 1.2, 0.8, 0.9, 1.1, 0.7, -0.9, 0.3, 0.9, -0.2])
     assert verdicts([borderline, *noise])[0] == "undecided"
-    assert verdicts([borderline, *noise], tiers=[0, *[1] * 30])[0] == "better"
-    shut = judge([by_seed(v) for v in (*clear, noise[0])], RULES, tiers=[*[1] * 20, 0])
-    assert {one.verdict for one in shut} == {"undecided"}
-    assert all(one.adjusted_p >= shut[20].adjusted_p for one in shut)
-    open_ = judge([by_seed(v) for v in (*clear, borderline)], RULES, tiers=[*[1] * 20, 0])
-    assert {one.verdict for one in open_} == {"better"}
+    assert verdicts([borderline, *noise], tiers=[0, *[2] * 30])[0] == "better"
+    every = [by_seed(values) for values in (*clear, noise[0])]
+    (alone,) = {one.adjusted_p for one in judge(every[:20], RULES)}
+    # The primary comparison is undecided: the secondary ones keep their own part of the level.
+    kept = judge(every, RULES, tiers=[*[1] * 20, 0])
+    assert {one.adjusted_p for one in kept[:20]} == {alone / SHARES[1]}
+    (shown,) = judge([by_seed(borderline)], RULES)
+    passed = judge([*every[:20], by_seed(borderline)], RULES, tiers=[*[1] * 20, 0])
+    assert passed[20].adjusted_p == pytest.approx(shown.p / SHARES[0])
+    expected = max(alone / (SHARES[0] + SHARES[1]), shown.p / SHARES[0])
+    assert {one.adjusted_p for one in passed[:20]} == {min(expected, alone / SHARES[1])}
+    closed = judge([*every[:20], by_seed(borderline)], RULES, tiers=[*[1] * 20, 0], closed={0})
+    assert {one.adjusted_p for one in closed[:20]} == {alone / SHARES[1]}
 
 
 def test_rows_that_lost_seeds_are_not_flattered() -> None:
