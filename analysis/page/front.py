@@ -21,10 +21,10 @@ from analysis.judge.registered import plan_of
 from analysis.judge.section import Plan, optimizer_of
 from analysis.judge.verdicts import Comparison
 from analysis.page.figures import colours
+from analysis.page.robust import SUBJECT
 from analysis.page.study import Study, span, values
 from analysis.page.table import BASELINES, metric_of, only_row
 from analysis.page.text import phrase
-from analysis.page.verdict import SUBJECT
 from analysis.table.build import build_table, direction
 from analysis.table.model import in_percent
 from analysis.table.render import badge_text
