@@ -27,6 +27,11 @@ def _deterministic() -> Iterator[None]:
     torch.backends.cudnn.benchmark = benchmark
 
 
+def weights(run: Any) -> dict[str, Any]:
+    """Return all that is kept of a run but its energy, which is of this time."""
+    return {key: value for key, value in run.state_dict().items() if key != "energy"}
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "schedule_free"])
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -35,6 +40,8 @@ def test_the_trajectory_is_the_same_to_the_last_bit(
 ) -> None:
     if optimizer == "schedule_free" and graph:
         pytest.skip("it counts its steps on the host: no graph")
+    if optimizer == "schedule_free":
+        pytest.importorskip("pytorch_optimizer")
     options = {
         "data": build.images().to("cuda"),
         "optimizer": build.ADAMW if optimizer == "adamw" else FREE,
@@ -43,10 +50,10 @@ def test_the_trajectory_is_the_same_to_the_last_bit(
         "epochs": 4,
     }
     plain, again = (ran(build(name, **options)) for name in ("plain", "again"))
-    assert_same(again.state_dict(), plain.state_dict())  # else the test could show nothing
+    assert_same(weights(again), weights(plain))  # else the test could show nothing
     seen = ran(build("seen", evaluate_every=1, evaluate_samples=7, **options))
     assert (seen.training_step.graph is not None) is graph
-    assert_same(seen.state_dict(), plain.state_dict())
+    assert_same(weights(seen), weights(plain))
     names = ("train/loss", "val/loss", "test/accuracy")
     for name in names:
         found = [[row[name] for row in run.history if name in row] for run in (plain, seen)]
