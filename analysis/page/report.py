@@ -134,7 +134,7 @@ def page(
         "report.html.j2",
         title=title, badge=common_badge(table),
         metric=table.metric, unit=" (%)" if in_percent(table.metric) else "",
-        table=table, rows=found, contrasts=contrasts(table), runs=len(runs), source=source,
+        table=table, rows=found, contrasts=contrasts(table), runs=len(runs),
         charts=charts,
         exponents=exponents(found, local(source)), failures=failures(runs, local(source)),
         provenance=provenance(runs), tuning=tuning, swatch=swatch, css=css, script=script,

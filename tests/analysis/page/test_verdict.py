@@ -44,7 +44,7 @@ def test_the_verdict_says_what_the_table_says(runs: Any, tmp_path: Path) -> None
     )
     assert text.startswith(start)
     assert "] %: better than `adamw` (+2.04 [" in text
-    assert " and undecided against `muon` (-0.01 [" in text
+    assert "; undecided against `muon` (-0.01 [" in text
     assert text.count("points, corrected p ") == 2
     assert "An epoch takes 1.00 times as long as with `adamw`." in text
     assert text.endswith("Others against `adamw`: better `muon`; undecided `sgd`.")
