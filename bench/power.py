@@ -21,14 +21,17 @@ LEVEL, POWER = 0.05, 0.8
 _FEWEST = 3  # seeds in common from which a spread is taken
 
 
-def least_p(seeds: int, looks: int = 1) -> float:
-    """Return the smallest p that so many seeds can give, times the interim analyses."""
-    return min(1.0, looks * 2.0 ** (1 - seeds))
+def least_p(seeds: int, looks: int = 1, share: float = 1.0) -> float:
+    """Return the smallest p that so many seeds can give, times the interim analyses.
+
+    ``share``: the part of the level that the comparison's family has.
+    """
+    return min(1.0, looks * 2.0 ** (1 - seeds) / share)
 
 
-def fewest_seeds(looks: int = 1) -> int:
+def fewest_seeds(looks: int = 1, share: float = 1.0) -> int:
     """Return the number of seeds from which a verdict is possible."""
-    return next(seeds for seeds in range(1, 64) if least_p(seeds, looks) <= LEVEL)
+    return next(seeds for seeds in range(1, 64) if least_p(seeds, looks, share) <= LEVEL)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Effect:
     bound: bool
 
 
-def smallest_effect(seeds: int, comparisons: int = 1, looks: int = 1) -> Effect | None:
+def smallest_effect(
+    seeds: int, comparisons: int = 1, looks: int = 1, share: float = 1.0
+) -> Effect | None:
     """Return the mean difference that an exact sign-flip test shows with 80 % power.
 
     The power of the paired t-test (noncentral t) at the largest level that the 2^n sign patterns
@@ -54,14 +59,15 @@ def smallest_effect(seeds: int, comparisons: int = 1, looks: int = 1) -> Effect 
         seeds: n.
         comparisons: judged together.
         looks: interim analyses.
+        share: the part of the level that their family has.
 
     Returns None where no verdict is possible.
     """
     from scipy import special  # here: a plan of one optimizer does without
 
-    if least_p(seeds, looks) > LEVEL:
+    if least_p(seeds, looks, share) > LEVEL:
         return None
-    patterns = math.floor(LEVEL / (looks * comparisons) * 2.0 ** (seeds - 1) + 1e-9)
+    patterns = math.floor(share * LEVEL / (looks * comparisons) * 2.0 ** (seeds - 1) + 1e-9)
     level = max(patterns, 1) * 2.0 ** (1 - seeds)
     critical, degrees = special.stdtrit(seeds - 1, 1 - level / 2), seeds - 1
     low, high = 0.0, 100.0

@@ -41,6 +41,8 @@ Outcome = Literal[
     "target/step", "target/epoch", "target/seconds", "target/flops",
 ]  # fmt: skip
 EVERY = "*"
+# What primary, secondary and further comparisons get of the level, where any are registered.
+SHARES = (0.8, 0.16, 0.04)
 
 
 class _Strict(BaseModel):

@@ -15,7 +15,6 @@ from typing import Any
 
 from analysis.judge.family import EXACT, FLIPS, least_p
 from analysis.judge.verdicts import (
-    SHARES,
     Comparison,
     Pair,
     Rules,
@@ -24,7 +23,7 @@ from analysis.judge.verdicts import (
     paired,
     without_luck,
 )
-from bench.registration import Badge
+from bench.registration import SHARES, Badge
 
 Run = Mapping[str, Any]  # a row of the runs' frame
 

@@ -24,11 +24,9 @@ import numpy as np
 from analysis.judge import family
 from analysis.judge.family import Array, Differences
 from analysis.stats import NO_INTERVAL, Interval, check_level, mean, t_interval
-from bench.registration import Badge
+from bench.registration import SHARES, Badge
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
-# What primary, secondary and further comparisons get of the level, where any are registered.
-SHARES = (0.8, 0.16, 0.04)
 VERDICTS: tuple[Verdict, ...] = ("better", "worse", "equivalent", "undecided")
 
 Pair = tuple[str, str]  # method, other: of optimizers, or of rows' labels

@@ -10,6 +10,7 @@ from bench import power
 from bench.config import RunConfig
 from bench.launch.plan import Plan
 from bench.past_runs import PastRun, past_runs
+from bench.registration import SHARES
 from bench.tuning.spec import Study
 
 
@@ -28,20 +29,22 @@ def lines(plan: Plan, study: Study) -> list[str]:
         if len({config.names["optimizer"] for config in configs}) > 1
     }
     counts = {where: len({one.seed for one in configs}) for where, configs in several.items()}
-    texts = [_no_verdict(count, study.looks) for count in sorted(set(counts.values()))]
+    share = SHARES[0] if study.registered else 1.0
+    texts = [_no_verdict(count, study.looks, share) for count in sorted(set(counts.values()))]
     roots = {Path(config.runs_dir) for configs in several.values() for config in configs}
-    able = {where: n for where, n in counts.items() if n >= power.fewest_seeds(study.looks)}
+    able = {where: n for where, n in counts.items() if n >= power.fewest_seeds(study.looks, share)}
     runs = list(past_runs(min(roots))) if able else []
     texts += [_smallest(several[where], n, study, runs) for where, n in able.items()]
     return [text for text in texts if text]
 
 
-def _no_verdict(count: int, looks: int) -> str:
+def _no_verdict(count: int, looks: int, share: float) -> str:
     """Return that so many seeds cannot give a verdict; nothing where they can."""
-    least, needed = power.least_p(count, looks), power.fewest_seeds(looks)
+    least, needed = power.least_p(count, looks, share), power.fewest_seeds(looks, share)
     if count >= needed:
         return ""
     times = f", times {looks} interim analyses" if looks > 1 else ""
+    times += f", over the {share:g} of the level that primary comparisons have" if share < 1 else ""
     one = f"{count} seed{'s' if count > 1 else ''}"
     return (
         f"{one} cannot give a verdict: the least p is 2/2^{count}{times}, {least:.2g}; "
@@ -62,7 +65,8 @@ def _smallest(
     )
     compared = len({one.names["optimizer"] for one in configs}) - 1
     comparisons = len(asked.primary) if asked else compared
-    effect = power.smallest_effect(count, comparisons, study.looks)
+    share = SHARES[0] if asked else 1.0
+    effect = power.smallest_effect(count, comparisons, study.looks, share)
     assert effect is not None  # fewer seeds are not asked about
     what = f"{count} seeds of {model} on {dataset}"
     if spread is None:

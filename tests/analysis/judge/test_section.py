@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from analysis.judge.section import Asked, Missing, Plan, Section, check_baseline, judged, notes
-from analysis.judge.verdicts import SHARES, Rules, judge
-from bench.registration import Badge
+from analysis.judge.verdicts import Rules, judge
+from bench.registration import SHARES, Badge
 
 BASE = np.array([0.901, 0.903, 0.902, 0.905, 0.900, 0.904, 0.899, 0.902])
 CLEAR = BASE + np.array([0.020, 0.021, 0.019, 0.022, 0.018, 0.0205, 0.0195, 0.0215])

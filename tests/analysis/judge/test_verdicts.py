@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from analysis.judge.verdicts import SHARES, Comparison, Rules, judge, paired, without_luck
+from analysis.judge.verdicts import Comparison, Rules, judge, paired, without_luck
+from bench.registration import SHARES
 
 RULES = Rules()
 
