@@ -105,15 +105,20 @@ def chart(
         if bare:
             _name_parts(axes, drawn)
             return figure
-        left = 0.1 / _WIDTH
-        figure.text(left, 1 - 0.2 / height, title, size=11, weight="bold", color=INK)
-        figure.text(left, 1 - 0.39 / height, detail, size=9, color=SOFT)
-        figure.legend(
-            loc="lower left", bbox_to_anchor=(left, 0.02 / height), ncols=columns, fontsize=8.5,
-            labelcolor=INK, borderaxespad=0, borderpad=0, labelspacing=0.45, handlelength=2.6,
-            handletextpad=0.6, columnspacing=1.0,
-        )  # fmt: skip
+        _frame(figure, title, detail, columns)
     return figure
+
+
+def _frame(figure: Figure, title: str, detail: str, columns: int) -> None:
+    """Write title and detail above, and the key below in so many columns."""
+    left, height = 0.1 / _WIDTH, figure.get_figheight()
+    figure.text(left, 1 - 0.2 / height, title, size=11, weight="bold", color=INK)
+    figure.text(left, 1 - 0.39 / height, detail, size=9, color=SOFT)
+    figure.legend(
+        loc="lower left", bbox_to_anchor=(left, 0.02 / height), ncols=columns, fontsize=8.5,
+        labelcolor=INK, borderaxespad=0, borderpad=0, labelspacing=0.45, handlelength=2.6,
+        handletextpad=0.6, columnspacing=1.0,
+    )  # fmt: skip
 
 
 def _draw(axes: Axes, one: Series, *, cut: bool) -> None:

@@ -20,6 +20,7 @@ from analysis.run import measured
 from analysis.run.frame import RunWarning
 from analysis.table.model import Cell, Table
 from analysis.table.render import render
+from bench.table_writer import Form
 
 JOB_TYPE = "report"
 _COLUMNS = (
@@ -61,9 +62,7 @@ def publish(
     try:
         run = wandb.init(
             entity=entity, project=only, name=f"comparison {name}", job_type=JOB_TYPE,
-            config={
-                "metric": table.metric, "baseline": list(table.baselines), "notes": table.notes,
-            },
+            config={"metric": table.metric, "baseline": table.baselines, "notes": table.notes},
             settings=wandb.Settings(console="off", silent=True, init_timeout=60),
         )  # fmt: skip
         artifact = wandb.Artifact(f"comparison-{name}", type=JOB_TYPE)
@@ -71,9 +70,7 @@ def publish(
             logged: dict[str, Any] = {
                 "comparison": wandb.Table(columns=list(_COLUMNS), data=rows(table))
             }
-            for number, (title, figure) in enumerate(figures.items()):
-                path = Path(folder, f"{number}.png")
-                save(figure, path)
+            for title, path in _drawn(figures, Path(folder)).items():
                 logged[title] = wandb.Image(str(path))
             if page is not None:
                 path = Path(folder, "report.html")
@@ -81,9 +78,7 @@ def publish(
                 logged["page"] = wandb.Html(str(path), inject=False)
                 artifact.add_file(str(path))
             run.log(logged)
-            for form, suffix in (("markdown", "md"), ("latex", "tex"), ("csv", "csv")):
-                path = Path(folder, f"comparison.{suffix}")
-                path.write_text(render(table, form, ids=True), encoding="utf-8")  # type: ignore[arg-type]
+            for path in _written(table, Path(folder)):
                 artifact.add_file(str(path))
             run.log_artifact(artifact)
             sent = None if run.offline else (run.id, str(run.url))
@@ -94,6 +89,25 @@ def publish(
     finally:
         wandb.teardown()
     return sent and Published(entity, only, name, *sent, pictures=tuple(figures))
+
+
+def _drawn(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
+    paths = {title: folder / f"{number}.png" for number, title in enumerate(figures)}
+    for title, path in paths.items():
+        save(figures[title], path)
+    return paths
+
+
+_FORMS: dict[Form, str] = {"markdown": "md", "latex": "tex", "csv": "csv"}
+
+
+def _written(table: Table, folder: Path) -> list[Path]:
+    """Return the files of the table, one a form."""
+    paths = []
+    for form, suffix in _FORMS.items():
+        paths.append(folder / f"comparison.{suffix}")
+        paths[-1].write_text(render(table, form, ids=True), encoding="utf-8")
+    return paths
 
 
 def rows(table: Table) -> list[Iterable[Any]]:

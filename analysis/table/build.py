@@ -62,16 +62,14 @@ def build_table(
         sweep: only the runs of this sweep.
         seeds: the expected seeds, and the only ones used; else those seen in a column.
         statistic: what a cell shows of its runs.
-        spread: what is shown beside it: sample standard deviation or 95 % interval (Student's for
-            the mean, BCa bootstrap for the interquartile mean, from 10 seeds on).
+        spread: what is shown beside it: sample standard deviation or 95 % interval.
         baseline: the rows that every other is compared with, paired by seed.
         better: the metric's direction, where its name does not tell.
-        plan: how comparisons are judged, and which there are besides.
+        plan: how comparisons are judged, and further ones.
         resolve: a difference in the metric's unit; cells say how many seeds would show it.
-        mix_timing: use seconds that cannot be compared. Else runs that shared their device have
-            none beside runs that had it alone: where the metric is a time they are left out.
-        target: of times to a target: another one than the runs' own. "auto": the median of the
-            final values of the first ``baseline``, which is then compared with nothing.
+        mix_timing: use seconds that cannot be compared; else they are left out.
+        target: of times to a target, another than the runs' own; "auto": the median final value of
+            the first ``baseline``, which is then compared with nothing.
         histories: where ``target`` is looked for.
 
     Raises:
@@ -86,28 +84,20 @@ def build_table(
     chosen = [run for run in everything if seeds is None or run["seed"] in seeds]
     grid = _grid(chosen, rows, cols, seeds, metric)
     notes = [_what_is_shown(metric, statistic, spread)]
-    chosen_as: dict[Key, str] = {}
-    if target is not None:
-        grid, chosen_as = _to_target(grid, target, baseline, histories)
-        baseline = () if target == "auto" else baseline
-    if is_target(metric) and not baseline:
-        plan = NO_PLAN  # a run that missed has no number to pair
+    grid, chosen_as = _to_target(grid, target, baseline, histories)
+    baseline = () if target == "auto" else baseline
     grid, left_out = _alone(grid if mix_timing else _timed(grid))
     notes += [_whose_seconds(grid), *_counts(chosen, grid), *left_out]
-    if len(chosen) < len(everything):
-        notes.append(f"{len(everything) - len(chosen)} runs of other seeds left out.")
+    if others := len(everything) - len(chosen):
+        notes.append(f"{others} runs of other seeds left out.")
     notes += _withheld(grid)
     cells = [[_cell(grid, key, where, statistic) for where in grid.columns] for key in grid.labels]
-    if is_target(metric):
-        cells, said = _with_targets(grid, cells, chosen_as)
-        notes += said
+    cells, of_target = _with_targets(grid, cells, chosen_as)
     sign = {"higher": 1, "lower": -1}.get(better or "", direction(metric))
-    compared = None
-    if baseline or resolve is not None or (plan.pairs and not is_target(metric)):
-        compared, cells, more = compare(
-            grid, cells, plan, baselines=baseline, direction=sign, resolve=resolve
-        )
-        notes += more
+    compared, cells, more = compare(
+        grid, cells, plan, baselines=baseline, direction=sign, resolve=resolve
+    )
+    notes += [*of_target, *more]
     return Table(
         metric, "/".join(name.removeprefix("config.") for name in rows),
         tuple(grid.labels.values()), tuple(map(_name, grid.columns)),
@@ -144,13 +134,15 @@ def _grid(
 
 
 def _to_target(
-    grid: Grid, target: Asked, baselines: Sequence[str], histories: Histories | None
+    grid: Grid, target: Asked | None, baselines: Sequence[str], histories: Histories | None
 ) -> tuple[Grid, dict[Key, str]]:
-    """Return the grid with times to ``target``, and how it was chosen, by column.
+    """Return the grid with times to ``target``, if one is asked for, and how it was chosen.
 
     Raises:
         ValueError: the metric is no time to a target, or there is no such baseline.
     """
+    if target is None:
+        return grid, {}
     if not is_target(grid.metric) or histories is None:
         raise ValueError(
             f"target= goes with metric=target/seconds or target/step, not {grid.metric}"
@@ -170,8 +162,10 @@ def _to_target(
 def _with_targets(
     grid: Grid, cells: list[list[Cell]], chosen_as: Mapping[Key, str]
 ) -> tuple[list[list[Cell]], list[str]]:
-    """Withhold the times of a column that say nothing; return the cells, and notes of targets."""
-    notes = []
+    """Withhold times to a target that say nothing; return the cells, and notes of targets."""
+    notes: list[str] = []
+    if not is_target(grid.metric):
+        return cells, notes
     for j, where in enumerate(grid.columns):
         runs = [run for of_row in grid.at(where).values() for run in of_row]
         said = "; ".join(filter(None, (targets.described(runs), chosen_as.get(where))))

@@ -25,8 +25,11 @@ def compare(
     baselines: Sequence[str],
     direction: int,
     resolve: float | None = None,
-) -> tuple[Section, list[list[Cell]], list[str]]:
+) -> tuple[Section | None, list[list[Cell]], list[str]]:
     """Return the section of a grid, its cells with their comparisons, and notes on them.
+
+    No section where nothing is asked, as of times to a target: a run that missed has no number to
+    pair.
 
     Args:
         grid: the runs in rows and columns.
@@ -39,6 +42,9 @@ def compare(
     Raises:
         ValueError: the metric has no numbers to pair, or no direction; no such row.
     """
+    pairs = () if is_target(grid.metric) else plan.pairs
+    if not (baselines or pairs or resolve is not None):
+        return None, cells, []
     labels = list(grid.labels.values())
     _check(grid.metric, labels, baselines, direction, resolve)
     numbers = grid.numbers()
