@@ -25,7 +25,7 @@ from bench.cli import guarded
 from bench.compose import composing
 from bench.errors import PROJECT, UserError, suggestion
 from bench.files import home, is_name, write_json
-from bench.launch.grid import Composer, combinations, master_config
+from bench.launch.grid import Composer, Job, combinations, master_config
 from bench.past_runs import PastRun, past_runs
 from bench.provenance import git_state
 from bench.registration import (
@@ -36,6 +36,7 @@ from bench.registration import (
     file_hash,
     file_of,
     find,
+    flat,
     is_binding,
     places,
 )
@@ -71,14 +72,18 @@ def compose(arguments: Sequence[str]) -> Asked:
     with composing() as loader:
         master = master_config(loader, arguments)
         grid = combinations(master)
-        tuning = _settled_tuning(Composer(loader, master, elsewhere=True), master, grid)
+        composer = Composer(loader, master, elsewhere=True)
+        tuning = _settled_tuning(composer, master, grid)
+        configs = _settled_configs(composer, grid, tuning)
     sweep = master.hydra.runtime.choices.get("sweeps")
     if sweep is None or master.sweep is None:
         raise UserError("no study; name one of sweeps/, such as +sweeps=demo_study")
     if not is_name(master.sweep):
         raise UserError(f"sweep={master.sweep}: no name for a file; give another")
     file = _sweep_file(master, str(sweep))
-    plan = _plan(master, grid, file, arguments).model_copy(update={"tuning": tuning})
+    plan = _plan(master, grid, file, arguments).model_copy(
+        update={"tuning": tuning, "configs": configs}
+    )
     return Asked(str(master.sweep), file, Path(master.runs_dir), plan)
 
 
@@ -139,7 +144,7 @@ def _settled_tuning(
     spaces: dict[str, Any] = {}
     for overrides in grid:
         chosen = {key: value for key, _, value in (one.partition("=") for one in overrides)}
-        label = " ".join(chosen[key] for key in _AXES if key != "seed" and key in chosen)
+        label = _label(overrides)
         if label in spaces:
             continue
         values = composer.values([one for one in overrides if not one.startswith("tuned=")])
@@ -148,6 +153,39 @@ def _settled_tuning(
         spaces[label] = {key: asdict(its) for key, its in searched.items()}
         spaces[label] |= {key: asdict(its) for key, its in tuning.tied(searched, values).items()}
     return tuning.model_dump(mode="json", exclude={"space", "ties"}) | {"space": spaces}
+
+
+def _label(overrides: Sequence[str]) -> str:
+    """Return what a row of the grid is called: its optimizer, and model and dataset if named."""
+    chosen = {key: value for key, _, value in (one.partition("=") for one in overrides)}
+    return " ".join(chosen[key] for key in _AXES if key != "seed" and key in chosen)
+
+
+# What two runs of a row differ in, and what names them.
+_OF_A_RUN = ("seed", "sweep", "tuned", "names", "exponents")
+
+
+def _settled_configs(
+    composer: Composer, grid: Sequence[Sequence[str]], tuning: dict[str, Any] | None
+) -> dict[str, dict[str, Any]]:
+    """Return what the report runs' configs hold, but for what is searched; a row's first seed's.
+
+    A row that cannot be composed yet, since its exponents are still to be measured, is left out.
+    """
+    configs: dict[str, dict[str, Any]] = {}
+    for overrides in grid:
+        label = _label(overrides)
+        job = None
+        if label not in configs:
+            job = composer.job([one for one in overrides if not one.startswith("tuned=")])
+        if isinstance(job, Job):
+            searched = (tuning or {"space": {}})["space"].get(label, {})
+            whole = flat(job.config.model_dump(mode="json"))
+            configs[label] = {
+                key: value for key, value in whole.items()
+                if key not in searched and key.split(".")[0] not in _OF_A_RUN and is_binding(key)
+            }  # fmt: skip
+    return configs
 
 
 def _counts(override: str) -> bool:
@@ -170,7 +208,7 @@ def register(arguments: Sequence[str]) -> None:
     """
     asked = compose(arguments)
     known = find(asked.study)
-    if known is not None and known.plan.hash == asked.plan.hash:
+    if known is not None and not known.plan.differences(asked.plan):
         print(f"{asked.study}: registered already, {known.time}, sha256 {known.hash}")
         return
     runs = asked.report_runs()

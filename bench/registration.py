@@ -123,6 +123,9 @@ class RegisteredPlan(_Strict):
         tuning: `study.tuning` as the file has it: space, budget, seeds, length; None without.
         overrides: those of the command line that could change a result.
         file: `file_hash` of the sweep file.
+        configs: of each optimizer (and model and dataset, where there are several) what a report
+            run's config holds by dotted key, but for what tuning searches; None in registrations
+            of before.
     """
 
     outcome: Outcome
@@ -141,20 +144,31 @@ class RegisteredPlan(_Strict):
     tuning: dict[str, Any] | None
     overrides: tuple[str, ...]
     file: str
+    configs: dict[str, dict[str, Any]] | None = None
 
     @property
     def hash(self) -> str:
         """SHA-256 of the plan as canonical JSON."""
-        return _sha256(self.model_dump(mode="json"))
+        return _sha256(self.as_json())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as its file has it."""
+        return self.model_dump(
+            mode="json", exclude=None if self.configs is not None else {"configs"}
+        )
 
     def differences(self, other: RegisteredPlan) -> list[str]:
         """Return "key: this value, now other's" for each key in which the two plans differ."""
-        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
-        keys = [key for key in mine if mine[key] != theirs[key]]
+        mine, theirs = (
+            flat({key: value for key, value in one.as_json().items()
+                  if key != "configs" or self.configs is not None})
+            for one in (self, other)
+        )  # fmt: skip
+        keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
         if keys == ["file"]:
             return ["file: another value of the sweep file"]
         return [
-            f"{key}: {_short(mine[key])}, now {_short(theirs[key])}"
+            f"{key}: {_short(mine.get(key))}, now {_short(theirs.get(key))}"
             for key in keys
             if key != "file"
         ]
@@ -191,7 +205,7 @@ class Registration:
             "sweep_file": self.sweep_file,
             "suite": self.suite,
             "commit": self.commit,
-            "plan": self.plan.model_dump(mode="json"),
+            "plan": self.plan.as_json(),
         }
 
 
@@ -297,6 +311,17 @@ def current_file_hash(registration: Registration) -> str | None:
     """Return `file_hash` of the sweep file as it is now; None where it is not found."""
     paths = [folder.parent / f"{registration.sweep_file}.yaml" for folder in places()]
     return next((file_hash(path) for path in paths if path.is_file()), None)
+
+
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, f"{above}{key}.")
+        else:
+            leaves[f"{above}{key}"] = value
+    return leaves
 
 
 def _sha256(value: Any) -> str:

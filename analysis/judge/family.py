@@ -9,7 +9,8 @@ out of it (step-down).
 The statistic is ``|sum d| / sqrt(sum d^2)``. At equal n it is an increasing function of Student's
 t. Under flips its variance is 1 at every n, so comparisons of few seeds do not rule the maximum as
 those of a heavy-tailed t would. A further seed equal to the mean difference raises it and never
-raises a p: no verdict is taken away by more evidence of the same (tests/analysis/judge).
+raises a p while all patterns are used (up to `EXACT` seeds): no verdict is taken away by more
+evidence of the same (tests/analysis/judge).
 """
 
 from __future__ import annotations

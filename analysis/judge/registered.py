@@ -12,8 +12,17 @@ from typing import Any
 
 from analysis.judge.section import Plan, Run
 from analysis.judge.verdicts import Pair
+from analysis.run.frame import config_columns
 from bench.files import is_name
-from bench.registration import Badge, Registration, badge, current_file_hash, find, places
+from bench.registration import (
+    Badge,
+    RegisteredPlan,
+    Registration,
+    badge,
+    current_file_hash,
+    find,
+    places,
+)
 from bench.tuning.spec import Study, study_in
 
 _NO_STUDY = Study()
@@ -84,6 +93,8 @@ class _Badges:
     def __init__(self, registration: Registration | None, metric: str, changed: tuple[str, ...]):
         self._registration, self._metric, self._changed = registration, metric, changed
         self._current = current_file_hash(registration) if registration else None
+        if registration and self._current is None:
+            self._changed += (f"sweeps/{registration.sweep_file}.yaml is not found",)
 
     def __call__(self, pair: Pair, runs: Sequence[Run], others: Sequence[Run]) -> Badge:
         begun = [{run["seed"]: run.get("started") for run in side} for side in (runs, others)]
@@ -99,7 +110,28 @@ class _Badges:
             horizon=first.get(_EPOCHS), model=first.get("model"),
             dataset=first.get("dataset"), current=self._current,
         )  # fmt: skip
-        return replace(found, reasons=(*found.reasons, *self._changed))
+        drifted = dict.fromkeys(
+            reason for run in (*runs, *others) if plan for reason in _drifted(run, plan)
+        )
+        return replace(found, reasons=(*found.reasons, *self._changed, *drifted))
+
+
+def _drifted(run: Run, plan: RegisteredPlan) -> list[str]:
+    """Return what a run's config has otherwise than registered, the first of each kind."""
+    name = run["optimizer"]
+    reasons = []
+    if plan.tuning is not None and not run.get("config.tuned"):
+        reasons.append(f"runs of {name} do not have tuned settings")
+    configs = plan.configs or {}
+    model, dataset = run["model"], run["dataset"]
+    labels = (f"{name} {model} {dataset}", f"{name} {model}", f"{name} {dataset}", name)
+    config = next((configs[label] for label in labels if label in configs), {})
+    for key, value in config_columns(config).items():
+        if key != _EPOCHS and run.get(key) != value:  # the length is said apart
+            short = key.removeprefix("config.")
+            reasons.append(f"{short}={run.get(key)} of {name} is not the registered {value}")
+            break
+    return reasons
 
 
 def _earlier(one: str | None, other: str | None) -> str | None:

@@ -132,13 +132,15 @@ def judged(
     places = [((index[one.method], one.column), (index[one.other], one.column)) for one in asked]
     both = [(numbers[i][j], numbers[k][j]) for (i, j), (k, _) in places]
     badges = [
-        plan.badge((optimizer_of(one.method), optimizer_of(one.other)), cells[i][j], cells[k][j])
-        if plan.badge else None
+        _badge(plan, one, cells[i][j], cells[k][j])
         for one, ((i, j), (k, _)) in zip(asked, places, strict=True)
-    ]  # fmt: skip
+    ]
     # No verdict before a registered comparison has its last seed.
     waiting = [badge is not None and badge.registered and not badge.complete for badge in badges]
-    closed = {one.tier for one, waits in zip(asked, waiting, strict=True) if waits}
+    lost = [None in row.values() or None in other.values() for row, other in both]
+    closed = {
+        one.tier for k, one in enumerate(asked) if waiting[k] or lost[k]
+    }  # what is then not said must not pass for shown
     closed |= {plan.tier((one.method, one.other)) for one in missing}
     results = judge(
         [paired(row, other) for row, other in both],
@@ -150,6 +152,15 @@ def judged(
         verdict = "undecided" if waiting[k] else kept.verdict
         comparisons[one] = replace(kept, badge=badges[k], verdict=verdict)
     return Section(comparisons, tuple(missing))
+
+
+def _badge(plan: Plan, one: Asked, runs: Sequence[Run], others: Sequence[Run]) -> Badge | None:
+    if plan.badge is None:
+        return None
+    badge = plan.badge((optimizer_of(one.method), optimizer_of(one.other)), runs, others)
+    several = [name for name in (one.method, one.other) if optimizer_of(name) != name]
+    reasons = tuple(f"{name} is one of several settings" for name in several)
+    return replace(badge, reasons=(*badge.reasons, *reasons))
 
 
 def optimizer_of(label: str) -> str:
@@ -244,12 +255,13 @@ def _meaning(plan: Plan) -> str:
 
 def _few_seeds(tested: Sequence[Comparison], plan: Plan) -> list[str]:
     """Return a note where so few seeds can give no verdict, whatever they say."""
-    few = [one.n for one in tested if plan.looks * least_p(one.n) > plan.level]
+    times = plan.looks / (SHARES[0] if plan.primary else 1.0)  # the most that any family has
+    few = [one.n for one in tested if times * least_p(one.n) > plan.level]
     if not few:
         return []
     n = max(few)
-    least = min(1.0, plan.looks * least_p(n))
-    enough = (k for k in range(2, EXACT + 1) if plan.looks * least_p(k) <= plan.level)
+    least = min(1.0, times * least_p(n))
+    enough = (k for k in range(2, EXACT + 1) if times * least_p(k) <= plan.level)
     return [
         f"{len(few)} of {_count(len(tested))} can have no verdict: with {n} seeds no p is below"
         f" {least:.3g}; {next(enough, 'no number of')} seeds can."

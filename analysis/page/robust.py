@@ -198,8 +198,10 @@ class Said:
 
 def said(one: Panel) -> Said:
     """Return what a sentence says beside the panel's verdict."""
+    # That nothing is shown by other outcomes either is evidence of nothing.
+    agrees = [] if one.comparison.verdict == "undecided" else one.those("agrees")
     return Said(
-        [check.name for check in one.those("agrees") if check.kind != "seeds"],
+        [check.name for check in agrees if check.kind != "seeds"],
         [_named(check) for check in one.those("differs")],
         [_named(check) for check in one.those("opposite")],
     )

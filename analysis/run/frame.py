@@ -169,6 +169,13 @@ def _at(tree: Any, path: Sequence[str]) -> Any:
     return tree
 
 
+def config_columns(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's values as the frame's columns ``config.<dotted key>`` have them."""
+    row: dict[str, Any] = {}
+    _flatten("config", config, row)
+    return row
+
+
 def _flatten(name: str, value: Any, row: dict[str, Any]) -> None:
     if type(value) is dict or isinstance(value, Mapping):
         for key, inner in value.items():

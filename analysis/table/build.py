@@ -93,7 +93,7 @@ def build_table(
     notes += _withheld(grid)
     cells = [[_cell(grid, key, where, statistic) for where in grid.columns] for key in grid.labels]
     cells, of_target = _with_targets(grid, cells, chosen_as)
-    sign = {"higher": 1, "lower": -1}.get(better or "", direction(metric))
+    sign = _sign(metric, better)
     compared, cells, more = compare(
         grid, cells, plan, baselines=baseline, direction=sign, resolve=resolve
     )
@@ -311,6 +311,19 @@ def direction(metric: str) -> int:
     if metric.endswith(_HIGHER):
         return 1
     return -1 if metric.endswith(_LOWER) else 0
+
+
+def _sign(metric: str, better: Literal["higher", "lower"] | None) -> int:
+    """Return the metric's direction, as asked for where its name does not tell.
+
+    Raises:
+        ValueError: it is asked for the other way round.
+    """
+    known, asked = direction(metric), {"higher": 1, "lower": -1}.get(better or "", 0)
+    if known and asked and known != asked:
+        larger = "larger" if known > 0 else "smaller"
+        raise ValueError(f"better={better}: of {metric} the {larger} is better; leave better= out")
+    return known or asked
 
 
 def _what_is_shown(metric: str, statistic: Statistic, spread: Spread) -> str:

@@ -101,6 +101,11 @@ def read(path: Path, choices: Mapping[str, str]) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as YAML; tune again") from error
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise UserError(f"{path}: no tuned settings in it; tune again")
+    for key, value in content["settings"].items():
+        numbers = value if isinstance(value, list) else [value]
+        named = not any(part.startswith("_") for part in str(key).split("."))
+        if not named or not all(isinstance(one, int | float) for one in numbers):
+            raise UserError(f"{path}: {key}={value!r} is no number, as tuned settings are")
     return content
 
 

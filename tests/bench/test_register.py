@@ -152,7 +152,7 @@ def test_another_plan_is_refused_by_what_differs(own: Own) -> None:
         ("seed=0,1,2", "seeds: [0, 1], now [0, 1, 2]"),
         ("+study.looks=2", "looks: 1, now 2"),
         ("trainer.batch_size=300", 'overrides: [], now ["trainer.batch_size=300"]'),
-        ("study.tuning.trials=4", 'tuning: {"trials": 2, '),
+        ("study.tuning.trials=4", "tuning.trials: 2, now 4"),
     ],
 )
 def test_overrides_are_a_part_of_the_plan(own: Own, override: str, key: str) -> None:

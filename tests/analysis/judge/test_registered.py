@@ -20,7 +20,7 @@ from analysis.table.build import build_table
 from analysis.table.model import Table
 from bench import register
 from bench.errors import UserError
-from bench.registration import Registration, find
+from bench.registration import Registration, find, flat
 
 SWEEP = """# @package _global_
 defaults:
@@ -63,11 +63,29 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registration:
     return found
 
 
+def as_registered(runs: Any, optimizer: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's config as its registration has it, but for ``changes``."""
+    registration = find("study_x")
+    assert registration is not None and registration.plan.configs is not None
+    config: dict[str, Any] = runs.config(optimizer, seed, sweep="study_x", **changes)
+    plain = flat(runs.config(optimizer, seed, sweep="study_x"))
+    changed = {key for key, value in flat(config).items() if plain.get(key) != value}
+    for key, value in registration.plan.configs[optimizer].items():
+        if key not in changed:
+            *above, last = key.split(".")
+            inner = config
+            for part in above:
+                inner[part] = dict(inner.get(part) or {})
+                inner = inner[part]
+            inner[last] = value
+    return config
+
+
 def write(
     runs: Any, optimizer: str, values: list[float], at: str | None, first: int = 0, **changes: Any
 ) -> None:
     for seed, accuracy in enumerate(values, first):
-        config = runs.config(optimizer, seed, sweep="study_x", **changes)
+        config = as_registered(runs, optimizer, seed, changes)
         more = {"test/loss": 1 - accuracy}
         folder = study_runs.write(runs, Path("runs"), config, accuracy, **more)
         path = folder / "provenance.json"
@@ -130,6 +148,17 @@ def test_an_archive_keeps_when_runs_began() -> None:
     assert badges(table(source="study_x.parquet")) == badges(table())
 
 
+@pytest.mark.usefixtures("made")
+def test_a_run_of_another_config_was_not_registered(runs: Any) -> None:
+    for name, values in (("adamw", ADAMW), ("sgd", SGD)):
+        write(runs, name, values, later())
+    write(runs, "muon", MUON, later(), trainer={"epochs": 20, "batch_size": 7})
+    (badge, reasons, _) = badges(table())["muon adamw"]
+    assert badge == "found afterwards"
+    assert len(reasons) == 1 and reasons[0].startswith("trainer.batch_size=7")
+    assert " of muon is not the registered " in reasons[0]
+
+
 @pytest.mark.usefixtures("report")
 def test_a_seed_added_afterwards(runs: Any) -> None:
     for name in ("adamw", "muon"):
@@ -167,7 +196,7 @@ def test_before_the_last_registered_seed_there_is_no_verdict(runs: Any, made: Re
 def test_a_seed_that_diverged_is_a_result(runs: Any, made: Registration) -> None:
     for name, values in (("adamw", ADAMW), ("sgd", SGD), ("muon", MUON[:7])):
         write(runs, name, values, later())
-    config = runs.config("muon", 7, sweep="study_x")
+    config = as_registered(runs, "muon", 7, {})
     folder = study_runs.write(runs, Path("runs"), config, 0.1, state="diverged")
     attempts = json.loads((folder / "provenance.json").read_text())["attempts"]
     (folder / "provenance.json").write_text(

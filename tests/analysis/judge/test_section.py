@@ -185,9 +185,10 @@ def test_badges_are_of_each_pair_and_their_reasons_said_once() -> None:
     # Before its last registered seed a comparison has no verdict, however small its p.
     assert list(words(found).values()) == ["better", "better", "undecided"]
     assert found.comparisons[Asked(0, "d", "a")].adjusted_p <= 0.05
-    assert notes(found, plan)[-2:] == [
+    assert notes(found, plan)[-3:] == [
         "found afterwards (1 of 3): of another day.",
         "found afterwards (1 of 3): of another place.",
+        "found afterwards (1 of 3): c lr=1 is one of several settings.",
     ]
 
 

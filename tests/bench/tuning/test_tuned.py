@@ -70,6 +70,19 @@ def test_a_multirun_keeps_what_is_given_of_any_kind(
     assert json.loads(made.read_text())["optimizer"]["betas"] == [0.8, 0.9]
 
 
+@pytest.mark.parametrize(
+    "setting", ["optimizer._target_: evil.Thing", "optimizer.lr: [os.system]", "optimizer.lr: x"]
+)
+def test_what_is_no_number_is_no_tuned_setting(
+    command: Command, folder: Path, setting: str
+) -> None:
+    settings.file_of(folder, NAMES).write_text(f"settings:\n  {setting}\nprovenance: {{}}\n")
+    status, _, err = command(*QUICK, f"tuned={folder}")
+    assert status == 2
+    assert setting.partition(":")[0] in err and "is no number, as tuned settings are" in err
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("multi", [[], ["-m"]])
 def test_missing_settings_are_one_line(
     command: Command, folder: Path, tmp_path: Path, multi: list[str]
