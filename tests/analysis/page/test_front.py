@@ -22,6 +22,7 @@ from analysis.page.study import Header, Plan, Study, studies
 from analysis.page.table import results
 from analysis.run import archive
 from bench import register
+from bench.registration import RegisteredPlan
 from bench.tuning.spec import Study as SweepStudy
 
 ROOT = Path(front.__file__).parents[2]
@@ -166,6 +167,12 @@ def test_a_registered_question_comes_first(
     Path("sweeps/study_f.yaml").write_text(SWEEP)
     search = f"hydra.searchpath=[file://{tmp_path}]"
     register.register([search, "+sweeps=study_f"])
+    # As registrations of before, without the configs, which these made-up runs do not have.
+    path = Path("sweeps/registered/study_f.json")
+    content = json.loads(path.read_text())
+    del content["plan"]["configs"]
+    content["hash"] = RegisteredPlan.model_validate(content["plan"]).hash
+    path.write_text(json.dumps(content))
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
     given = [
         made("study_b", trio(BETTER)),
